@@ -1,0 +1,48 @@
+# make figures   every figure and the table of claims      make test   the test suite
+# make lint      linter, formatter, type checker           make bench  import and gallery times
+#
+# Each target sets up what it needs in .venv the first time and reuses it afterwards.
+# FIGURES chooses the folder, ARGS passes options on:   make figures ARGS=--quick
+
+PYTHON ?= python3
+FIGURES ?= figures
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: figures test lint format bench clean
+
+figures: $(VENV)/.installed
+	$(BIN)/modeseek figures --out $(FIGURES) $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/startup.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) $(FIGURES) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# The stamps are written last, so an install that failed half-way starts again.
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "modeseek needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing modeseek into $(VENV) (once, a few minutes) ..."

@@ -1,0 +1,263 @@
+"""Theorem 6.5 of arXiv:2404.14367, with exact thresholds: which KL moves mass faster in one step.
+
+A tabular softmax policy p = softmax(θ) takes one gradient step of size η towards a target q:
+
+    forward, KL(q‖p):   θ ← θ + η (q − p)
+    reverse, KL(p‖q):   θ ← θ − η p ∘ (log(p/q) − KL(p‖q))
+
+For two categories, Δ = log p'(x1)/p(x1) − log p'(x2)/p(x2) says how much mass the step moves from
+x2 to x1. The normaliser is common to all categories and cancels, so Δ is exactly the difference of
+the two logit changes, for every η > 0. Writing (p1, q1), (p2, q2) for the two categories,
+
+    (Δʳ − Δᶠ)/η = p2 (log(p2/q2) − KL) − p1 (log(p1/q1) − KL) − (q1 − p1) + (q2 − p2),    (*)
+
+whose sign decides which KL moves more (`reverse_moves_more`). The theorem's three cases set two of
+the four numbers equal; there the sign has a closed form, if and only if (the paper states these
+with unspecified constants):
+
+1. p1 = p2 = p and q1 > q2:   Δʳ > Δᶠ  ⟺  p > L(q1, q2), the logarithmic mean.
+   *Proof.* The KL terms and p1 − p2 cancel: (*) = p (log q1 − log q2) − (q1 − q2). ∎
+2. q1 = q2 = q and p1 > p2:   Δʳ > Δᶠ  ⟺  q > I(p1, p2) exp(−KL(p‖q)), the identric mean.
+   *Proof.* (*) = (p1 − p2)(log q + KL + 1) − (p1 log p1 − p2 log p2). Divide by p1 − p2 > 0; the
+   last quotient is 1 + log I(p1, p2), by the definition of I. ∎
+3. The same setting:          Δʳ < Δᶠ  ⟺  q < I(p1, p2) exp(−KL(p‖q)).
+   *Proof.* The same inequality, reversed. ∎
+
+As min <= L, I <= max, the conditions p > q1 (case 1), q > p1 (case 2) and q exp(KL) < p2 (case 3)
+are sufficient. Both KLs stay finite only if q is positive wherever p is; categories with p = 0 keep
+exactly zero mass, for a logit of −∞ does not move.
+
+Arrays are ``[..., K]`` probabilities, broadcast over leading axes; learning rates and category
+indices are scalars or ``[...]``.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from theory import checks
+from theory.distributions import kl_divergence
+
+
+def forward_kl_step(
+    p: Float[ArrayLike, "*batch K"],
+    q: Float[ArrayLike, "*batch K"],
+    learning_rate: Float[ArrayLike, "*batch"],
+) -> Float[Array, "*batch K"]:
+    """The policy after one gradient step on KL(q‖p): p' ∝ p exp(η (q − p)).
+
+    *Proof.* ∂KL(q‖p)/∂θ_i = −Σ_k q_k (1[k = i] − p_i) = p_i − q_i. ∎
+
+    Raises InvalidInput if p or q is no distribution, they differ in length, or η <= 0.
+    """
+    _require(p, q, learning_rate)
+    p, q = jnp.asarray(p), jnp.asarray(q)
+    return _step(p, q - p, learning_rate)
+
+
+def reverse_kl_step(
+    p: Float[ArrayLike, "*batch K"],
+    q: Float[ArrayLike, "*batch K"],
+    learning_rate: Float[ArrayLike, "*batch"],
+) -> Float[Array, "*batch K"]:
+    """The policy after one gradient step on KL(p‖q): p' ∝ p exp(−η p ∘ (log(p/q) − KL(p‖q))).
+
+    *Proof.* With d = log(p/q): ∂/∂θ_i Σ_k p_k d_k = Σ_k p_k (1[k = i] − p_i)(d_k + 1)
+    = p_i (d_i − Σ_k p_k d_k) = p_i (d_i − KL). ∎
+
+    Raises as `forward_kl_step` does, and if q is zero where p is not (the KL is infinite).
+    """
+    _require(p, q, learning_rate)
+    checks.require_support("p", p, "q", q)
+    p, q = jnp.asarray(p), jnp.asarray(q)
+    return _step(p, -p * _centred_log_ratio(p, q), learning_rate)
+
+
+def relative_change(
+    p: Float[ArrayLike, "*batch K"],
+    p_next: Float[ArrayLike, "*batch K"],
+    first: Int[ArrayLike, "*batch"],
+    second: Int[ArrayLike, "*batch"],
+) -> Float[Array, "*batch"]:
+    """Δ = log p'(x1)/p(x1) − log p'(x2)/p(x2): how much a step favours x1 over x2, in nats.
+
+    NaN where a category has no mass before the step: its change is undefined.
+    Raises InvalidInput if p or p_next is no distribution or a category is outside 0 .. K − 1.
+    """
+    checks.require_distribution("p", p)
+    checks.require_distribution("p_next", p_next)
+    checks.require_same_arms(p=p, p_next=p_next)
+    _require_pair(p, first, second)
+    change = jnp.log(jnp.asarray(p_next)) - jnp.log(jnp.asarray(p))
+    return _at(change, first) - _at(change, second)
+
+
+def relocation_gap(
+    p: Float[ArrayLike, "*batch K"],
+    q: Float[ArrayLike, "*batch K"],
+    first: Int[ArrayLike, "*batch"],
+    second: Int[ArrayLike, "*batch"],
+) -> Float[Array, "*batch"]:
+    """(Δʳ − Δᶠ)/η for any pair of categories: equation (*), the same for every step size η.
+
+    Raises InvalidInput if p or q is no distribution, q is zero where p is not, they differ in
+    length, or a category is outside 0 .. K − 1.
+    """
+    _require(p, q)
+    checks.require_support("p", p, "q", q)
+    _require_pair(p, first, second)
+    p, q = jnp.asarray(p), jnp.asarray(q)
+    gap = -p * _centred_log_ratio(p, q) - (q - p)
+    return _at(gap, first) - _at(gap, second)
+
+
+def reverse_moves_more(
+    p: Float[ArrayLike, "*batch K"],
+    q: Float[ArrayLike, "*batch K"],
+    first: Int[ArrayLike, "*batch"],
+    second: Int[ArrayLike, "*batch"],
+) -> Bool[Array, "*batch"]:
+    """Whether reverse KL moves more mass from x2 to x1 than forward KL: Δʳ > Δᶠ, any η > 0.
+
+    Raises as `relocation_gap` does.
+    """
+    return relocation_gap(p, q, first, second) > 0
+
+
+def equal_policy_threshold(
+    q: Float[ArrayLike, "*batch K"],
+    first: Int[ArrayLike, "*batch"],
+    second: Int[ArrayLike, "*batch"],
+) -> Float[Array, "*batch"]:
+    """Case 1: where p(x1) = p(x2) = p and q(x1) > q(x2), reverse moves more iff p > this.
+
+    The threshold is L(q(x1), q(x2)). Raises InvalidInput if q is no distribution or a category is
+    outside 0 .. K − 1.
+    """
+    checks.require_distribution("q", q)
+    _require_pair(q, first, second)
+    q = jnp.asarray(q)
+    return logarithmic_mean(_at(q, first), _at(q, second))
+
+
+def equal_target_threshold(
+    p: Float[ArrayLike, "*batch K"],
+    q: Float[ArrayLike, "*batch K"],
+    first: Int[ArrayLike, "*batch"],
+    second: Int[ArrayLike, "*batch"],
+) -> Float[Array, "*batch"]:
+    """Cases 2 and 3: where q(x1) = q(x2) = q and p(x1) > p(x2), reverse moves more iff q > this.
+
+    The threshold is I(p(x1), p(x2)) exp(−KL(p‖q)). Raises as `relocation_gap` does.
+    """
+    _require(p, q)
+    checks.require_support("p", p, "q", q)
+    _require_pair(p, first, second)
+    p, q = jnp.asarray(p), jnp.asarray(q)
+    mean = identric_mean(_at(p, first), _at(p, second))
+    return mean * jnp.exp(-kl_divergence(jnp.log(p), jnp.log(q)))
+
+
+def logarithmic_mean(a: Float[ArrayLike, "..."], b: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    """L(a, b) = (a − b)/(log a − log b) for a, b >= 0, with L(a, a) = a and L(a, 0) = 0.
+
+    Accurate to rounding also where a ≈ b: with m the arithmetic mean and x = (a − b)/(a + b),
+    log a − log b = 2 atanh x, so L = m x/atanh x = m / (1 + x²/3 + x⁴/5 + …), where an error of
+    rounding in a small x is squared away. Raises InvalidInput for a or b < 0
+    or not finite.
+    """
+    _require_mean_arguments(a, b)
+    return _logarithmic_mean(jnp.asarray(a, float), jnp.asarray(b, float))
+
+
+def identric_mean(a: Float[ArrayLike, "..."], b: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    """I(a, b) = (1/e) (a^a / b^b)^{1/(a − b)} for a, b >= 0, with I(a, a) = a and I(a, 0) = a/e.
+
+    For a >= b, log I = (a log a − b log b)/(a − b) − 1 = log a + b (log a − log b)/(a − b) − 1, so
+    I = a exp(b/L(a, b) − 1): no cancellation, since 0 <= b/L <= 1. Raises as `logarithmic_mean`.
+    """
+    _require_mean_arguments(a, b)
+    return _identric_mean(jnp.asarray(a, float), jnp.asarray(b, float))
+
+
+# x²ᵏ/(2k + 1) is below 1e-17 for |x| < 0.3 from k = 16 on.
+_ATANH_SERIES = tuple(1.0 / (2 * k + 1) for k in reversed(range(17)))
+_SERIES_RADIUS = 0.3
+
+
+# Jitted, so that a call on plain numbers compiles once rather than operation by operation.
+@jax.jit
+def _logarithmic_mean(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    high, low, scale = _scaled(a, b)
+    return scale * _mean_of_scaled(high, low)
+
+
+@jax.jit
+def _identric_mean(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    high, low, scale = _scaled(a, b)
+    # low/L tends to 0 with low; at low = 0 the quotient 0/0 is replaced by that limit.
+    mean = jnp.where(low > 0, _mean_of_scaled(high, low), 1.0)
+    return scale * high * jnp.exp(low / mean - 1.0)
+
+
+def _scaled(a: Float[Array, "..."], b: Float[Array, "..."]) -> tuple[Array, Array, Array]:
+    """The larger and the smaller over their scale: means are homogeneous, squares underflow."""
+    high, low = jnp.maximum(a, b), jnp.minimum(a, b)
+    scale = jax.lax.stop_gradient(jnp.where(high > 0, high, 1.0))
+    return high / scale, low / scale, scale
+
+
+def _mean_of_scaled(high: Float[Array, "..."], low: Float[Array, "..."]) -> Float[Array, "..."]:
+    total = high + low
+    x = (high - low) / jnp.where(total > 0, total, 1.0)
+    near = x < _SERIES_RADIUS
+    far = ~near & (low > 0)
+    series = jnp.polyval(jnp.array(_ATANH_SERIES, x.dtype), jnp.where(near, x, 0.0) ** 2)
+    # Unused branches are given harmless arguments, for a gradient passes through all of them.
+    log_ratio = jnp.log(jnp.where(far, high, 2.0)) - jnp.log(jnp.where(far, low, 1.0))
+    return jnp.where(near, 0.5 * total / series, jnp.where(far, (high - low) / log_ratio, 0.0))
+
+
+def _step(
+    p: Float[Array, "*batch K"], direction: Float[Array, "*batch K"], learning_rate: ArrayLike
+) -> Float[Array, "*batch K"]:
+    """softmax(log p + η direction); a category without mass has logit −∞ and keeps none."""
+    logits = jnp.log(p) + jnp.asarray(learning_rate)[..., None] * direction
+    return jax.nn.softmax(logits, axis=-1)
+
+
+def _centred_log_ratio(
+    p: Float[Array, "*batch K"], q: Float[Array, "*batch K"]
+) -> Float[Array, "*batch K"]:
+    """log(p/q) − KL(p‖q), and 0 where p = 0 (it is always multiplied by p)."""
+    held = p > 0
+    log_ratio = jnp.log(jnp.where(held, p, 1.0)) - jnp.log(jnp.where(held, q, 1.0))
+    return jnp.where(held, log_ratio - jnp.sum(p * log_ratio, axis=-1, keepdims=True), 0.0)
+
+
+def _at(values: Float[Array, "*batch K"], index: ArrayLike) -> Float[Array, "*batch"]:
+    index = jnp.asarray(index)
+    batch = jnp.broadcast_shapes(values.shape[:-1], index.shape)
+    values = jnp.broadcast_to(values, batch + values.shape[-1:])
+    return jnp.take_along_axis(values, jnp.broadcast_to(index, batch)[..., None], axis=-1)[..., 0]
+
+
+def _require(p: ArrayLike, q: ArrayLike, learning_rate: ArrayLike = 1.0) -> None:
+    checks.require_distribution("p", p)
+    checks.require_distribution("q", q)
+    checks.require_same_arms(p=p, q=q)
+    checks.require_positive("learning_rate", learning_rate)
+
+
+def _require_pair(p: ArrayLike, first: ArrayLike, second: ArrayLike) -> None:
+    num_arms = np.shape(p)[-1]
+    checks.require_index("first", first, num_arms)
+    checks.require_index("second", second, num_arms)
+
+
+def _require_mean_arguments(a: ArrayLike, b: ArrayLike) -> None:
+    for name, value in (("a", a), ("b", b)):
+        checks.require_finite(name, value)
+        checks.require_nonnegative(name, value)
