@@ -1,0 +1,220 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special, stats
+
+from bandits import environments
+from bandits.environments import CategoricalBandit
+from theory.checks import InvalidInput
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+ARMS = np.arange(100)
+EDGES = np.arctanh(np.linspace(-1, 1, 101)[1:-1])
+PUBLISHED = np.diff(stats.cauchy.cdf(EDGES, -0.7, 0.4), prepend=0, append=1)
+FAR, NEAR = (np.exp(-(((ARMS - centre) / 10) ** 2)) for centre in (70, 20))
+
+
+def plain_describe(bandit, beta):
+    return bandit.target_log_probs(beta), bandit.concentrability(beta), bandit.peak_distance()
+
+
+describe = jax.jit(plain_describe)
+
+
+def test_published_reference_is_scipys_cauchy_through_tanh():
+    probs = np.exp(environments.tanh_cauchy_reference())
+    np.testing.assert_allclose(probs, PUBLISHED, rtol=1e-12)
+    assert np.argmax(probs[1:-1]) + 1 == 16
+    np.testing.assert_allclose(
+        [probs[16], probs[0], probs[99]], [0.0268, 0.0781, 0.0422], atol=5e-5, rtol=0
+    )
+    entropy = special.entr(probs).sum()
+    np.testing.assert_allclose(
+        [entropy, probs @ FAR, probs @ NEAR], [4.117, 0.0390, 0.3772], atol=5e-4, rtol=0
+    )
+    np.testing.assert_allclose([probs @ FAR, probs @ NEAR], [0.0390, 0.3772], atol=5e-5, rtol=0)
+
+
+@given(st.floats(-3, 3), st.floats(0.05, 5))
+def test_reference_of_any_location_and_scale_is_scipys(location, scale):
+    expected = np.diff(stats.cauchy.cdf(EDGES, location, scale), prepend=0, append=1)
+    probs = np.exp(environments.tanh_cauchy_reference(100, location, scale))
+    # The differences of SciPy's CDF are only absolutely accurate.
+    np.testing.assert_allclose(probs, expected, rtol=1e-12, atol=3e-16)
+
+
+def test_reference_keeps_its_digits_in_float32_where_a_difference_of_cdfs_has_none():
+    def narrow(x64):
+        with jax.enable_x64(x64):
+            return jax.jit(environments.tanh_cauchy_reference, static_argnums=0)(100, 0.0, 1e-5)
+
+    assert np.exp(narrow(True)[10]) < 1e-6
+    assert narrow(False).dtype == np.float32
+    np.testing.assert_allclose(narrow(False), narrow(True), atol=1e-4)
+
+
+@pytest.mark.parametrize(("bandit", "reward"), [("far", FAR), ("near", NEAR)])
+def test_published_bandits_have_the_published_reward_and_reference(bandit, reward):
+    built = environments.ENVIRONMENTS[bandit].build()
+    assert built.num_arms == 100
+    np.testing.assert_allclose(built.reward, reward, rtol=1e-12)
+    np.testing.assert_allclose(np.exp(built.reference_log_probs), PUBLISHED, rtol=1e-12)
+
+
+def test_far_and_near_differ_as_their_names_say():
+    median = np.searchsorted(np.cumsum(PUBLISHED), 0.5)
+    _, far_ratio, far = describe(environments.far_bandit(), 0.1)
+    _, near_ratio, near = describe(environments.near_bandit(), 0.1)
+    assert (far, near) == (70 - median, abs(20 - median))
+    assert far > 10 * near
+    assert far_ratio > 3 * near_ratio
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.3, 4.0])
+def test_target_is_the_tilted_reference_and_concentrability_its_largest_ratio(beta):
+    log_probs, ratio, _ = describe(environments.far_bandit(), beta)
+    target = special.softmax(np.log(PUBLISHED) + FAR / beta)
+    np.testing.assert_allclose(np.exp(log_probs), target, rtol=1e-11)
+    np.testing.assert_allclose(ratio, (target / PUBLISHED).max(), rtol=1e-11)
+
+
+def test_bump_has_its_centre_width_and_height():
+    bump = environments.bump_reward(9, 3.5, 2.0, -4.0)
+    np.testing.assert_allclose(bump, -4 * np.exp(-(((np.arange(9) - 3.5) / 2) ** 2)), rtol=1e-13)
+    assert environments.bump_reward(9, 4, 2.0)[4] == 1
+
+
+@pytest.mark.parametrize(
+    ("log_probs", "weights"),
+    [
+        (lambda: environments.gaussian_reference(9, 2.5, 1.5), stats.norm.pdf(range(9), 2.5, 1.5)),
+        (
+            lambda: environments.power_law_reference(9, 1.5, 3),
+            (1 + abs(np.arange(9) - 3.0)) ** -1.5,
+        ),
+        (lambda: environments.power_law_reference(9, 2.0), stats.zipfian.pmf(range(1, 10), 2, 9)),
+        (lambda: environments.uniform_reference(9), np.ones(9)),
+        (lambda: environments.reference_from_probabilities(np.full(9, 1 / 9)), np.ones(9)),
+    ],
+    ids=["gaussian", "power law", "zipf", "uniform", "given"],
+)
+def test_reference_is_its_density_on_the_arms(log_probs, weights):
+    np.testing.assert_allclose(np.exp(log_probs()), weights / weights.sum(), rtol=1e-12)
+
+
+def test_given_reference_keeps_zeros_and_is_normalised_exactly():
+    given_probs = np.array([[0.2, 0.0, 0.8 + 5e-6], [1.0, 0.0, 0.0]])
+    log_probs = environments.reference_from_probabilities(given_probs)
+    assert (np.isneginf(log_probs) == (given_probs == 0)).all()
+    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("build", "values"),
+    [
+        (lambda c: environments.bump_reward(7, c, 2.0), [0.0, 2.5]),
+        (lambda w: environments.bump_reward(7, 3.0, w), [0.5, 2.0]),
+        (lambda w: environments.gaussian_reference(7, w, w), [0.5, 2.0]),
+        (lambda x: environments.power_law_reference(7, x, x), [0.5, 2.3]),
+        (lambda s: environments.tanh_cauchy_reference(7, -s, s), [0.1, 1.0]),
+        (lambda p: environments.reference_from_probabilities(jnp.stack([p, 1 - p])), [0.2, 0.5]),
+    ],
+    ids=["centre", "width", "gaussian", "power law", "cauchy", "given"],
+)
+def test_builder_is_the_same_under_vmap_and_jit_with_finite_gradients(build, values):
+    start, end = values
+    swept = jax.jit(jax.vmap(build))(np.array([start, end, end - 1e-6, end + 1e-6]))
+    np.testing.assert_allclose(swept[0], build(start), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(swept[1], build(end), rtol=1e-12, atol=1e-15)
+    slope = jax.jit(jax.jacfwd(build))(end)
+    np.testing.assert_allclose(slope, (swept[3] - swept[2]) / 2e-6, rtol=1e-6, atol=1e-8)
+    assert np.abs(slope).max() > 0.01
+
+
+def test_bandits_sweep_as_pytrees():
+    @jax.jit
+    def small_bandit(width):
+        reference = environments.gaussian_reference(7, 1.0, width)
+        return CategoricalBandit(environments.bump_reward(7, 5.0, width), reference)
+
+    widths, betas = np.array([1.0, 3.0]), np.array([0.1, 0.5])
+    points = zip(widths, betas, strict=True)
+    rows = list(zip(*(describe(small_bandit(w), b) for w, b in points), strict=True))
+    bandits = jax.vmap(small_bandit)(widths)
+    for transformed in (plain_describe, describe, jax.vmap(describe)):
+        for found, expected in zip(transformed(bandits, betas), rows, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_rewards_broadcast_over_one_reference():
+    rewards = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    bandit = CategoricalBandit.from_arrays(rewards, [0.6, 0.3, 0.1])
+    expected = special.softmax(np.log([0.6, 0.3, 0.1]) + rewards / 0.5, axis=1)
+    np.testing.assert_allclose(np.exp(bandit.target_log_probs(0.5)), expected, rtol=1e-12)
+    np.testing.assert_array_equal(bandit.peak_distance(), [2, 0])
+
+
+@pytest.mark.parametrize(
+    ("reward", "reference", "message"),
+    [
+        ([0.0, np.nan], [0.5, 0.5], r"reward\[1\] is nan; it must be a finite number"),
+        ([-np.inf, 0.0], [0.5, 0.5], r"reward\[0\] is -inf; it must be a finite number"),
+        ([0.0, 1.0], [0.5, 0.6], "reference sums to 1.1; probabilities must sum to 1"),
+        ([0.0, 1.0], [1.5, -0.5], r"reference\[1\] is -0.5; it must lie between 0 and 1"),
+        ([0.0, 1.0], [0.5, np.nan], r"reference\[1\] is nan; it must be a number"),
+        ([0.0], [1.0], "reference has 1 arms; at least 2 are needed"),
+        (1.0, [0.5, 0.5], "reward has no axis of arms; at least 2 are needed"),
+        ([0.0, 1.0, 2.0], [0.5, 0.5], "reference has 2 arms but reward has 3; they must match"),
+    ],
+)
+def test_bad_bandit_is_refused(reward, reference, message):
+    with pytest.raises(InvalidInput, match=f"^{message}"):
+        CategoricalBandit.from_arrays(reward, reference)
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, np.nan])
+def test_bad_beta_is_refused(beta):
+    for method in (
+        environments.near_bandit().target_log_probs,
+        environments.near_bandit().concentrability,
+    ):
+        with pytest.raises(InvalidInput, match=f"beta is {beta:g}; it must be a finite number > 0"):
+            method(beta)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: environments.bump_reward(1, 0, 1), "num_arms is 1; at least 2 are needed"),
+        (lambda: environments.tanh_cauchy_reference(0), "num_arms is 0; at least 2 are needed"),
+        (lambda: environments.gaussian_reference(1, 0, 1), "num_arms is 1; at least 2 are needed"),
+        (lambda: environments.power_law_reference(1, 1), "num_arms is 1; at least 2 are needed"),
+        (lambda: environments.uniform_reference(1), "num_arms is 1; at least 2 are needed"),
+        (lambda: environments.bump_reward(5, np.nan, 1), "centre is nan; .* a finite number"),
+        (lambda: environments.bump_reward(5, 0, 0), "width is 0; it must be a finite number > 0"),
+        (lambda: environments.bump_reward(5, 0, 1, np.inf), "height is inf; .* a finite number"),
+        (
+            lambda: environments.tanh_cauchy_reference(5, np.inf),
+            "location is inf; .* a finite number",
+        ),
+        (lambda: environments.tanh_cauchy_reference(5, 0, -1), "scale is -1; .* finite number > 0"),
+        (
+            lambda: environments.gaussian_reference(5, np.inf, 1),
+            "centre is inf; .* a finite number",
+        ),
+        (lambda: environments.gaussian_reference(5, 0, -2), "width is -2; .* a finite number > 0"),
+        (lambda: environments.power_law_reference(5, 0), "exponent is 0; .* a finite number > 0"),
+        (lambda: environments.power_law_reference(5, 1, np.nan), "mode is nan; .* a finite number"),
+        (
+            lambda: environments.reference_from_probabilities([0.5, 0.6]),
+            "reference sums to 1.1; probabilities must sum to 1",
+        ),
+    ],
+)
+def test_bad_shape_is_refused_by_the_arguments_own_name(build, message):
+    with pytest.raises(InvalidInput, match=f"^{message}"):
+        build()
