@@ -1,0 +1,165 @@
+"""Axes and the grid they span: which runs there are, and in what order."""
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from theory import checks
+
+
+@dataclass(frozen=True)
+class static:  # noqa: N801 - reads as a word at the call: axes={"num_arms": static([10, 100])}
+    """Marks numbers that change the program (a size, a number of steps): one compile for each."""
+
+    values: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a grid.
+
+    Attributes:
+      name: the argument of the run that it sets.
+      values: along the leading dimension; a NumPy array on a numeric axis, a list on a static one.
+      labels: the coordinate of the dataset, ``[len(values)]``.
+      is_static: whether each value needs a program of its own.
+    """
+
+    name: str
+    values: Any
+    labels: np.ndarray
+    is_static: bool
+
+    def __len__(self) -> int:
+        """Number of values."""
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The product of axes, in the order they were given.
+
+    Numeric axes are flattened, last one fastest: run i of a program is the i-th point of their
+    product. The order depends on the axes alone, not on chunks or devices.
+    """
+
+    axes: tuple[Axis, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of every axis."""
+        return tuple(len(axis) for axis in self.axes)
+
+    @property
+    def numeric(self) -> tuple[Axis, ...]:
+        """The vmapped axes."""
+        return tuple(axis for axis in self.axes if not axis.is_static)
+
+    @property
+    def runs_per_program(self) -> int:
+        """Number of runs that one compiled program serves."""
+        return math.prod(len(axis) for axis in self.numeric)
+
+    def programs(self) -> Iterator[tuple[dict[str, Any], tuple[Any, ...]]]:
+        """The static arguments of each program, and the place of its runs in the whole grid."""
+        choices = [range(len(axis)) if axis.is_static else [slice(None)] for axis in self.axes]
+        for place in itertools.product(*choices):
+            arguments = {
+                axis.name: axis.values[index]
+                for axis, index in zip(self.axes, place, strict=True)
+                if axis.is_static
+            }
+            yield arguments, place
+
+    def arguments(self, runs: np.ndarray) -> dict[str, np.ndarray]:
+        """The numeric arguments of the given runs, each ``[len(runs), ...]``."""
+        lengths = tuple(len(axis) for axis in self.numeric)
+        places = np.unravel_index(runs, lengths) if lengths else ()
+        return {
+            axis.name: axis.values[place] for axis, place in zip(self.numeric, places, strict=True)
+        }
+
+
+def make_grid(run: Callable[..., Any], axes: Mapping[str, Any], fixed: Mapping[str, Any]) -> Grid:
+    """The grid of ``axes``, checked with ``fixed`` against the arguments that ``run`` takes.
+
+    Raises InvalidInput for an axis that is empty or that ``run`` does not take (with the nearest
+    name that it does), and for an argument without default that nothing sets.
+    """
+    _require_arguments(run, axes, fixed)
+    return Grid(tuple(_make_axis(name, values) for name, values in axes.items()))
+
+
+def _make_axis(name: str, values: Any) -> Axis:
+    is_static = isinstance(values, static)
+    items = values.values if isinstance(values, static) else values
+    try:
+        length = len(items)
+    except TypeError:
+        length = None
+    if length is None or isinstance(items, (str, bytes)):
+        raise checks.InvalidInput(f"axis {name!r} is {items!r}; give a list of values")
+    if length == 0:
+        raise checks.InvalidInput(f"axis {name!r} is empty; give at least one value")
+    numeric = None if is_static else _as_numbers(items)
+    if numeric is None:
+        return Axis(name, list(items), np.array([_label(item) for item in items]), True)
+    _require_exact(name, numeric)
+    labels = numeric if numeric.ndim == 1 else np.arange(len(numeric))
+    return Axis(name, numeric, labels, False)
+
+
+def _as_numbers(values: Any) -> np.ndarray | None:
+    try:
+        array = np.asarray(values)
+    except ValueError:  # ragged
+        return None
+    return array if array.dtype.kind in "biuf" else None
+
+
+def _require_exact(name: str, values: np.ndarray) -> None:
+    """Refuse whole numbers that JAX would wrap around without 64-bit types."""
+    if values.dtype.kind in "iu":
+        limit = np.iinfo(jax.dtypes.canonicalize_dtype(values.dtype))
+        beyond = (values < limit.min) | (values > limit.max)
+        if beyond.any():
+            raise checks.InvalidInput(
+                f"axis {name!r} holds {values[beyond].flat[0]}, beyond 32 bits; use smaller "
+                "numbers, or call sweep inside `with jax.enable_x64(True)`"
+            )
+
+
+def _label(value: Any) -> Any:
+    if isinstance(value, (str, int, float)):
+        return value
+    return getattr(value, "__name__", None) or getattr(value, "name", None) or repr(value)
+
+
+def _require_arguments(
+    run: Callable[..., Any], axes: Mapping[str, Any], fixed: Mapping[str, Any]
+) -> None:
+    if not axes:
+        raise checks.InvalidInput("axes is empty; name at least one argument of the run")
+    parameter = inspect.Parameter
+    parameters = inspect.signature(run).parameters.values()
+    taken = [
+        p for p in parameters if p.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    ]
+    takes_any = any(p.kind is parameter.VAR_KEYWORD for p in parameters)
+    for kind, names in (("axis", axes), ("fixed argument", fixed)):
+        for name in names:
+            if not takes_any:
+                checks.require_known(kind, name, [p.name for p in taken])
+            if kind == "fixed argument" and name in axes:
+                raise checks.InvalidInput(f"{name!r} is both an axis and fixed; choose one")
+    for p in taken:
+        if p.default is parameter.empty and p.name not in axes and p.name not in fixed:
+            raise checks.InvalidInput(
+                f"nothing sets the argument {p.name!r} of the run; add an axis"
+            )

@@ -1,0 +1,105 @@
+"""The grid: which runs there are, in what order, and which axes are refused."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bandits.sweeps import static
+from bandits.sweeps.grid import make_grid
+from theory.checks import InvalidInput
+
+
+def run(method, size, rate, vector, seed=0):
+    raise AssertionError("making a grid runs nothing")
+
+
+def a_grid(**axes):
+    rest = {"method": ["m"], "size": static([1]), "rate": [0.5], "vector": [1.0]}
+    return make_grid(run, axes, {name: v for name, v in rest.items() if name not in axes})
+
+
+def test_numeric_runs_are_the_product_with_the_last_axis_fastest():
+    grid = a_grid(rate=[1.0, 2.0], method=["a", "b"], seed=range(3))
+    points = grid.arguments(np.arange(grid.runs_per_program))
+    pairs = list(zip(points["rate"].tolist(), points["seed"].tolist(), strict=True))
+    assert pairs == list(itertools.product([1.0, 2.0], range(3)))
+    assert grid.shape == (2, 2, 3)
+
+
+def test_every_static_combination_is_one_program_at_its_place_in_the_grid():
+    grid = a_grid(rate=[1.0, 2.0], method=["a", "b"], seed=range(3), size=static([5, 6]))
+    programs = list(grid.programs())
+    assert [arguments for arguments, _ in programs] == [
+        {"method": m, "size": s} for m in ("a", "b") for s in (5, 6)
+    ]
+    whole = np.zeros(grid.shape, int)
+    for number, (_, place) in enumerate(programs):
+        assert whole[place].shape == (2, 3)
+        whole[place] += number + 1
+    assert (whole == np.array([[1, 2], [3, 4]])[None, :, None, :]).all()
+
+
+def test_arrays_are_axes_along_their_leading_dimension():
+    vectors = np.arange(6.0).reshape(3, 2)
+    (axis,) = a_grid(vector=vectors).axes
+    assert not axis.is_static
+    assert len(axis) == 3
+    np.testing.assert_array_equal(axis.labels, [0, 1, 2])
+    np.testing.assert_array_equal(
+        a_grid(vector=vectors).arguments(np.array([2]))["vector"], [[4, 5]]
+    )
+
+
+def test_labels_are_values_of_numbers_and_names_of_functions():
+    grid = a_grid(method=[jnp.sin, max, "text"], size=static([3, 4]), rate=[0.25, 0.5])
+    labels = [axis.labels.tolist() for axis in grid.axes]
+    assert labels == [["sin", "max", "text"], [3, 4], [0.25, 0.5]]
+    assert [axis.is_static for axis in grid.axes] == [True, True, False]
+
+
+@pytest.mark.parametrize("empty", [[], (), range(0), np.zeros((0, 3)), static([])])
+def test_an_empty_axis_is_refused(empty):
+    with pytest.raises(InvalidInput, match="axis 'rate' is empty"):
+        a_grid(rate=empty)
+
+
+@pytest.mark.parametrize("scalar", [3, 0.5, None, np.float64(2), static(4), np.array(2.0), "adam"])
+def test_an_axis_that_is_no_list_is_refused(scalar):
+    with pytest.raises(InvalidInput, match=r"axis 'rate' is .*give a list"):
+        a_grid(rate=scalar)
+
+
+def test_a_zero_dimensional_jax_array_is_no_axis():
+    with pytest.raises(InvalidInput, match=r"axis 'rate' is .*give a list"):
+        a_grid(rate=jnp.float32(2))
+
+
+def test_a_misspelt_axis_is_refused_with_the_nearest_name():
+    with pytest.raises(InvalidInput, match=r"unknown axis 'vectr'; did you mean 'vector'\?"):
+        a_grid(vectr=[1.0])
+
+
+def test_a_misspelt_fixed_argument_is_refused_with_the_nearest_name():
+    with pytest.raises(InvalidInput, match=r"unknown fixed argument 'sed'; did you mean 'seed'\?"):
+        make_grid(run, {"rate": [1.0]}, {"sed": 1})
+
+
+def test_an_argument_that_nothing_sets_is_refused():
+    with pytest.raises(InvalidInput, match="nothing sets the argument 'vector'"):
+        make_grid(run, {"method": ["a"], "size": static([1]), "rate": [1.0]}, {})
+
+
+def test_an_argument_set_twice_is_refused():
+    with pytest.raises(InvalidInput, match="'rate' is both an axis and fixed"):
+        make_grid(run, {"rate": [1.0]}, {"rate": 1.0})
+
+
+def test_a_grid_without_axes_is_refused():
+    with pytest.raises(InvalidInput, match="axes is empty"):
+        make_grid(run, {}, {})
+
+
+def test_a_run_of_any_keywords_takes_any_axis():
+    assert make_grid(lambda **_: {}, {"whatever": [1, 2]}, {}).shape == (2,)
