@@ -1,0 +1,50 @@
+"""95% intervals for the two kinds of effects that claims report."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+from theory.checks import InvalidInput
+
+TAIL = 0.025
+
+
+class Interval(NamedTuple):
+    """A measured effect with its 95% interval."""
+
+    effect: float
+    low: float
+    high: float
+
+
+def mean_interval(samples: ArrayLike) -> Interval:
+    """The mean of independent samples ``[n]``, with Student's t interval; NaN for n < 2.
+
+    Raises InvalidInput for samples that are not finite: a diverged run must be dealt with, not
+    averaged in.
+    """
+    values = np.asarray(samples, np.float64)
+    if not np.isfinite(values).all():
+        raise InvalidInput(f"samples is {values}; an interval needs finite samples")
+    if values.size < 2:
+        return Interval(np.nan, np.nan, np.nan)
+    half = special.stdtrit(values.size - 1, 1 - TAIL) * values.std(ddof=1) / np.sqrt(values.size)
+    mean = float(values.mean())
+    return Interval(mean, mean - float(half), mean + float(half))
+
+
+def proportion_interval(successes: int, trials: int) -> Interval:
+    """The share of successes, with the exact (Clopper–Pearson) interval; trials >= 1."""
+    if not 0 <= successes <= trials or trials < 1:
+        raise InvalidInput(
+            f"successes is {successes} of {trials} trials; need 0 <= successes <= trials"
+        )
+    low = special.betaincinv(successes, trials - successes + 1, TAIL) if successes else 0.0
+    high = (
+        special.betaincinv(successes + 1, trials - successes, 1 - TAIL)
+        if successes < trials
+        else 1.0
+    )
+    return Interval(successes / trials, float(low), float(high))

@@ -1,0 +1,72 @@
+"""One look for every figure: fonts for the back row, one colour a method, colour-blind safe."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+# From Okabe and Ito's palette, distinct under the common colour-vision deficiencies.
+METHOD_COLORS = {"forward_kl": "#0072B2", "reverse_kl": "#D55E00"}
+METHOD_LABELS = {"forward_kl": "forward KL", "reverse_kl": "reverse KL"}
+TARGET_COLOR = "#BBBBBB"
+INK = "#222222"
+
+FORWARD_TO_REVERSE = LinearSegmentedColormap.from_list(
+    "forward_to_reverse", [METHOD_COLORS["forward_kl"], "#F2F2F2", METHOD_COLORS["reverse_kl"]]
+)
+"""Blue where forward KL wins, vermilion where reverse KL does."""
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 13,
+    "axes.titlesize": 14,
+    "axes.labelsize": 13,
+    "axes.edgecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "lines.linewidth": 2.4,
+    "legend.facecolor": "white",
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
+    "figure.dpi": 100,
+    "savefig.dpi": 125,
+    "image.composite_image": False,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw inside this, so that figures look alike and nothing global is left changed."""
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = None) -> Figure:
+    """An empty figure, in inches, that needs no display.
+
+    A constrained layout fits every label but takes seconds for many panels; a regular grid of them
+    needs none.
+    """
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure; the format follows from the name."""
+    with style():
+        figure.savefig(path)
+
+
+def draw_band(axes: Axes, x: ArrayLike, samples: np.ndarray, method: str) -> None:
+    """The median of ``samples [n, len(x)]`` as a line, their middle 80% as a band."""
+    low, middle, high = np.quantile(samples, [0.1, 0.5, 0.9], axis=0)
+    color, x = METHOD_COLORS[method], np.asarray(x)
+    axes.plot(x, middle, color=color, label=METHOD_LABELS[method])
+    axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
