@@ -1,0 +1,213 @@
+"""The command: one thin function a subcommand; all work is done by the library."""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import platformdirs
+import tyro
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from bandits import plotting
+from bandits import simulate as simulation
+from bandits.environments import ENVIRONMENTS
+from bandits.experiments import EXPERIMENTS, Claim, Experiment
+from bandits.files import make_folder, read_vector, whole_files
+from bandits.losses import METHODS
+from theory import checks
+
+app = tyro.extras.SubcommandApp()
+console = Console(highlight=False)
+
+Names = tyro.conf.Positional[tuple[str, ...]]
+OutputFolder = Annotated[Path, tyro.conf.arg(help="Folder to write to; made if missing.")]
+Quick = Annotated[bool, tyro.conf.arg(help="Small settings that end within seconds.")]
+
+
+@app.command(name="list")
+def list_() -> int:
+    """Print the experiments, methods and environments."""
+    experiments = Table("experiment", "source", "question", title="Experiments")
+    for experiment in EXPERIMENTS.values():
+        experiments.add_row(experiment.name, experiment.source, experiment.question)
+    methods = Table(
+        "method", "loss", "on-policy", "reuses samples", "negative gradient", "source",
+        title="Methods",
+    )  # fmt: skip
+    for name, method in METHODS.items():
+        marks = (method.on_policy, method.reuses_samples, method.negative_gradient)
+        methods.add_row(
+            name, method.formula, *("yes" if mark else "no" for mark in marks), method.source
+        )
+    environments = Table("environment", "what", "source", title="Environments")
+    for name, entry in ENVIRONMENTS.items():
+        environments.add_row(name, (entry.build.__doc__ or "").strip(), entry.source)
+    for table in (experiments, methods, environments):
+        console.print(table)
+    return 0
+
+
+@app.command
+def figures(names: Names = (), out: OutputFolder = Path("figures"), quick: Quick = False) -> int:
+    """Regenerate figures: a picture, its data as NetCDF, and the table of claims.
+
+    Args:
+        names: Experiments to run; all of them if none is named.
+    """
+    selected = _select(names)
+    make_folder(out)
+    claimed: list[Claim] = []
+    for experiment in selected:
+        start = time.perf_counter()
+        dataset = experiment.measure(quick)
+        picture, data = out / f"{experiment.name}.png", out / f"{experiment.name}.nc"
+        figure = experiment.draw(dataset)
+        with whole_files(picture, data) as parts:
+            plotting.save(figure, parts[0])
+            dataset.to_netcdf(parts[1], engine="scipy")
+        claimed += experiment.judge(dataset)
+        seconds = time.perf_counter() - start
+        console.print(f"{picture}  {data}  {seconds:.1f} s", soft_wrap=True, markup=False)
+    console.print(_claim_table(claimed))
+    return 0
+
+
+@app.command
+def claims(
+    names: Names = (),
+    json: Annotated[bool, tyro.conf.arg(help="Print a JSON list instead of a table.")] = False,
+    quick: Quick = False,
+) -> int:
+    """Measure every claim; exit 1 if one that the project asserts does not hold.
+
+    Args:
+        names: Experiments to run; all of them if none is named.
+    """
+    claimed = [c for e in _select(names) for c in e.judge(e.measure(quick))]
+    if json:
+        print(_to_json(claimed))
+    else:
+        console.print(_claim_table(claimed))
+    return int(any(claim.asserted and not claim.holds for claim in claimed))
+
+
+@app.command
+def simulate(
+    reference: Annotated[Path, tyro.conf.arg(help="Probabilities to start from, CSV or .npy.")],
+    reward: Annotated[Path | None, tyro.conf.arg(help="One reward an arm; or --target.")] = None,
+    target: Annotated[Path | None, tyro.conf.arg(help="Probabilities to move to.")] = None,
+    out: OutputFolder = Path("simulation"),
+    method: Annotated[
+        tuple[str, ...], tyro.conf.arg(help="Methods to run, as `modeseek list` names them.")
+    ] = ("forward_kl", "reverse_kl"),
+    beta: Annotated[float, tyro.conf.arg(help="Coefficient of the KL penalty, > 0.")] = 0.1,
+    learning_rate: Annotated[float, tyro.conf.arg(help="Step size, > 0.")] = 1.0,
+    steps: Annotated[int, tyro.conf.arg(help="Gradient steps, at least 1.")] = 1000,
+    optimizer: Annotated[str, tyro.conf.arg(help=", ".join(simulation.OPTIMIZERS))] = "sgd",
+    natural_gradient: Annotated[
+        bool, tyro.conf.arg(help="Precondition with the inverse Fisher matrix.")
+    ] = False,
+    normalize: Annotated[
+        bool, tyro.conf.arg(help="Divide reference and target by their sums (for counts).")
+    ] = False,
+    pseudocount: Annotated[
+        float, tyro.conf.arg(help="Added to each entry before that, so that none is zero.")
+    ] = 0.0,
+) -> int:
+    """Run a bandit of your own: its trajectory and a picture.
+
+    CSV files hold one arm a line, `value` or `label,value`, with or without a header.
+    """
+    weights = {"reference": reference} | ({"target": target} if target else {})
+    distributions = {
+        name: simulation.to_distribution(name, read_vector(path), normalize, pseudocount)
+        for name, path in weights.items()
+    }
+    dataset = simulation.simulate(
+        distributions["reference"],
+        reward=read_vector(reward) if reward else None,
+        target=distributions.get("target"),
+        beta=beta,
+        methods=method,
+        learning_rate=learning_rate,
+        steps=steps,
+        optimizer=optimizer,
+        natural_gradient=natural_gradient,
+    )
+    make_folder(out)
+    paths = [out / f"trajectory.{suffix}" for suffix in ("png", "nc", "csv")]
+    figure = simulation.plot(dataset)
+    with whole_files(*paths) as parts:
+        plotting.save(figure, parts[0])
+        dataset.to_netcdf(parts[1], engine="scipy")
+        dataset.drop_dims("arm").to_dataframe().to_csv(parts[2])
+    header, *rows = simulation.summarise(dataset)
+    table = Table(*header, title=f"After {steps:,} steps")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"concentrability max target/reference = {dataset.concentrability:.4g}")
+    console.print("  ".join(map(str, paths)), soft_wrap=True, markup=False)
+    return 0
+
+
+def main() -> None:
+    """Run the command: exit 0, 1 if a claim fails, 2 for bad input, 130 when interrupted."""
+    _keep_compiled_programs()
+    try:
+        sys.exit(app.cli(prog="modeseek", description="Mode seeking in JAX, re-measured."))
+    except checks.InvalidInput as error:
+        print(f"modeseek: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("modeseek: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe has gone; leave without a word
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _select(names: tuple[str, ...]) -> list[Experiment]:
+    for name in names:
+        checks.require_known("experiment", name, EXPERIMENTS)
+    return [EXPERIMENTS[name] for name in dict.fromkeys(names or EXPERIMENTS)]
+
+
+def _claim_table(claimed: list[Claim]) -> Table:
+    table = Table("holds", "claim", "effect", "95% interval", title="Claims", box=SIMPLE_HEAD)
+    for i, claim in enumerate(claimed):
+        if not i or claim.experiment != claimed[i - 1].experiment:
+            table.add_section()
+            table.add_row("", f"[bold]{claim.experiment}[/bold]  ({claim.source})", "", "")
+        verdict = "yes" if claim.holds else "NO" if claim.asserted else "no (not asserted)"
+        statement = f"{claim.statement}\n[dim]{claim.note}[/dim]" if claim.note else claim.statement
+        interval = f"{claim.low:.5g} to {claim.high:.5g}"
+        table.add_row(verdict, statement, f"{claim.effect:.5g}", interval)
+    return table
+
+
+def _to_json(claimed: list[Claim]) -> str:
+    rows = [dataclasses.asdict(claim) for claim in claimed]
+    # What could not be measured is null: NaN is no JSON.
+    plain = [{k: None if v != v else v for k, v in row.items()} for row in rows]
+    return json.dumps(plain, indent=2, allow_nan=False)
+
+
+def _keep_compiled_programs() -> None:
+    """Keep compiled programs between runs; JAX_ENABLE_COMPILATION_CACHE=false turns it off."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update(
+            "jax_compilation_cache_dir", str(platformdirs.user_cache_path("modeseek"))
+        )
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,368 @@
+"""The command end to end: what it prints and writes, and what it refuses, leaving nothing."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from bandits import cli
+from bandits.experiments import EXPERIMENTS
+from bandits.experiments.base import Experiment
+from bandits.experiments.intervals import Interval
+from bandits.losses import METHODS
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+FILES = {
+    "p.csv": "arm,value\na,0.2\nb,0.3\nc,0.5\n",
+    "q.csv": "arm,value\nc,0.1\nb,0.4\na,0.5\n",
+    "reward.csv": "a,1\nb,0.5\nc,0\n",
+    "counts.csv": "a,2\nb,3\nc,5\n",
+    "zero.csv": "a,0.5\nb,0.5\nc,0\n",
+    "negative.csv": "a,1.5\nb,-0.5\nc,0\n",
+    "nan.csv": "a,nan\nb,0.5\nc,0.5\n",
+    "infinite.csv": "a,0\nb,inf\nc,0\n",
+    "one.csv": "a,1\n",
+    "four.csv": "a,0.25\nb,0.25\nc,0.25\nd,0.25\n",
+    "other.csv": "a,0.2\nb,0.3\nd,0.5\n",
+    "malformed.csv": "a,0.2\nb,0.3\nc,half\n",
+    "ragged.csv": "a,0.2\nb,0.3\n0.5\n",
+    "empty.csv": "",
+    "empty.npy": "",
+    "binary.csv": "\0\1\2\udcff",
+    "file": "",
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A working folder with the files above; compiled programs stay out of the user's cache."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path.parent / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(cli.console, "width", 200)
+    work = tmp_path / "work"
+    work.mkdir()
+    for name, text in FILES.items():
+        (work / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    np.save(work / "matrix.npy", np.ones((2, 2)) / 4)
+    np.save(work / "q.npy", np.array([0.5, 0.4, 0.1]))
+    monkeypatch.chdir(work)
+    return work
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """Run the command in this process; returns its exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["modeseek", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return (ended.value.code, *capfd.readouterr())
+
+    return run
+
+
+def subprocess_command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-c", "from bandits.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def listing(folder):
+    return {path: path.is_file() and path.read_bytes() for path in sorted(folder.rglob("*"))}
+
+
+def is_blank(path):
+    return matplotlib.image.imread(path)[..., :3].std() < 0.01
+
+
+def assert_refused(result, *words):
+    """Exit code 2, and one line on stderr that holds the words."""
+    code, out, err = result
+    assert code == 2
+    assert out == ""
+    assert err.startswith("modeseek: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def test_list_names_every_experiment_method_and_environment(command):
+    code, out, err = command("list")
+    assert (code, err) == (0, "")
+    for name in (*EXPERIMENTS, *METHODS, "far", "near"):
+        assert name in out
+    for experiment in EXPERIMENTS.values():
+        assert experiment.source in out
+
+
+def test_figures_writes_a_picture_and_its_data_and_prints_the_claims(folder):
+    before = listing(folder)
+    result = subprocess_command("figures", "mass_relocation", "--quick", "--out", "new/figures")
+    assert (result.returncode, result.stderr) == (0, "")
+    written = set(listing(folder)) - set(before)
+    out = folder / "new" / "figures"
+    picture, data = out / "mass_relocation.png", out / "mass_relocation.nc"
+    assert written == {out.parent, out, picture, data}
+    assert not is_blank(picture)
+    with xr.open_dataset(data, engine="scipy") as dataset:
+        assert dataset.experiment == "mass_relocation"
+        assert dict(dataset.sizes) == {"pair": 2, "instance": 5000, "category": 2}
+        assert json.loads(dataset.settings)["instances"] == 5000
+        claims = EXPERIMENTS["mass_relocation"].judge(dataset)
+    assert all(claim.holds for claim in claims)
+    assert "mass_relocation.png" in result.stdout
+    for case in ("Case 1", "Case 2", "Case 3"):
+        assert case in result.stdout
+
+
+def test_claims_prints_a_json_list_with_the_three_cases_of_the_theorem(command):
+    code, out, err = command("claims", "mode_seeking", "mass_relocation", "--json", "--quick")
+    assert (code, err) == (0, "")
+    claims = json.loads(out)
+    for claim in claims:
+        assert {"experiment", "source", "statement", "effect", "low", "high", "holds"} <= set(claim)
+        assert claim["low"] <= claim["effect"] <= claim["high"]
+        assert isinstance(claim["holds"], bool)
+    assert {claim["experiment"] for claim in claims} == {"mode_seeking", "mass_relocation"}
+    for case in ("Case 1", "Case 2", "Case 3"):
+        (claim,) = [c for c in claims if c["statement"].startswith(case)]
+        assert "5,000 of 5,000 instances agree" in claim["statement"]
+        assert claim["holds"]
+        assert claim["source"] == "T24, Theorem 6.5"
+
+
+def fake_experiment(name, holds, asserted=True, effect=1.0):
+    def judge(dataset):
+        interval = Interval(effect, 0.5, 1.5)
+        return [experiment.claim(f"{name} is so", interval, holds, asserted=asserted)]
+
+    experiment = Experiment(
+        name=name,
+        source="nowhere",
+        question="is it?",
+        full=dataclasses.make_dataclass("Settings", [("size", int, 3)])(),
+        quick=dataclasses.make_dataclass("Settings", [("size", int, 2)])(),
+        run=lambda settings: xr.Dataset({"x": ("i", np.arange(settings.size))}),
+        plot=lambda dataset: Figure(),
+        judge=judge,
+    )
+    return experiment
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+@pytest.mark.parametrize(
+    ("holds", "asserted", "expected"),
+    [(True, True, 0), (False, True, 1), (False, False, 0), (True, False, 0)],
+)
+def test_claims_exits_1_only_where_an_asserted_claim_fails(
+    command, monkeypatch, form, holds, asserted, expected
+):
+    fakes = {
+        "good": fake_experiment("good", True),
+        "other": fake_experiment("other", holds, asserted),
+    }
+    monkeypatch.setattr(cli, "EXPERIMENTS", fakes)
+    code, out, _ = command("claims", *form)
+    assert code == expected
+    assert "good is so" in out
+    if form:
+        assert [claim["holds"] for claim in json.loads(out)] == [True, holds]
+
+
+def test_only_the_experiments_named_are_run_and_each_once(command, monkeypatch):
+    fakes = {name: fake_experiment(name, True) for name in ("first", "second", "third")}
+    monkeypatch.setattr(cli, "EXPERIMENTS", fakes)
+    _, out, _ = command("claims", "third", "first", "third", "--json")
+    assert [claim["experiment"] for claim in json.loads(out)] == ["third", "first"]
+
+
+@pytest.mark.parametrize(("flag", "size"), [(["--quick"], 2), ([], 3)])
+def test_figures_replaces_what_an_earlier_run_wrote(command, monkeypatch, folder, flag, size):
+    monkeypatch.setattr(cli, "EXPERIMENTS", {"fake": fake_experiment("fake", True)})
+    (folder / "figures").mkdir()
+    (folder / "figures" / "fake.nc").write_text("old")
+    code, _, _ = command("figures", *flag)
+    assert code == 0
+    assert sorted(os.listdir("figures")) == ["fake.nc", "fake.png"]
+    with xr.open_dataset("figures/fake.nc", engine="scipy") as dataset:
+        assert dataset["x"].size == size
+
+
+def test_simulate_to_a_target_writes_the_trajectory_and_a_picture(command, folder):
+    before = listing(folder)
+    code, out, err = command(
+        "simulate", "--reference", "p.csv", "--target", "q.csv", "--out", "out", "--steps", "400"
+    )
+    assert (code, err) == (0, "")
+    names = {path.name for path in set(listing(folder)) - set(before)}
+    assert names == {"out", "trajectory.png", "trajectory.nc", "trajectory.csv"}
+    assert not is_blank("out/trajectory.png")
+    with xr.open_dataset("out/trajectory.nc", engine="scipy") as dataset:
+        assert dataset["arm"].values.astype(str).tolist() == ["a", "b", "c"]
+        final = np.exp(dataset["log_probs"].sel(step=400))
+        np.testing.assert_allclose(final, [[0.5, 0.4, 0.1]] * 2, atol=0.01)
+    rows = [line.split(",") for line in Path("out/trajectory.csv").read_text().splitlines()]
+    table = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+    assert {row["loss"] for row in table} == {"forward_kl", "reverse_kl"}
+    starts = [float(row["forward_kl"]) for row in table if row["step"] == "0"]
+    assert starts == pytest.approx(
+        [0.5 * np.log(0.5 / 0.2) + 0.4 * np.log(0.4 / 0.3) + 0.1 * np.log(0.1 / 0.5)] * 2, rel=1e-4
+    )
+    assert "concentrability max target/reference = 2.5" in out
+
+
+def test_simulate_takes_a_reward_and_its_options(command):
+    code, out, _ = command(
+        *("simulate", "--reference", "counts.csv", "--normalize", "--reward", "reward.csv"),
+        *("--beta", "0.5", "--method", "forward_kl", "--learning-rate", "0.01", "--steps", "1"),
+        *("--optimizer", "adam", "--natural-gradient"),
+    )
+    assert code == 0
+    assert "forward_kl" in out
+    assert "reverse_kl" not in out
+    with xr.open_dataset("simulation/trajectory.nc", engine="scipy") as dataset:
+        assert dataset.beta == 0.5
+        assert dataset.optimizer == "adam"
+        assert dataset.natural_gradient == 1
+        assert float(dataset["learning_rate"]) == 0.01
+        p = np.array([0.2, 0.3, 0.5])
+        gibbs = p * np.exp([2, 1, 0])
+        np.testing.assert_allclose(np.exp(dataset["target_log_probs"]), gibbs / gibbs.sum(), 1e-5)
+
+
+def test_the_example_shipped_runs_as_its_readme_says(command):
+    (line,) = [t for t in (EXAMPLES / "README.md").read_text().splitlines() if "modeseek sim" in t]
+    arguments = line.replace("examples/", f"{EXAMPLES}/").split()[1:]
+    code, out, err = command(*arguments, "--steps", "20")
+    assert (code, err) == (0, "")
+    assert "forward_kl" in out
+
+
+SIMULATE = ["simulate", "--reference", "p.csv"]
+TO_TARGET = [*SIMULATE, "--target", "q.csv"]
+ONE_STEP = [*TO_TARGET, "--method", "forward_kl", "--steps", "1"]
+DIVERGING = [*TO_TARGET, "--method", "forward_kl", "--natural-gradient", "--learning-rate", "2e38"]
+
+REFUSED = {
+    "probabilities negative": (
+        [*SIMULATE, "--target", "negative.csv"],
+        "target[1] is -0.5",
+        ">= 0",
+    ),
+    "probabilities NaN": ([*SIMULATE, "--target", "nan.csv"], "target[0] is nan", "finite"),
+    "probabilities sum to 10": ([*SIMULATE, "--target", "counts.csv"], "target sums to 10", "to 1"),
+    "reference sums to 10": (
+        ["simulate", "--reference", "counts.csv", "--target", "q.csv"],
+        "reference sums to 10",
+        "--normalize",
+    ),
+    "one arm": (["simulate", "--reference", "one.csv", "--target", "one.csv"], "1 arms", "least 2"),
+    "lengths differ": ([*SIMULATE, "--reward", "four.csv"], "reward has 4", "reference has 3"),
+    "labels differ": ([*SIMULATE, "--target", "other.csv"], "target has no arm 'c'", "must match"),
+    "reward infinite": ([*SIMULATE, "--reward", "infinite.csv"], "reward[1] is inf", "finite"),
+    "reward NaN": ([*SIMULATE, "--reward", "nan.csv"], "reward[0] is nan", "finite"),
+    "learning rate 0": ([*TO_TARGET, "--learning-rate", "0"], "learning_rate is 0", "> 0"),
+    "learning rate -1": ([*TO_TARGET, "--learning-rate", "-1"], "learning_rate is -1", "> 0"),
+    "learning rate NaN": ([*TO_TARGET, "--learning-rate", "nan"], "learning_rate is nan", "> 0"),
+    "beta 0": ([*SIMULATE, "--reward", "reward.csv", "--beta", "0"], "beta is 0", "> 0"),
+    "steps 0": ([*TO_TARGET, "--steps", "0"], "steps is 0", "at least 1"),
+    "pseudocount -1": ([*TO_TARGET, "--pseudocount", "-1"], "pseudocount is -1", ">= 0"),
+    "misspelt method": (
+        [*TO_TARGET, "--method", "forwrd_kl"],
+        "unknown method 'forwrd_kl'; did you mean 'forward_kl'?",
+        "allowed: ",
+    ),
+    "no method": ([*TO_TARGET, "--method"], "method is empty", "name at least one"),
+    "misspelt optimizer": ([*TO_TARGET, "--optimizer", "adma"], "did you mean 'adam'?"),
+    "misspelt figure": (["figures", "mode_seking"], "'mode_seking'; did you mean 'mode_seeking'?"),
+    "misspelt claim": (["claims", "mass"], "unknown experiment 'mass'", "allowed: mode_seeking"),
+    "neither reward nor target": (SIMULATE, "either a reward or a target"),
+    "both reward and target": ([*TO_TARGET, "--reward", "reward.csv"], "either a reward or"),
+    "malformed CSV": ([*SIMULATE, "--target", "malformed.csv"], "line 3: 'half' is not a number"),
+    "ragged CSV": ([*SIMULATE, "--target", "ragged.csv"], "ragged.csv, line 3: 1 columns"),
+    "empty CSV": ([*SIMULATE, "--target", "empty.csv"], "empty.csv holds no arms"),
+    "binary CSV": ([*SIMULATE, "--target", "binary.csv"], "binary.csv, line 1"),
+    "empty npy": ([*SIMULATE, "--target", "empty.npy"], "empty.npy"),
+    "matrix npy": ([*SIMULATE, "--target", "matrix.npy"], "matrix.npy must hold a one-dim"),
+    "missing file": ([*SIMULATE, "--target", "missing.csv"], "cannot read missing.csv: No such"),
+    "folder for a file": ([*SIMULATE, "--target", "."], "cannot read ."),
+    "unreachable target": ([*SIMULATE, "--target", "zero.csv"], "on arm 'c'", "--pseudocount"),
+    "unwritable folder": ([*ONE_STEP, "--out", "file/out"], "folder file/out"),
+    "a file for a folder": ([*ONE_STEP, "--out", "file"], "the folder file"),
+    "unwritable figures": (["figures", "--out", "file/out"], "cannot write to the folder file/out"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_gets_one_line_and_leaves_nothing_behind(command, folder, case):
+    arguments, *words = REFUSED[case]
+    before = listing(folder)
+    assert_refused(command(*arguments), *words)
+    assert listing(folder) == before
+
+
+@pytest.mark.parametrize("arguments", [REFUSED["malformed CSV"][0], DIVERGING])
+def test_a_refusal_of_the_real_command_is_one_line_without_a_traceback(folder, arguments):
+    before = listing(folder)
+    result = subprocess_command(*arguments)
+    assert_refused((result.returncode, result.stdout, result.stderr))
+    assert listing(folder) == before
+
+
+def test_a_refused_folder_costs_no_run(command, monkeypatch):
+    ran = []
+    fake = dataclasses.replace(fake_experiment("fake", True), run=ran.append)
+    monkeypatch.setattr(cli, "EXPERIMENTS", {"fake": fake})
+    assert_refused(command("figures", "--out", "file/out"))
+    assert ran == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["figurs"], ["simulate"], [*TO_TARGET, "--steps", "ten"], [*TO_TARGET, "--setps", "1"]],
+)
+def test_what_cannot_be_parsed_exits_2_without_a_traceback(command, folder, arguments):
+    before = listing(folder)
+    code, out, err = command(*arguments)
+    assert code == 2
+    assert "Traceback" not in out + err
+    assert err != ""
+    assert listing(folder) == before
+
+
+@pytest.mark.parametrize("name", ["a[b]c", "x[/b]", "ä ö"])
+def test_an_output_folder_may_have_any_name(command, monkeypatch, name):
+    monkeypatch.setattr(cli, "EXPERIMENTS", {"fake": fake_experiment("fake", True)})
+    code, out, _ = command("figures", "--out", name)
+    assert code == 0
+    assert f"{name}/fake.png" in out
+    assert os.path.exists(f"{name}/fake.png")
+
+
+def test_a_write_that_fails_half_way_leaves_no_new_file(command, folder):
+    (folder / "out" / "trajectory.nc").mkdir(parents=True)
+    before = listing(folder)
+    assert_refused(command(*ONE_STEP, "--out", "out"), "trajectory.nc")
+    assert listing(folder) == before
+
+
+def test_an_interrupt_exits_130_without_a_traceback(command, monkeypatch):
+    def interrupt(settings):
+        raise KeyboardInterrupt
+
+    fake = dataclasses.replace(fake_experiment("fake", True), run=interrupt)
+    monkeypatch.setattr(cli, "EXPERIMENTS", {"fake": fake})
+    assert command("claims") == (130, "", "modeseek: interrupted\n")

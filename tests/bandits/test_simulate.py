@@ -1,0 +1,296 @@
+"""A bandit of the user's own: it arrives where theory says, and bad input is refused."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from bandits import files
+from bandits.simulate import plot, simulate, summarise, to_distribution
+from theory.checks import InvalidInput
+from theory.gibbs import gibbs_log_probs
+
+PAIR = ["forward_kl", "reverse_kl"]
+P, Q = (0.2, 0.25, 0.55), (0.5, 0.4, 0.1)
+
+
+def vector(values, labels=None):
+    return files.Vector(np.array(values, float), None if labels is None else tuple(labels))
+
+
+@pytest.fixture(scope="module")
+def to_target():
+    return simulate(vector(P, "abc"), target=vector((0.1, 0.4, 0.5), "cba"), steps=3000)
+
+
+@pytest.fixture(scope="module")
+def to_reward():
+    return simulate(vector(P), reward=vector([0.5, 1.0, -0.25]), beta=0.5, steps=3000)
+
+
+def test_both_methods_reach_a_target_in_the_order_of_the_references_labels(to_target):
+    probs = np.exp(to_target["log_probs"])
+    assert to_target["arm"].values.tolist() == ["a", "b", "c"]
+    assert to_target["loss"].values.tolist() == PAIR
+    for name in PAIR:
+        np.testing.assert_allclose(probs.sel(loss=name, step=3000), Q, atol=1e-4)
+        np.testing.assert_allclose(probs.sel(loss=name, step=0), P, rtol=1e-6)
+    np.testing.assert_allclose(np.exp(to_target["target_log_probs"]), Q, rtol=1e-6)
+    np.testing.assert_allclose(np.exp(to_target["reference_log_probs"]), P, rtol=1e-6)
+
+
+def test_metrics_are_those_of_the_recorded_policies(to_target):
+    p = np.exp(to_target["log_probs"].values.astype(float))
+    q = np.array(Q)
+    expected = {
+        "forward_kl": (q * np.log(q / p)).sum(axis=-1),
+        "reverse_kl": (p * np.log(p / q)).sum(axis=-1),
+        "entropy": -(p * np.log(p)).sum(axis=-1),
+        "optimal_mass": p[..., 0],
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(to_target[name], values, atol=1e-6)
+    assert to_target["forward_kl"].attrs["units"] == "nats"
+    assert "expected_reward" not in to_target
+
+
+def test_a_reward_leads_to_the_gibbs_policy_of_theory(to_reward):
+    expected = gibbs_log_probs(np.array([0.5, 1.0, -0.25]), np.log(P), 0.5)
+    np.testing.assert_allclose(to_reward["target_log_probs"], expected, rtol=1e-5)
+    for name in PAIR:
+        final = np.exp(to_reward["log_probs"].sel(loss=name, step=3000))
+        np.testing.assert_allclose(final, np.exp(expected), atol=1e-4)
+        np.testing.assert_allclose(
+            to_reward["expected_reward"].sel(loss=name, step=3000),
+            np.exp(expected) @ [0.5, 1.0, -0.25],
+            atol=1e-4,
+        )
+
+
+def test_the_geometry_is_reported(to_target, to_reward):
+    assert to_target.concentrability == pytest.approx(0.5 / 0.2, rel=1e-6)
+    gibbs = softmax(np.log(P) + np.array([1.0, 2.0, -0.5]))
+    assert to_reward.concentrability == pytest.approx((gibbs / P).max(), rel=1e-5)
+    assert to_reward.beta == 0.5
+    assert to_reward.peak_distance == 1  # the reward peaks on arm 1; the median of P is arm 2
+    assert "beta" not in to_target.attrs
+
+
+def test_steps_are_recorded_from_the_start_to_the_last(to_target):
+    steps = to_target["step"].values
+    assert steps[0] == 0
+    assert steps[1] == 1
+    assert steps[-1] == 3000
+    assert (np.diff(steps) > 0).all()
+
+
+def test_arms_without_labels_are_numbered(to_reward):
+    assert to_reward["arm"].values.tolist() == [0, 1, 2]
+
+
+def test_labels_may_come_from_the_target_alone():
+    named = simulate(vector(P), target=vector(Q, "xyz"), methods=["forward_kl"], steps=1)
+    assert named["arm"].values.tolist() == ["x", "y", "z"]
+
+
+def test_only_the_methods_named_are_run():
+    dataset = simulate(vector(P), target=vector(Q), methods=["reverse_kl"], steps=2)
+    assert dataset["loss"].values.tolist() == ["reverse_kl"]
+    assert [row[0] for row in summarise(dataset)] == ["method", "reverse_kl"]
+
+
+def test_the_natural_gradient_of_forward_kl_leads_along_the_closed_form():
+    dataset = simulate(
+        vector(P),
+        target=vector(Q),
+        methods=["forward_kl"],
+        steps=1,
+        learning_rate=0.25,
+        natural_gradient=True,
+    )
+    p, q = np.array(P), np.array(Q)
+    expected = softmax(np.log(p) + 0.25 * (q - p) / p)
+    np.testing.assert_allclose(np.exp(dataset["log_probs"][0, -1]), expected, rtol=1e-5)
+    assert dataset.natural_gradient == 1
+
+
+def test_the_optimizer_is_the_one_named():
+    dataset = simulate(
+        vector(P), target=vector(Q), methods=["forward_kl"], steps=1, optimizer="adam",
+        learning_rate=0.01,
+    )  # fmt: skip
+    logits = np.log(P) + 0.01 * np.sign(np.subtract(Q, P))  # Adam's first step has size 0.01
+    np.testing.assert_allclose(np.exp(dataset["log_probs"][0, -1]), softmax(logits), rtol=1e-5)
+
+
+ZERO = {"reverse_kl": (P, (0.5, 0.5, 0.0)), "forward_kl": ((0.5, 0.5, 0.0), Q)}
+
+
+@pytest.mark.parametrize("method", PAIR)
+def test_a_zero_that_makes_a_kl_infinite_is_refused_with_the_remedy(method):
+    reference, target = ZERO[method]
+    where = "target" if method == "reverse_kl" else "reference"
+    message = rf"{where} is zero on arm 'c' .* so {method} is infinite; .*--pseudocount"
+    with pytest.raises(InvalidInput, match=message):
+        simulate(vector(reference, "abc"), target=vector(target), methods=[method])
+
+
+@pytest.mark.parametrize("method", PAIR)
+def test_a_zero_that_leaves_the_kl_finite_is_run(method):
+    (other,) = set(PAIR) - {method}
+    reference, target = ZERO[other]
+    dataset = simulate(vector(reference), target=vector(target), methods=[method], steps=10)
+    assert np.isfinite(dataset[method]).all()
+    excluded = np.exp(dataset["target_log_probs" if target[2] == 0 else "reference_log_probs"])
+    assert excluded[2] == 0
+
+
+def test_an_arm_that_the_reference_excludes_stays_excluded_whatever_its_reward():
+    dataset = simulate(vector([0.5, 0.5, 0.0]), reward=vector([0.0, 1.0, 50.0]), methods=PAIR[1:])
+    assert (np.exp(dataset["log_probs"].isel(arm=2)) == 0).all()
+    assert np.isfinite(dataset["reverse_kl"]).all()
+
+
+def test_a_probability_too_small_for_float32_is_no_zero():
+    try:
+        dataset = simulate(
+            vector([1e-50, 0.5, 0.5]), target=vector(Q), methods=["forward_kl"], steps=5
+        )
+    except InvalidInput as error:
+        assert "learning_rate" not in str(error)  # noqa: PT017
+    else:
+        assert np.isfinite(dataset["forward_kl"]).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("learning_rate", [2.0, 1e38])
+def test_a_descent_that_diverges_is_refused_with_the_method_and_the_remedy(learning_rate):
+    with pytest.raises(InvalidInput, match=r"learning_rate is .*forward_kl diverged.*smaller"):
+        simulate(
+            vector([0.01, 0.29, 0.7]),
+            target=vector([0.7, 0.2, 0.1]),
+            methods=["forward_kl"],
+            learning_rate=learning_rate,
+            natural_gradient=True,
+            steps=100,
+        )
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_refused_divergence_does_not_warn_as_well():
+    with pytest.raises(InvalidInput, match="diverged"):
+        simulate(
+            vector(P),
+            target=vector(Q),
+            methods=["forward_kl"],
+            learning_rate=2e38,
+            natural_gradient=True,
+        )
+
+
+REFUSED = {
+    "neither reward nor target": ({"target": None}, "either a reward or a target"),
+    "both reward and target": ({"reward": vector(Q)}, "either a reward or a target"),
+    "no method": ({"methods": []}, "method is empty"),
+    "misspelt method": ({"methods": ["revers_kl"]}, "'revers_kl'; did you mean 'reverse_kl'"),
+    "misspelt optimizer": ({"optimizer": "sgdd"}, "unknown optimizer 'sgdd'; did you mean 'sgd'"),
+    "learning rate 0": ({"learning_rate": 0.0}, "learning_rate is 0; it must be .* > 0"),
+    "learning rate < 0": ({"learning_rate": -1.0}, "learning_rate is -1; it must be"),
+    "learning rate NaN": ({"learning_rate": np.nan}, "learning_rate is nan; it must be"),
+    "no steps": ({"steps": 0}, "^steps is 0"),
+    "target too short": ({"target": vector(Q[:2])}, "target has 2 arms but reference has 3"),
+    "target sums to 0.9": ({"target": vector([0.5, 0.2, 0.2])}, "target sums to 0.9"),
+    "reference sums to 1.1": ({"reference": vector([0.5, 0.5, 0.1])}, "reference sums to 1.1"),
+    "target negative": ({"target": vector([1.1, 0.2, -0.3])}, r"target\[2\] is -0.3; it must"),
+    "target NaN": ({"target": vector([np.nan, 0.5, 0.5])}, r"target\[0\] is nan; it must"),
+    "reward infinite": (
+        {"target": None, "reward": vector([0, np.inf, 0])},
+        r"reward\[1\] is inf; it must be a finite",
+    ),
+    "reward too long": (
+        {"target": None, "reward": vector([0, 1, 2, 3])},
+        "reward has 4 arms but reference has 3",
+    ),
+    "beta 0": ({"target": None, "reward": vector([0, 1, 2]), "beta": 0}, "beta is 0; it must"),
+    "one arm": ({"reference": vector([1.0]), "target": vector([1.0])}, "1 arms; at least 2"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_in_a_sentence(case):
+    arguments, message = REFUSED[case]
+    with pytest.raises(InvalidInput, match=message):
+        simulate(**{"reference": vector(P), "target": vector(Q), **arguments})
+
+
+def test_a_method_named_twice_is_run_once_or_refused():
+    try:
+        dataset = simulate(vector(P), target=vector(Q), methods=["forward_kl"] * 2, steps=2)
+    except InvalidInput:
+        return
+    assert dataset["loss"].values.tolist() == ["forward_kl"]
+
+
+def test_counts_become_probabilities_and_a_pseudocount_fills_zeros():
+    counts = vector([1, 0, 3], "abc")
+    assert to_distribution("target", counts, True, 0.0).values.tolist() == [0.25, 0, 0.75]
+    smoothed = to_distribution("target", counts, False, 1.0)
+    np.testing.assert_allclose(smoothed.values, [2 / 7, 1 / 7, 4 / 7])
+    assert smoothed.labels == ("a", "b", "c")
+    assert to_distribution("target", vector(P), False, 0.0).values.tolist() == list(P)
+
+
+@pytest.mark.parametrize(
+    ("values", "normalize", "pseudocount", "message"),
+    [
+        ([1, 2], False, 0.0, "target sums to 3; .*--normalize"),
+        ([0, 0], True, 0.0, "target is zero on every arm"),
+        ([1, -1], True, 0.0, r"target\[1\] is -1; it must be >= 0"),
+        ([1, -1], False, 2.0, r"target\[1\] is -1; it must be >= 0"),
+        ([1, np.nan], True, 0.0, r"target\[1\] is nan"),
+        ([1, np.inf], True, 1.0, r"target\[1\] is inf"),
+        ([5], True, 0.0, "target has 1 arms"),
+        ([], True, 1.0, "target has 0 arms"),
+        ([1, 2], True, -1.0, "pseudocount is -1; it must be >= 0"),
+        ([1, 2], True, np.nan, "pseudocount is nan"),
+        ([1, 2], True, np.inf, "pseudocount is inf"),
+    ],
+)
+def test_weights_that_are_no_distribution_are_refused(values, normalize, pseudocount, message):
+    with pytest.raises(InvalidInput, match=message):
+        to_distribution("target", vector(values), normalize, pseudocount)
+
+
+def test_the_summary_holds_the_last_step(to_reward):
+    header, *rows = summarise(to_reward)
+    assert header[:2] == ("method", "expected reward")
+    for name, row in zip(PAIR, rows, strict=True):
+        final = to_reward["expected_reward"].sel(loss=name).values[-1]
+        assert row[:2] == (name, f"{final:.4g}")
+
+
+def test_the_picture_names_the_arms_and_shows_both_methods(to_target):
+    figure = plot(to_target)
+    figure.canvas.draw()
+    top, *below = figure.axes
+    assert [label.get_text() for label in top.get_xticklabels()] == ["a", "b", "c"]
+    heights = [bar.get_height() for bar in top.patches]
+    np.testing.assert_allclose(heights, Q, rtol=1e-5)
+    legend = {text.get_text() for text in top.get_legend().get_texts()}
+    assert legend == {"target", "reference", "forward KL", "reverse KL"}
+    assert [len(axes.lines) for axes in below] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("label", [r"$\frac$", "$5-$10", "100%", "a_b^c", ""])
+def test_any_label_is_drawn_as_it_stands(to_target, label):
+    figure = plot(to_target.assign_coords(arm=[label, "b", "c"]))
+    figure.canvas.draw()
+    drawn = figure.axes[0].get_xticklabels()[0]
+    plain = figure.text(0, 0, label, fontproperties=drawn.get_fontproperties(), parse_math=False)
+    widths = [text.get_window_extent().width for text in (drawn, plain)]
+    assert widths[0] == pytest.approx(widths[1], abs=1)
+
+
+def test_more_arms_than_fit_are_drawn_without_names(to_target):
+    figure = plot(to_target.isel(arm=np.arange(60) % 3).assign_coords(arm=np.arange(60)))
+    figure.canvas.draw()
+    assert len(figure.axes[0].get_xticklabels()) < 20
