@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -161,6 +162,8 @@ def simulate(
 def main() -> None:
     """Run the command: exit 0, 1 if a claim fails, 2 for bad input, 130 when interrupted."""
     _keep_compiled_programs()
+    # What overflows is refused in a sentence of our own; NumPy need not announce it.
+    warnings.simplefilter("ignore", RuntimeWarning)
     try:
         sys.exit(app.cli(prog="modeseek", description="Mode seeking in JAX, re-measured."))
     except checks.InvalidInput as error:

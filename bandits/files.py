@@ -125,7 +125,7 @@ def _read_npy(path: Path) -> Vector:
 
 def _read_csv(path: Path) -> Vector:
     values: list[float] = []
-    labels: list[str] = []
+    labels: dict[str, None] = {}  # in order, and quick to look up
     columns = 0
     for number, row in _rows(path):
         where = f"{path}, line {number}"
@@ -141,7 +141,7 @@ def _read_csv(path: Path) -> Vector:
         if columns == 2 and row[0] in labels:
             raise InvalidInput(f"{where}: the arm {row[0]!r} stands there twice")
         values.append(value)
-        labels.append(row[0])
+        labels[row[0]] = None
     if not values:
         raise InvalidInput(f"{path} holds no arms; give one value a line, or label,value")
     return Vector(np.array(values), tuple(labels) if columns == 2 else None)

@@ -28,6 +28,9 @@ OPTIMIZERS = {
 CLIMB = 1e-3
 """A descent that ends this many nats above its start has diverged."""
 
+MOST_STEPS = 2**31 - 1
+"""Steps are counted in 32 bits."""
+
 MOST_LABELS = 40
 """Arms are named on the picture's axis up to this many."""
 
@@ -94,14 +97,19 @@ def simulate(
         checks.require_known("method", method, METHODS)
     checks.require_known("optimizer", optimizer, OPTIMIZERS)
     checks.require_positive("learning_rate", learning_rate)
-    if steps < 1:
-        raise checks.InvalidInput(f"steps is {steps}; it must be at least 1")
+    if not 1 <= steps <= MOST_STEPS:
+        raise checks.InvalidInput(f"steps is {steps}; it must be from 1 to {MOST_STEPS}")
     recorded = log_spaced_steps(steps)
     attributes = {}
     if reward is not None:
         other = align(reward, "reward", reference)
         bandit = CategoricalBandit.from_arrays(other.values, reference.values)
         start, goal = bandit.reference_log_probs, bandit.target_log_probs(beta)
+        if np.isnan(np.asarray(goal)).any():
+            raise checks.InvalidInput(
+                f"beta is {beta:g}, so reward / beta is beyond range; choose a larger "
+                "beta or smaller rewards"
+            )
         attributes = {"beta": beta, "peak_distance": int(bandit.peak_distance())}
         gain = {"reward": bandit.reward}
     else:

@@ -108,10 +108,11 @@ def plot(dataset: xr.Dataset) -> Figure:
 
 def judge(dataset: xr.Dataset) -> list[Claim]:
     """Intervals are over starts, each averaged over the step sizes named in the claim."""
-    last = int(dataset["step"].max())
+    steps = dataset["step"]
+    early, last = int(steps[steps <= 100].max()), int(steps.max())
     smooth = dataset.sel(learning_rate=slice(None, SMOOTH_LIMIT))
     difference = smooth.sel(loss="reverse_kl") - smooth.sel(loss="forward_kl")
-    more_mass = mean_interval(difference["mode_mass"].sel(step=100).mean("learning_rate"))
+    more_mass = mean_interval(difference["mode_mass"].sel(step=early).mean("learning_rate"))
     fewer_modes = mean_interval(-difference["modes_held"].sel(step=last).mean("learning_rate"))
     forward = smooth["forward_kl"].sel(loss="forward_kl")
     collapsed = dataset["entropy"].sel(step=last) < COLLAPSED
@@ -121,7 +122,7 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
     return [
         EXPERIMENT.claim(
             f"At equal step size below {SMOOTH_LIMIT:g}, reverse KL has put this much more mass on "
-            "the target's modes after 100 steps",
+            f"the target's modes after {early} steps",
             more_mass,
             more_mass.low > 0,
         ),

@@ -75,13 +75,21 @@ def test_natural_reverse_kl_gradient_of_rate_one_reaches_the_target_in_one_step(
     np.testing.assert_allclose(np.exp(log_probs), [q, q], rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_optimizer_gives_what_a_plain_loop_with_it_gives(optimizer):
-    loss, transform = reverse_kl, optimizer(0.1)
+@pytest.mark.parametrize(
+    ("optimizer", "natural_gradient"),
+    [*((optimizer, False) for optimizer in OPTIMIZERS.values()), (optax.adam, True)],
+    ids=[*OPTIMIZERS, "natural adam"],
+)
+def test_optimizer_gives_what_a_plain_loop_does_on_the_arms_that_are_not_excluded(
+    optimizer, natural_gradient
+):
+    transform = optimizer(0.1)
 
     @jax.jit
     def step(logits, state):
-        gradient = jax.grad(lambda x: loss(x - jax.nn.logsumexp(x), jnp.log(Q)))(logits)
+        gradient = jax.grad(lambda x: reverse_kl(x - jax.nn.logsumexp(x), jnp.log(Q)))(logits)
+        if natural_gradient:
+            gradient = gradient / jax.nn.softmax(logits)
         updates, state = transform.update(gradient, state, logits)
         return logits + updates, state
 
@@ -90,21 +98,11 @@ def test_optimizer_gives_what_a_plain_loop_with_it_gives(optimizer):
     for _ in range(STEPS[-1]):
         logits, state = step(logits, state)
         expected.append(special.log_softmax(logits))
-    found = run(loss, P, Q, 0.1, STEPS, optimizer=optimizer)
-    np.testing.assert_allclose(found, np.array(expected)[list(STEPS)], rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"optimizer": x} for x in OPTIMIZERS.values()]
-    + [{"optimizer": optax.adam, "natural_gradient": True}],
-    ids=[*OPTIMIZERS, "natural adam"],
-)
-def test_excluded_arm_stays_at_exactly_zero_and_changes_nothing(options):
-    with_zero = run(reverse_kl, P_ZERO, Q_ZERO, 0.1, STEPS, **options)
-    assert (np.exp(with_zero[:, 2]) == 0).all()
-    without = run(reverse_kl, P, Q, 0.1, STEPS, **options)
-    np.testing.assert_allclose(np.delete(with_zero, 2, axis=1), without, rtol=1e-12)
+    options = {"optimizer": optimizer, "natural_gradient": natural_gradient}
+    found = run(reverse_kl, P_ZERO, Q_ZERO, 0.1, STEPS, **options)
+    assert (np.exp(found[:, 2]) == 0).all()
+    expected = np.array(expected)[list(STEPS)]
+    np.testing.assert_allclose(np.delete(found, 2, axis=1), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("optimizer", [optax.sgd, OPTIMIZERS["adamw"]], ids=["sgd", "adamw"])
@@ -163,12 +161,8 @@ def test_float32_and_numpy_arguments_are_taken_as_they_are():
 
 @pytest.mark.parametrize(
     ("loss", "options"),
-    [
-        (forward_kl, {}),
-        (reverse_kl, {"optimizer": optax.adam}),
-        (reverse_kl, {"natural_gradient": True}),
-    ],
-    ids=["forward", "adam", "natural"],
+    [(forward_kl, {"natural_gradient": True}), (reverse_kl, {"optimizer": optax.adam})],
+    ids=["natural", "adam"],
 )
 def test_descent_is_swept_by_vmap_as_by_a_loop(loss, options):
     rates, starts, targets = np.array([0.01, 1.0]), np.log([P, Q]), np.log([Q, Q[::-1]])

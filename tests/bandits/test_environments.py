@@ -18,6 +18,10 @@ PUBLISHED = np.diff(stats.cauchy.cdf(EDGES, -0.7, 0.4), prepend=0, append=1)
 FAR, NEAR = (np.exp(-(((ARMS - centre) / 10) ** 2)) for centre in (70, 20))
 
 
+# Compiled once: a program of a hundred arms, rather than one for each operation.
+cauchy_reference = jax.jit(environments.tanh_cauchy_reference, static_argnums=0)
+
+
 def plain_describe(bandit, beta):
     return bandit.target_log_probs(beta), bandit.concentrability(beta), bandit.peak_distance()
 
@@ -26,7 +30,7 @@ describe = jax.jit(plain_describe)
 
 
 def test_published_reference_is_scipys_cauchy_through_tanh():
-    probs = np.exp(environments.tanh_cauchy_reference())
+    probs = np.exp(jax.jit(environments.tanh_cauchy_reference)())
     np.testing.assert_allclose(probs, PUBLISHED, rtol=1e-12)
     assert np.argmax(probs[1:-1]) + 1 == 16
     np.testing.assert_allclose(
@@ -42,7 +46,7 @@ def test_published_reference_is_scipys_cauchy_through_tanh():
 @given(st.floats(-3, 3), st.floats(0.05, 5))
 def test_reference_of_any_location_and_scale_is_scipys(location, scale):
     expected = np.diff(stats.cauchy.cdf(EDGES, location, scale), prepend=0, append=1)
-    probs = np.exp(environments.tanh_cauchy_reference(100, location, scale))
+    probs = np.exp(cauchy_reference(100, location, scale))
     # The differences of SciPy's CDF are only absolutely accurate.
     np.testing.assert_allclose(probs, expected, rtol=1e-12, atol=3e-16)
 
@@ -50,7 +54,7 @@ def test_reference_of_any_location_and_scale_is_scipys(location, scale):
 def test_reference_keeps_its_digits_in_float32_where_a_difference_of_cdfs_has_none():
     def narrow(x64):
         with jax.enable_x64(x64):
-            return jax.jit(environments.tanh_cauchy_reference, static_argnums=0)(100, 0.0, 1e-5)
+            return cauchy_reference(100, 0.0, 1e-5)
 
     assert np.exp(narrow(True)[10]) < 1e-6
     assert narrow(False).dtype == np.float32
@@ -59,7 +63,7 @@ def test_reference_keeps_its_digits_in_float32_where_a_difference_of_cdfs_has_no
 
 @pytest.mark.parametrize(("bandit", "reward"), [("far", FAR), ("near", NEAR)])
 def test_published_bandits_have_the_published_reward_and_reference(bandit, reward):
-    built = environments.ENVIRONMENTS[bandit].build()
+    built = jax.jit(environments.ENVIRONMENTS[bandit].build)()
     assert built.num_arms == 100
     np.testing.assert_allclose(built.reward, reward, rtol=1e-12)
     np.testing.assert_allclose(np.exp(built.reference_log_probs), PUBLISHED, rtol=1e-12)
@@ -67,8 +71,8 @@ def test_published_bandits_have_the_published_reward_and_reference(bandit, rewar
 
 def test_far_and_near_differ_as_their_names_say():
     median = np.searchsorted(np.cumsum(PUBLISHED), 0.5)
-    _, far_ratio, far = describe(environments.far_bandit(), 0.1)
-    _, near_ratio, near = describe(environments.near_bandit(), 0.1)
+    _, far_ratio, far = describe(jax.jit(environments.far_bandit)(), 0.1)
+    _, near_ratio, near = describe(jax.jit(environments.near_bandit)(), 0.1)
     assert (far, near) == (70 - median, abs(20 - median))
     assert far > 10 * near
     assert far_ratio > 3 * near_ratio
@@ -76,7 +80,7 @@ def test_far_and_near_differ_as_their_names_say():
 
 @pytest.mark.parametrize("beta", [0.05, 0.3, 4.0])
 def test_target_is_the_tilted_reference_and_concentrability_its_largest_ratio(beta):
-    log_probs, ratio, _ = describe(environments.far_bandit(), beta)
+    log_probs, ratio, _ = describe(jax.jit(environments.far_bandit)(), beta)
     target = special.softmax(np.log(PUBLISHED) + FAR / beta)
     np.testing.assert_allclose(np.exp(log_probs), target, rtol=1e-11)
     np.testing.assert_allclose(ratio, (target / PUBLISHED).max(), rtol=1e-11)
@@ -178,10 +182,8 @@ def test_bad_bandit_is_refused(reward, reference, message):
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, np.nan])
 def test_bad_beta_is_refused(beta):
-    for method in (
-        environments.near_bandit().target_log_probs,
-        environments.near_bandit().concentrability,
-    ):
+    bandit = CategoricalBandit.from_arrays([0.0, 1.0], [0.5, 0.5])
+    for method in (bandit.target_log_probs, bandit.concentrability):
         with pytest.raises(InvalidInput, match=f"beta is {beta:g}; it must be a finite number > 0"):
             method(beta)
 

@@ -211,6 +211,11 @@ REFUSED = {
         "reward has 4 arms but reference has 3",
     ),
     "beta 0": ({"target": None, "reward": vector([0, 1, 2]), "beta": 0}, "beta is 0; it must"),
+    "beta too small for the rewards": (
+        {"target": None, "reward": vector([0, 1, 2]), "beta": 1e-300},
+        "beta",
+    ),
+    "more steps than can be counted": ({"steps": 2**33}, "^steps is 8589934592"),
     "one arm": ({"reference": vector([1.0]), "target": vector([1.0])}, "1 arms; at least 2"),
 }
 
