@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +57,11 @@ def descend(
     checks.require_same_arms(initial_log_probs=initial_log_probs, target_log_probs=target_log_probs)
     checks.require_positive("learning_rate", learning_rate)
     _require_steps(steps)
-    chex.assert_equal_shape([initial_log_probs, target_log_probs])
+    _require_one_policy(initial_log_probs, target_log_probs, learning_rate)
+    initial_log_probs, target_log_probs = (
+        jnp.asarray(initial_log_probs),
+        jnp.asarray(target_log_probs),
+    )
 
     policy = tabular_softmax()
     transform = optimizer(learning_rate)
@@ -98,6 +101,21 @@ def log_spaced_steps(last: int, per_decade: int = 20) -> tuple[int, ...]:
         )
     count = int(np.ceil(np.log10(last) * per_decade)) + 1
     return (0, *np.unique(np.geomspace(1, last, count).round().astype(int)).tolist())
+
+
+def _require_one_policy(
+    initial_log_probs: ArrayLike, target_log_probs: ArrayLike, learning_rate: ArrayLike
+) -> None:
+    for name, value, allowed in (
+        ("initial_log_probs", initial_log_probs, 1),
+        ("target_log_probs", target_log_probs, 1),
+        ("learning_rate", learning_rate, 0),
+    ):
+        if np.ndim(value) != allowed:
+            raise checks.InvalidInput(
+                f"{name} has {np.ndim(value)} axes instead of {allowed}; descend moves one policy, "
+                "use jax.vmap for several"
+            )
 
 
 def _require_steps(steps: Sequence[int]) -> None:

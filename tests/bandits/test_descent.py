@@ -240,3 +240,16 @@ def test_bad_log_spacing_is_refused(last, per_decade):
     message = f"last is {last} and per_decade {per_decade}; both must be at least 1"
     with pytest.raises(InvalidInput, match=message):
         log_spaced_steps(last, per_decade)
+
+
+@pytest.mark.parametrize(
+    ("start", "target", "learning_rate", "message"),
+    [
+        (np.log([P, P]), np.log(Q), 0.1, "initial_log_probs has 2 axes instead of 1"),
+        (np.log(P), np.log([Q, Q]), 0.1, "target_log_probs has 2 axes instead of 1"),
+        (np.log(P), np.log(Q), [0.1, 0.2], "learning_rate has 1 axes instead of 0"),
+    ],
+)
+def test_several_policies_at_once_are_refused(start, target, learning_rate, message):
+    with pytest.raises(InvalidInput, match=message):
+        descend(reverse_kl, start, target, learning_rate, STEPS)
