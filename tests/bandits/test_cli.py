@@ -278,7 +278,7 @@ REFUSED = {
     "learning rate -1": ([*TO_TARGET, "--learning-rate", "-1"], "learning_rate is -1", "> 0"),
     "learning rate NaN": ([*TO_TARGET, "--learning-rate", "nan"], "learning_rate is nan", "> 0"),
     "beta 0": ([*SIMULATE, "--reward", "reward.csv", "--beta", "0"], "beta is 0", "> 0"),
-    "steps 0": ([*TO_TARGET, "--steps", "0"], "steps is 0", "at least 1"),
+    "steps 0": ([*TO_TARGET, "--steps", "0"], "steps is 0", "from 1 to"),
     "pseudocount -1": ([*TO_TARGET, "--pseudocount", "-1"], "pseudocount is -1", ">= 0"),
     "misspelt method": (
         [*TO_TARGET, "--method", "forwrd_kl"],
