@@ -14,6 +14,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "losses",
         "metrics",
         "policies",
+        "sampling",
+        "simulate",
         "sweeps",
     ],
     submod_attrs={

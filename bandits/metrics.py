@@ -1,6 +1,6 @@
 """What is measured along a trajectory: divergences, reward, entropy, and the modes that are held.
 
-All functions take log-probabilities ``[..., K]`` and broadcast over leading axes.
+Policies are ``[..., K]`` and broadcast over leading axes; the target is one, ``[K]``.
 """
 
 from dataclasses import dataclass

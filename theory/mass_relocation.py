@@ -83,7 +83,7 @@ def relative_change(
 ) -> Float[Array, "*batch"]:
     """Δ = log p'(x1)/p(x1) − log p'(x2)/p(x2): how much a step favours x1 over x2, in nats.
 
-    NaN where a category has no mass before the step: its change is undefined.
+    NaN or infinite where a category has no mass before the step: its change is undefined.
     Raises InvalidInput if p or p_next is no distribution or a category is outside 0 .. K − 1.
     """
     checks.require_distribution("p", p)

@@ -120,8 +120,8 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
             _agreement(equal_policy),
         ),
         (
-            "Case 2: with q(x1) = q(x2) = q and p(x1) > p(x2), reverse KL raises x1 over x2 more "
-            "than forward KL iff q > I(p(x1), p(x2)) exp(-KL(p||q))",
+            "Case 2: with q(x1) = q(x2) = q and p(x1) > p(x2), reverse KL lowers x1 against x2 "
+            "less than forward KL, or raises it, iff q > I(p(x1), p(x2)) exp(-KL(p||q))",
             _agreement(equal_target),
         ),
         (
