@@ -91,9 +91,8 @@ def tanh_cauchy_reference(
 
     Exact from the CDF. With F the Cauchy CDF and t_i = (atanh(edge_i) − location)/scale, a bin has
     mass (atan t_{i+1} − atan t_i)/π = atan2(t_{i+1} − t_i, 1 + t_i t_{i+1})/π, a form without
-    cancellation; the outer bins hold the tails,
-    atan2(1, −t_1)/π and atan2(1, t_{K−1})/π. The published reference:
-    K = 100, Cauchy(−0.7, 0.4).
+    cancellation; the outer bins hold the tails, atan2(1, −t_1)/π and atan2(1, t_{K−1})/π. The
+    published reference: K = 100, Cauchy(−0.7, 0.4).
 
     Raises InvalidInput for fewer than two arms, a location that is not finite or a scale <= 0.
     """

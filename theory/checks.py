@@ -92,21 +92,6 @@ def require_positive(name: str, value: ArrayLike) -> None:
         _refuse(name, concrete, bad, "must be a finite number > 0")
 
 
-def require_between(name: str, value: ArrayLike, low: float, high: float) -> None:
-    """Refuse anything but numbers from ``low`` to ``high``."""
-    concrete = _concrete(value)
-    if concrete is not None and not ((concrete >= low) & (concrete <= high)).all():
-        bad = ~((concrete >= low) & (concrete <= high))
-        _refuse(name, concrete, bad, f"must lie between {low:g} and {high:g}")
-
-
-def require_some_mass(what: str, log_probs: ArrayLike) -> None:
-    """Refuse log-probabilities that exclude every arm, as ``what`` has left them."""
-    concrete = _concrete(log_probs)
-    if concrete is not None and not (concrete > -np.inf).any(axis=-1).all():
-        raise InvalidInput(f"{what} leaves no arm with positive probability; keep at least one")
-
-
 def require_index(name: str, index: ArrayLike, num_arms: int) -> None:
     """Refuse arms outside 0 .. num_arms - 1 (JAX would clamp them in silence)."""
     concrete = _concrete(index)
