@@ -16,6 +16,10 @@ SUM_TOLERANCE = 1e-5
 """How far the sum of a distribution may lie from 1: float32 rounding at K = 10^5, and no typo."""
 
 
+MOST_LISTED = 40
+"""How many allowed names a refusal lists."""
+
+
 class InvalidInput(ValueError):
     """A value the user gave is not allowed; the message names it and says what is."""
 
@@ -23,7 +27,7 @@ class InvalidInput(ValueError):
 def require_distribution(name: str, probs: ArrayLike) -> None:
     """Refuse ``probs [..., K]`` unless each row has K >= 2 entries >= 0 that sum to 1."""
     require_arms(name, probs)
-    values = _concrete(probs)
+    values = concrete(probs)
     if values is None:
         return
     if np.isnan(values).any():
@@ -38,7 +42,7 @@ def require_distribution(name: str, probs: ArrayLike) -> None:
 
 def require_log_distribution(name: str, log_probs: ArrayLike) -> None:
     """Refuse ``log_probs [..., K]`` unless ``exp(log_probs)`` is a distribution."""
-    values = _concrete(log_probs)
+    values = concrete(log_probs)
     if values is None:
         require_arms(name, log_probs)
     else:
@@ -70,43 +74,53 @@ def require_same_arms(**arrays: ArrayLike) -> None:
 
 def require_finite(name: str, values: ArrayLike) -> None:
     """Refuse NaN and infinities."""
-    concrete = _concrete(values)
-    if concrete is not None and not np.isfinite(concrete).all():
-        _refuse(name, concrete, ~np.isfinite(concrete), "must be a finite number")
+    known = concrete(values)
+    if known is not None and not np.isfinite(known).all():
+        _refuse(name, known, ~np.isfinite(known), "must be a finite number")
 
 
 def require_nonnegative(name: str, values: ArrayLike) -> None:
     """Refuse negative numbers and NaN."""
-    concrete = _concrete(values)
-    if concrete is not None and not (concrete >= 0).all():
-        _refuse(name, concrete, ~(concrete >= 0), "must be >= 0")
+    known = concrete(values)
+    if known is not None and not (known >= 0).all():
+        _refuse(name, known, ~(known >= 0), "must be >= 0")
 
 
 def require_positive(name: str, value: ArrayLike) -> None:
     """Refuse anything but finite numbers > 0."""
-    concrete = _concrete(value)
-    if concrete is None:
+    known = concrete(value)
+    if known is None:
         return
-    bad = ~(np.isfinite(concrete) & (concrete > 0))
+    bad = ~(np.isfinite(known) & (known > 0))
     if bad.any():
-        _refuse(name, concrete, bad, "must be a finite number > 0")
+        _refuse(name, known, bad, "must be a finite number > 0")
+
+
+def require_probability(name: str, value: ArrayLike) -> None:
+    """Refuse anything but numbers from 0 to 1."""
+    known = concrete(value)
+    if known is None:
+        return
+    bad = ~((known >= 0) & (known <= 1))
+    if bad.any():
+        _refuse(name, known, bad, "must lie between 0 and 1")
 
 
 def require_index(name: str, index: ArrayLike, num_arms: int) -> None:
     """Refuse arms outside 0 .. num_arms - 1 (JAX would clamp them in silence)."""
-    concrete = _concrete(index)
-    if concrete is None:
+    known = concrete(index)
+    if known is None:
         return
-    if not np.issubdtype(concrete.dtype, np.integer):
+    if not np.issubdtype(known.dtype, np.integer):
         raise InvalidInput(f"{name} is {index}; an arm is an integer from 0 to {num_arms - 1}")
-    bad = (concrete < 0) | (concrete >= num_arms)
+    bad = (known < 0) | (known >= num_arms)
     if bad.any():
-        raise InvalidInput(f"{name} is {concrete[bad].flat[0]}; arms go from 0 to {num_arms - 1}")
+        raise InvalidInput(f"{name} is {known[bad].flat[0]}; arms go from 0 to {num_arms - 1}")
 
 
 def require_support(name: str, probs: ArrayLike, inside: str, reference: ArrayLike) -> None:
     """Refuse ``probs`` that are positive on an arm where ``reference`` is zero."""
-    inner, outer = _concrete(probs), _concrete(reference)
+    inner, outer = concrete(probs), concrete(reference)
     if inner is None or outer is None:
         return
     outside = (inner > 0) & (outer == 0)
@@ -118,16 +132,34 @@ def require_support(name: str, probs: ArrayLike, inside: str, reference: ArrayLi
         )
 
 
+def require_whole(name: str, value: ArrayLike) -> None:
+    """Refuse anything but whole numbers >= 1."""
+    known = concrete(value)
+    if known is None:
+        return
+    if not np.issubdtype(known.dtype, np.integer) or (known < 1).any():
+        raise InvalidInput(f"{name} is {value}; it must be a whole number of at least 1")
+
+
+def require_multiple(name: str, value: ArrayLike, of: str, unit: int) -> None:
+    """Refuse whole numbers that ``unit`` does not divide."""
+    known = concrete(value)
+    if known is not None and (known % unit).any():
+        wrong = known[known % unit != 0].flat[0]
+        raise InvalidInput(f"{name} is {wrong}; it must be a multiple of {of}, {unit}")
+
+
 def require_known(name: str, value: str, allowed: Iterable[str]) -> None:
     """Refuse a name that is not among ``allowed``, and suggest the nearest."""
     options = list(allowed)
     if value not in options:
         close = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise InvalidInput(f"unknown {name} {value!r}; {hint}allowed: {', '.join(options)}")
+        listed = options if len(options) <= MOST_LISTED else [*options[:MOST_LISTED], "…"]
+        raise InvalidInput(f"unknown {name} {value!r}; {hint}allowed: {', '.join(listed)}")
 
 
-def _concrete(values: ArrayLike) -> np.ndarray | None:
+def concrete(values: ArrayLike) -> np.ndarray | None:
     """The values as NumPy sees them, or None while they are being traced."""
     return None if isinstance(values, jax.core.Tracer) else np.asarray(values)
 

@@ -19,7 +19,7 @@ from bandits.descent import descend
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.intervals import mean_interval, proportion_interval
 from bandits.experiments.three_modes import ThreeModes
-from bandits.losses import METHODS
+from bandits.losses import DIVERGENCES
 from bandits.metrics import ATTRIBUTES, measure
 from bandits.sweeps import sweep
 
@@ -61,7 +61,7 @@ def run(settings: Settings) -> xr.Dataset:
         target_log_probs: Float[Array, " K"],
     ) -> dict[str, Array]:
         log_probs = descend(
-            METHODS[loss].loss,
+            DIVERGENCES[loss],
             problem.start_log_probs(start),
             target_log_probs,
             learning_rate,

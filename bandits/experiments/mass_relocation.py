@@ -21,7 +21,7 @@ from bandits import plotting
 from bandits.descent import descend
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.intervals import proportion_interval
-from bandits.losses import METHODS
+from bandits.losses import DIVERGENCES
 from bandits.sweeps import sweep
 from theory import distributions, mass_relocation
 
@@ -191,7 +191,7 @@ def _log_change(
 ) -> Float[Array, " K"]:
     """Log p' − log p after one gradient step."""
     log_p = jnp.log(p)
-    (stepped,) = descend(METHODS[method].loss, log_p, jnp.log(q), learning_rate, steps=(1,))
+    (stepped,) = descend(DIVERGENCES[method], log_p, jnp.log(q), learning_rate, steps=(1,))
     return stepped - log_p
 
 

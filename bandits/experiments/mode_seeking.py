@@ -21,7 +21,7 @@ from bandits.descent import descend, log_spaced_steps
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.intervals import mean_interval, proportion_interval
 from bandits.experiments.three_modes import ThreeModes
-from bandits.losses import METHODS
+from bandits.losses import DIVERGENCES
 from bandits.metrics import ATTRIBUTES, basin_masses, find_basins, measure
 from bandits.sweeps import sweep
 
@@ -67,7 +67,7 @@ def run(settings: Settings) -> xr.Dataset:
         log_probs = jnp.stack(
             [
                 descend(
-                    METHODS[name].loss,
+                    DIVERGENCES[name],
                     start_log_probs,
                     target_log_probs,
                     settings.learning_rate,

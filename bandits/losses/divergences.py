@@ -1,9 +1,18 @@
 """Exact divergences from a target q, with every arm in the group: no sampling noise."""
 
+from collections.abc import Callable
+
 import chex
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from theory import distributions
+from bandits.losses.responses import Responses
+from theory import checks, distributions
+
+Divergence = Callable[[Float[Array, " K"], Float[Array, " K"]], Float[Array, ""]]
+"""(log_probs, target_log_probs) -> nats."""
 
 
 def forward_kl(
@@ -26,3 +35,40 @@ def reverse_kl(
     """
     chex.assert_equal_shape([log_probs, target_log_probs])
     return distributions.kl_divergence(log_probs, target_log_probs)
+
+
+def jeffreys(
+    log_probs: Float[Array, " K"], target_log_probs: Float[Array, " K"]
+) -> Float[Array, ""]:
+    """KL(q‖p) + KL(p‖q) = Σ (p − q) log(p/q). Source: Jeffreys 1946."""
+    return forward_kl(log_probs, target_log_probs) + reverse_kl(log_probs, target_log_probs)
+
+
+def jensen_shannon(
+    log_probs: Float[Array, " K"], target_log_probs: Float[Array, " K"]
+) -> Float[Array, ""]:
+    """½ KL(q‖m) + ½ KL(p‖m), m = (p + q)/2: at most log 2. Source: Lin 1991."""
+    chex.assert_equal_shape([log_probs, target_log_probs])
+    mixture = _log_mean(log_probs, target_log_probs)
+    to_policy = distributions.kl_divergence(log_probs, mixture)
+    to_target = distributions.kl_divergence(target_log_probs, mixture)
+    return 0.5 * (to_policy + to_target)
+
+
+def _log_mean(a: Float[Array, " K"], b: Float[Array, " K"]) -> Float[Array, " K"]:
+    """log((exp a + exp b)/2), −∞ with zero gradient where both are."""
+    excluded = jnp.isneginf(a) & jnp.isneginf(b)
+    a, b = (jnp.where(excluded, 0.0, x) for x in (a, b))
+    return jnp.where(excluded, -jnp.inf, jnp.logaddexp(a, b) - jnp.log(2.0))
+
+
+def to_gibbs(divergence: Divergence) -> Callable[..., Float[Array, ""]]:
+    """The divergence as a method: from the Gibbs policy π* ∝ π_ref exp(r/β) of the whole space."""
+
+    def loss(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
+        checks.require_positive("beta", beta)
+        target = jax.nn.log_softmax(responses.reference_log_probs + responses.rewards / beta)
+        return divergence(responses.log_probs, target)
+
+    loss.__doc__ = divergence.__doc__
+    return loss

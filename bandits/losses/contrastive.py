@@ -1,0 +1,145 @@
+"""Contrastive methods: raise the preferred response and push the other down.
+
+h_ij = log π(y_i)/π_ref(y_i) − log π(y_j)/π_ref(y_j) is the margin of a pair, w_ij the weight of
+"i preferred to j".
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from bandits.losses.likelihood import best_of_n
+from bandits.losses.responses import Responses
+from theory import checks
+
+
+def dpo(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
+    """−Σ w_ij log σ(β h_ij), β > 0. Source: arXiv:2305.18290."""
+    checks.require_positive("beta", beta)
+    return _sum_over_pairs(
+        -jax.nn.log_sigmoid(beta * _log_ratio_margins(responses)),
+        responses,
+    )
+
+
+def ipo(responses: Responses, tau: ArrayLike = 0.05) -> Float[Array, ""]:
+    """Σ w_ij (h_ij − 1/(2τ))², τ > 0. Source: arXiv:2310.12036.
+
+    The published bandit's target of 10 nats is τ = 0.05.
+    """
+    checks.require_positive("tau", tau)
+    return _sum_over_pairs(
+        (_log_ratio_margins(responses) - 0.5 / tau) ** 2,
+        responses,
+    )
+
+
+def hinge(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
+    """Σ w_ij max(0, 1 − β h_ij), β > 0: DPO with the hinge for a loss. Source: arXiv:2402.05749."""
+    checks.require_positive("beta", beta)
+    return _sum_over_pairs(
+        jax.nn.relu(1.0 - beta * _log_ratio_margins(responses)),
+        responses,
+    )
+
+
+def slic(
+    responses: Responses, margin: ArrayLike = 1.0, regularization: ArrayLike = 0.1
+) -> Float[Array, ""]:
+    """Σ w_ij max(0, δ − log π(y_i)/π(y_j)) − λ Σ w_ij log π(y_i): SLiC-HF, δ > 0, λ >= 0.
+
+    The second term, likelihood of the winners, stands for its target. Source: arXiv:2305.10425.
+    """
+    checks.require_positive("margin", margin)
+    checks.require_nonnegative("regularization", regularization)
+    calibration = jax.nn.relu(margin - _margins(responses, responses.log_probs))
+    likelihood = -responses.log_probs[:, None]
+    return _sum_over_pairs(calibration + regularization * likelihood, responses)
+
+
+def best_of_n_minus_worst(
+    responses: Responses, coefficient: ArrayLike = 0.1, floor: ArrayLike = -jnp.inf
+) -> Float[Array, ""]:
+    """−log π(y*) + c log π(y⁻), y⁻ the response with the lowest reward; c >= 0.
+
+    All three forms stop pushing a response down once log π/π_ref is no longer above ``floor``:
+    ``-inf`` never stops, 0 constrains it to the reference. Source: T24, section 5.
+    """
+    rest = _rest(responses)
+    worst = jnp.arange(rest.size) == jnp.argmin(responses.rewards)
+    return _best_minus(rest * worst, responses, coefficient, floor)
+
+
+def best_of_n_minus_mean(
+    responses: Responses, coefficient: ArrayLike = 0.1, floor: ArrayLike = -jnp.inf
+) -> Float[Array, ""]:
+    """−log π(y*) + c mean log π(y) over the responses with less reward; c and floor as above."""
+    return _best_minus(_mean_of_rest(responses), responses, coefficient, floor)
+
+
+def best_of_n_minus_sum(
+    responses: Responses, coefficient: ArrayLike = 0.1, floor: ArrayLike = -jnp.inf
+) -> Float[Array, ""]:
+    """−log π(y*) + c Σ log π(y) over the responses with less reward; c and floor as above."""
+    return _best_minus(_rest(responses), responses, coefficient, floor)
+
+
+def unlikelihood(responses: Responses, coefficient: ArrayLike = 1.0) -> Float[Array, ""]:
+    """−log π(y*) − c mean log(1 − π(y)) over the responses with less reward, c >= 0.
+
+    Unlike c log π(y), the push fades as π(y) does. Source: arXiv:1908.04319.
+    """
+    checks.require_nonnegative("coefficient", coefficient)
+    rest = _mean_of_rest(responses)
+    # π(y) = 1 would be log 0; as y is not alone, rounding alone can bring it there.
+    certain = -jnp.finfo(responses.log_probs.dtype).eps
+    complement = jnp.log(-jnp.expm1(jnp.minimum(responses.log_probs, certain)))
+    return best_of_n(responses) - coefficient * jnp.sum(_masked(rest, complement))
+
+
+def _log_ratio_margins(responses: Responses) -> Float[Array, "C C"]:
+    """h: the margins of log π/π_ref."""
+    return _margins(responses, responses.log_probs, responses.reference_log_probs)
+
+
+def _margins(
+    responses: Responses, log_probs: Float[Array, " C"], minus: ArrayLike = 0.0
+) -> Float[Array, "C C"]:
+    """Differences of log_probs − minus between all responses that are in some pair, 0 elsewhere."""
+    # An excluded response, −∞, is masked before the subtraction: 0 · ∞ in a gradient is NaN.
+    pairs = responses.preferences
+    in_pair = (jnp.sum(pairs, axis=0) + jnp.sum(pairs, axis=1)) > 0
+    scores = jnp.where(in_pair, log_probs, 0.0) - jnp.where(in_pair, minus, 0.0)
+    return scores[:, None] - scores[None, :]
+
+
+def _sum_over_pairs(losses: Float[Array, "C C"], responses: Responses) -> Float[Array, ""]:
+    return jnp.sum(_masked(responses.preferences, losses))
+
+
+def _rest(responses: Responses) -> Float[Array, " C"]:
+    """1 on every response with less than the best reward: copies of the best are not pushed."""
+    rewards = responses.rewards
+    return (rewards < jnp.max(rewards)).astype(responses.log_probs.dtype)
+
+
+def _mean_of_rest(responses: Responses) -> Float[Array, " C"]:
+    rest = _rest(responses)
+    return rest / jnp.maximum(jnp.sum(rest), 1.0)
+
+
+def _best_minus(
+    pushed: Float[Array, " C"], responses: Responses, coefficient: ArrayLike, floor: ArrayLike
+) -> Float[Array, ""]:
+    checks.require_nonnegative("coefficient", coefficient)
+    least = responses.reference_log_probs + floor
+    bounded = jnp.where(responses.log_probs > least, responses.log_probs, least)
+    # An excluded response cannot be pushed further.
+    pushed = jnp.where(jnp.isfinite(responses.log_probs), pushed, 0.0)
+    return best_of_n(responses) + coefficient * jnp.sum(_masked(pushed, bounded))
+
+
+def _masked(weights: Array, values: Array) -> Array:
+    """Weights · values, and 0 where the weight is: an infinite value there must not count."""
+    return jnp.where(weights > 0, weights * jnp.where(weights > 0, values, 0.0), 0.0)

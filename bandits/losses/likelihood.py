@@ -1,0 +1,54 @@
+"""Likelihood methods: raise some responses, push none down.
+
+Each loss is −Σ w log π with weights w >= 0 that do not depend on π, so its weights are w itself.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from bandits.losses.responses import Responses
+from theory import checks
+
+MOST_WEIGHT = 20.0
+"""Where arXiv:1910.00177 clips the weights of AWR."""
+
+
+def supervised(responses: Responses) -> Float[Array, ""]:
+    """−Σ s log π: likelihood of all responses (SFT), s their shares."""
+    return _likelihood(responses.shares, responses)
+
+
+def preference_likelihood(responses: Responses) -> Float[Array, ""]:
+    """−Σ w_ij log π_i: likelihood of the winners (Pref-FT), a response as often as it wins."""
+    return _likelihood(jnp.sum(responses.preferences, axis=1), responses)
+
+
+def best_of_n(responses: Responses) -> Float[Array, ""]:
+    """−log π(y*): likelihood of the response with the highest reward (the first of equals)."""
+    return -responses.log_probs[jnp.argmax(responses.rewards)]
+
+
+def reward_weighted(responses: Responses, temperature: ArrayLike = 0.1) -> Float[Array, ""]:
+    """−Σ s exp(r/τ) log π: reward-weighted regression (RWR, Peters and Schaal 2007), τ > 0."""
+    checks.require_positive("temperature", temperature)
+    return _likelihood(responses.shares * jnp.exp(responses.rewards / temperature), responses)
+
+
+def advantage_weighted(responses: Responses, temperature: ArrayLike = 0.1) -> Float[Array, ""]:
+    """−Σ s min(exp((r − b)/τ), 20) log π: advantage-weighted regression (AWR), b the baseline.
+
+    τ > 0. Source: arXiv:1910.00177, with its clip.
+    """
+    checks.require_positive("temperature", temperature)
+    advantages = responses.rewards - responses.baseline
+    # The clip is applied to the exponent: exp of the unclipped one may overflow.
+    exponents = jnp.minimum(advantages / temperature, jnp.log(MOST_WEIGHT))
+    return _likelihood(responses.shares * jnp.exp(exponents), responses)
+
+
+def _likelihood(weights: Float[Array, " C"], responses: Responses) -> Float[Array, ""]:
+    weights = jax.lax.stop_gradient(weights)
+    # 0 · log 0 is 0: an excluded response that is not weighted adds nothing.
+    return -jnp.sum(jnp.where(weights > 0, weights * responses.log_probs, 0.0))

@@ -1,0 +1,72 @@
+"""Policy gradients on the KL-regularised reward r − β log(π/π_ref), with advantages A held fixed.
+
+The baseline is (1 − m) times the running mean of the rewards plus m times the prompt's own mean,
+m = ``prompt_baseline``: 0 the one, 1 the other. β >= 0.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from bandits.losses.responses import Responses
+from theory import checks
+
+MOST_LOG_RATIO = 60.0
+"""Of PPO, in nats: exp of more overflows float32 in products. Clipping acts long before."""
+
+
+def reinforce(
+    responses: Responses, beta: ArrayLike = 0.05, prompt_baseline: ArrayLike = 0.0
+) -> Float[Array, ""]:
+    """−Σ s A log π: the score-function gradient, A = r − β log(π/π_ref) − b.
+
+    Unbiased on the policy's own samples only. Source: Williams 1992.
+    """
+    log_probs = _drawn(responses, responses.log_probs)
+    advantages = _advantages(responses, log_probs, beta, prompt_baseline)
+    return -jnp.sum(_shares(responses) * advantages * log_probs)
+
+
+def ppo(
+    responses: Responses,
+    beta: ArrayLike = 0.05,
+    clip: ArrayLike = 0.2,
+    prompt_baseline: ArrayLike = 0.0,
+) -> Float[Array, ""]:
+    """−Σ s min(ρ A, clip(ρ, 1 − ε, 1 + ε) A), ρ = π/π_behaviour, A taken at the behaviour.
+
+    A response whose ratio has left the trust region in the direction of A has no weight: samples
+    can be reused. ε > 0. Source: arXiv:1707.06347.
+    """
+    checks.require_positive("clip", clip)
+    behaviour_log_probs = _drawn(responses, responses.behaviour_log_probs)
+    advantages = _advantages(responses, behaviour_log_probs, beta, prompt_baseline)
+    log_ratios = _drawn(responses, responses.log_probs) - behaviour_log_probs
+    ratios = jnp.exp(jnp.minimum(log_ratios, MOST_LOG_RATIO))
+    clipped = jnp.clip(ratios, 1.0 - clip, 1.0 + clip)
+    surrogate = jnp.minimum(ratios * advantages, clipped * advantages)
+    return -jnp.sum(_shares(responses) * surrogate)
+
+
+def _advantages(
+    responses: Responses,
+    log_probs: Float[Array, " C"],
+    beta: ArrayLike,
+    prompt_baseline: ArrayLike,
+) -> Float[Array, " C"]:
+    checks.require_nonnegative("beta", beta)
+    penalty = beta * (log_probs - _drawn(responses, responses.reference_log_probs))
+    penalized = responses.rewards - penalty
+    prompt_mean = jnp.sum(_shares(responses) * penalized)
+    baseline = (1.0 - prompt_baseline) * responses.baseline + prompt_baseline * prompt_mean
+    return jax.lax.stop_gradient(penalized - baseline)
+
+
+def _shares(responses: Responses) -> Float[Array, " C"]:
+    return jax.lax.stop_gradient(responses.shares)
+
+
+def _drawn(responses: Responses, log_probs: Float[Array, " C"]) -> Float[Array, " C"]:
+    """The log-probabilities, 0 where the share is: an excluded response, −∞, adds nothing."""
+    return jnp.where(responses.shares > 0, log_probs, 0.0)

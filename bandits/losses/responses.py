@@ -1,0 +1,93 @@
+"""What a method sees: a group of responses to one prompt, their log-probabilities and labels."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Responses:
+    """C responses to one prompt. Methods read from it what they need, and differentiate log_probs.
+
+    Attributes:
+      log_probs: ``[C]``, log π of the policy that is trained, in nats.
+      reference_log_probs: ``[C]``, log π_ref.
+      behaviour_log_probs: ``[C]``, log of the policy that drew them: older than π where samples are
+        reused.
+      rewards: ``[C]``, true or learned.
+      preferences: ``[C, C]``, the weight of "row preferred to column": >= 0, with sum 1, or 0 where
+        nothing was labelled.
+      shares: ``[C]``, each response's part of the expectation, with sum 1: 1/C for samples, the
+        probabilities where the group is the whole space.
+      baseline: the running mean of the rewards seen so far.
+    """
+
+    log_probs: Float[Array, " C"]
+    reference_log_probs: Float[Array, " C"]
+    behaviour_log_probs: Float[Array, " C"]
+    rewards: Float[Array, " C"]
+    preferences: Float[Array, "C C"]
+    shares: Float[Array, " C"]
+    baseline: Float[Array, ""]
+
+    @property
+    def log_ratios(self) -> Float[Array, " C"]:
+        """Log π/π_ref, the implicit reward of arXiv:2305.18290 in units of β."""
+        return self.log_probs - self.reference_log_probs
+
+
+def make_group(
+    log_probs: Float[ArrayLike, " C"],
+    rewards: Float[ArrayLike, " C"],
+    *,
+    reference_log_probs: Float[ArrayLike, " C"] | None = None,
+    behaviour_log_probs: Float[ArrayLike, " C"] | None = None,
+    preferences: Float[ArrayLike, "C C"] | None = None,
+    shares: Float[ArrayLike, " C"] | None = None,
+    baseline: Float[ArrayLike, ""] = 0.0,
+) -> Responses:
+    """A group with the usual defaults.
+
+    The reference and the behaviour are the policy itself, without a gradient; every pair is
+    labelled by its rewards; every response has the same share.
+    """
+    log_probs, rewards = jnp.asarray(log_probs, float), jnp.asarray(rewards, float)
+    held = jax.lax.stop_gradient(log_probs)
+    if preferences is None:
+        preferences = preferences_by_reward(rewards)
+    if shares is None:
+        shares = jnp.full_like(rewards, 1.0 / rewards.shape[-1])
+    if reference_log_probs is None:
+        reference_log_probs = held
+    if behaviour_log_probs is None:
+        behaviour_log_probs = held
+    return Responses(
+        log_probs=log_probs,
+        reference_log_probs=jnp.asarray(reference_log_probs),
+        behaviour_log_probs=jnp.asarray(behaviour_log_probs),
+        rewards=rewards,
+        preferences=jnp.asarray(preferences),
+        shares=jnp.asarray(shares),
+        baseline=jnp.asarray(baseline, rewards.dtype),
+    )
+
+
+def preferences_by_reward(
+    rewards: Float[Array, " C"], least_gap: ArrayLike = 0.0
+) -> Float[Array, "C C"]:
+    """Every pair whose rewards differ by more than 0 and at least ``least_gap``, equally weighted.
+
+    The published offline data use a gap of 0.2. All zero where no pair differs so much.
+    """
+    gaps = rewards[:, None] - rewards[None, :]
+    return normalize_preferences(((gaps > 0) & (gaps >= least_gap)).astype(rewards.dtype))
+
+
+def normalize_preferences(weights: Float[Array, "C C"]) -> Float[Array, "C C"]:
+    """Weights divided by their sum; zeros stay zeros."""
+    total = jnp.sum(weights)
+    return weights / jnp.where(total > 0, total, 1.0)

@@ -1,0 +1,172 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit
+
+from bandits.losses import METHODS, make_group
+from bandits.losses.contrastive import dpo, ipo
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+seeds = st.integers(0, 2**32 - 1)
+L = np.log(2)
+PAIRWISE = ("dpo", "ipo", "hinge", "slic")
+BEST_MINUS = ("best_of_n_minus_worst", "best_of_n_minus_mean", "best_of_n_minus_sum")
+
+# log π = −(1, 2, 3) L and log π/π_ref = (1, −1, 0) L: the margins of the two pairs are 2L and −L.
+PROBS = np.array([0.5, 0.25, 0.125])
+GROUP = {
+    "rewards": np.array([1.0, 0.5, 0.0]),
+    "reference_log_probs": np.log([0.25, 0.5, 0.125]),
+    "preferences": np.array([[0, 0.75, 0], [0, 0, 0], [0.25, 0, 0]]),
+}
+
+
+def by_pairs(losses, slopes):
+    """The loss and weights of pairs 0 ≻ 1 and 2 ≻ 0 that have these losses and slopes in h."""
+    (a, b), (c, d) = losses, slopes
+    return 0.75 * a + 0.25 * b, [0.25 * d - 0.75 * c, 0.75 * c, -0.25 * d]
+
+
+# By hand on GROUP: hyperparameters, and the loss with the weights.
+BY_HAND = {
+    "dpo": ({"beta": 1.0}, by_pairs([np.log(5 / 4), np.log(3)], [-1 / 5, -2 / 3])),
+    "ipo": (
+        {"tau": 0.25},
+        by_pairs([(2 * L - 2) ** 2, (L + 2) ** 2], [2 * (2 * L - 2), -2 * (L + 2)]),
+    ),
+    "hinge": ({"beta": 1.0}, by_pairs([0, 1 + L], [0, -1])),
+    "slic": (
+        {"margin": 1.0, "regularization": 0.4},
+        (0.75 * (1 - L) + 0.25 * (1 + 2 * L) + 0.6 * L, [0.5 + 0.3, -0.75, 0.25 + 0.1]),
+    ),
+    "best_of_n_minus_worst": ({"coefficient": 0.1}, (L - 0.3 * L, [1, 0, -0.1])),
+    "best_of_n_minus_mean": ({"coefficient": 0.1}, (L - 0.25 * L, [1, -0.05, -0.05])),
+    "best_of_n_minus_sum": ({"coefficient": 0.1}, (L - 0.5 * L, [1, -0.1, -0.1])),
+    "unlikelihood": (
+        {"coefficient": 2.0},
+        (L - np.log(3 / 4) - np.log(7 / 8), [1, -1 / 3, -1 / 7]),
+    ),
+}
+
+
+def textbook(name, x, g, **h):
+    """The loss, written out pair by pair or response by response."""
+    ratios = x - g.reference_log_probs
+    best, rest = np.argmax(g.rewards), np.argsort(g.rewards)[:-1]
+    floored = np.maximum(x, g.reference_log_probs + h.get("floor", -np.inf))
+    of_pair = {
+        "dpo": lambda i, j: -np.log(expit(h["beta"] * (ratios[i] - ratios[j]))),
+        "ipo": lambda i, j: (ratios[i] - ratios[j] - 1 / (2 * h["tau"])) ** 2,
+        "hinge": lambda i, j: max(0, 1 - h["beta"] * (ratios[i] - ratios[j])),
+        "slic": lambda i, j: max(0, h["margin"] - x[i] + x[j]) - h["regularization"] * x[i],
+    }
+    if name in of_pair:
+        pairs = np.argwhere(g.preferences > 0)
+        return sum(g.preferences[i, j] * of_pair[name](i, j) for i, j in pairs)
+    pushed = {
+        "best_of_n_minus_worst": lambda: floored[rest[0]],
+        "best_of_n_minus_mean": lambda: np.mean(floored[rest]),
+        "best_of_n_minus_sum": lambda: np.sum(floored[rest]),
+        "unlikelihood": lambda: -np.mean(np.log(1 - np.exp(x[rest]))),
+    }
+    return -x[best] + h["coefficient"] * pushed[name]()
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_loss_and_weights_are_those_computed_by_hand(name, evaluate):
+    hyperparameters, expected = BY_HAND[name]
+    found = evaluate(METHODS[name].loss, make_group(np.log(PROBS), **GROUP), **hyperparameters)
+    for f, e in zip(found, expected, strict=True):
+        np.testing.assert_allclose(f, e, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+@given(seeds, st.floats(0.05, 2), st.floats(-2, 2))
+def test_random_groups_follow_the_textbook(
+    name, evaluate, random_group, numerical_weights, seed, scale, floor
+):
+    group = random_group(seed)
+    h = dict.fromkeys(METHODS[name].hyperparameters, scale)
+    if "floor" in h:
+        h["floor"] = floor
+    loss, weights = evaluate(METHODS[name].loss, group, **h)
+
+    def expected(x):
+        return textbook(name, x, group, **h)
+
+    np.testing.assert_allclose(loss, expected(group.log_probs), rtol=1e-10, atol=1e-12)
+    slopes = numerical_weights(expected, group.log_probs)
+    np.testing.assert_allclose(weights, slopes, rtol=1e-5, atol=1e-6)
+
+
+def test_online_forms_are_the_offline_losses():
+    assert METHODS["online_dpo"].loss is METHODS["dpo"].loss
+    assert METHODS["online_ipo"].loss is METHODS["ipo"].loss
+
+
+@given(st.floats(0.01, 5), *[st.floats(-10, 0)] * 4)
+def test_dpo_with_one_pair_is_the_published_loss(evaluate, beta, w, loser, ref_w, ref_l):
+    group = make_group([w, loser], [1.0, 0.0], reference_log_probs=np.array([ref_w, ref_l]))
+    margin = beta * (w - ref_w) - beta * (loser - ref_l)
+    loss, weights = evaluate(dpo, group, beta=beta)
+    np.testing.assert_allclose(loss, np.log1p(np.exp(-margin)), rtol=1e-10)
+    np.testing.assert_allclose(weights, beta * expit(-margin) * np.array([1, -1]), rtol=1e-10)
+
+
+@pytest.mark.parametrize("tau", [0.05, 0.25, 2.0])
+def test_ipo_is_least_at_a_margin_of_half_over_tau(tau, evaluate):
+    reference = np.array([-3.0, -4.0])
+    for excess, sign in (0, 0), (0.1, -1), (-0.1, 1):
+        log_probs = reference + np.array([0, -0.5 / tau - excess])
+        group = make_group(log_probs, [1.0, 0.0], reference_log_probs=reference)
+        loss, weights = evaluate(ipo, group, tau=tau)
+        np.testing.assert_allclose(loss, excess**2, atol=1e-12)
+        np.testing.assert_allclose(weights, sign * np.array([0.2, -0.2]), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_nothing_labelled_is_no_loss_and_no_weight(name, evaluate):
+    group = make_group(np.log(PROBS), np.ones(3), reference_log_probs=np.log(PROBS[::-1]))
+    loss, weights = evaluate(METHODS[name].loss, group)
+    assert loss == 0
+    assert (weights == 0).all()
+
+
+@pytest.mark.parametrize("name", [*BEST_MINUS, "unlikelihood"])
+def test_copies_of_the_best_are_not_pushed_and_equal_rewards_push_nothing(name, evaluate):
+    log_probs = np.log([0.3, 0.3, 0.2, 0.1])
+    copied = evaluate(METHODS[name].loss, make_group(log_probs, [1.0, 1.0, 0.5, 0.0]))[1]
+    assert (copied[:2] == [1, 0]).all()
+    assert copied[3] < 0
+    loss, weights = evaluate(METHODS[name].loss, make_group(log_probs, np.ones(4)))
+    np.testing.assert_allclose(loss, -log_probs[0], rtol=1e-15)
+    np.testing.assert_array_equal(weights, [1, 0, 0, 0])
+
+
+def test_only_the_first_of_equally_bad_responses_is_the_worst(evaluate):
+    group = make_group(np.log([0.3, 0.3, 0.2, 0.1]), [1.0, 0.0, 0.5, 0.0])
+    weights = evaluate(METHODS["best_of_n_minus_worst"].loss, group)[1]
+    np.testing.assert_allclose(weights, [1, -0.1, 0, 0])
+
+
+@pytest.mark.parametrize("name", BEST_MINUS)
+@pytest.mark.parametrize("floor", [0.0, -1.0])
+def test_no_response_is_pushed_below_the_floor(name, floor, evaluate):
+    reference = np.log([0.25, 0.25, 0.25])
+    for ratio, pushed in (floor + 0.1, True), (floor, False), (floor - 0.1, False):
+        log_probs = reference + np.array([0, ratio, ratio])
+        group = make_group(log_probs, [1.0, 0.0, 0.0], reference_log_probs=reference)
+        weights = evaluate(METHODS[name].loss, group, floor=floor)[1]
+        assert weights[0] == 1
+        assert (weights[1] < 0) == pushed
+        assert (weights[2] < 0) == (pushed and name != "best_of_n_minus_worst")
+
+
+def test_unlikelihood_stays_finite_for_a_bad_response_that_is_certain(evaluate):
+    for certain in (0.0, -1e-300, -1e-17):
+        group = make_group([-50.0, certain], [1.0, 0.0])
+        loss, weights = evaluate(METHODS["unlikelihood"].loss, group)
+        assert np.isfinite(loss)
+        assert np.isfinite(weights).all()
