@@ -1,6 +1,17 @@
-"""Policies: pairs of pure functions over a pytree of parameters."""
+"""Policies: pure functions over a pytree of parameters."""
 
-from bandits.policies.base import Policy
-from bandits.policies.tabular import tabular_softmax
+from bandits.policies.base import Params, Policy, distill
+from bandits.policies.categorical import context_network, log_linear, tabular_softmax
+from bandits.policies.sequences import all_sequences, causal_transformer, product_of_tokens
 
-__all__ = ["Policy", "tabular_softmax"]
+__all__ = [
+    "Params",
+    "Policy",
+    "all_sequences",
+    "causal_transformer",
+    "context_network",
+    "distill",
+    "log_linear",
+    "product_of_tokens",
+    "tabular_softmax",
+]

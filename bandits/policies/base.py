@@ -1,19 +1,62 @@
-"""The contract: what a policy is."""
+"""The contract: what a policy is, and how it is brought to a reference."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import chex
-from jaxtyping import Array, Float
+import jax
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from theory import distributions
+
+Params = Any
+"""A pytree of arrays."""
 
 
 class Policy(NamedTuple):
-    """Two pure functions over a pytree of parameters, in the manner of an optax transformation.
+    """Pure functions over a pytree of parameters, in the manner of an optax transformation.
+
+    A response is an arm (an integer) or a sequence of tokens ``[L]``; a context is what the policy
+    is conditioned on, ``None`` where it is not.
 
     Attributes:
-      init: log-probabilities ``[K]`` to start from -> parameters that give exactly those.
-      log_probs: parameters -> log-probabilities ``[K]`` of the whole response space.
+      init: (log_probs, key) -> parameters. With log-probabilities ``[K]`` the policy is exactly
+        those on every context (for sequences they are each token's law); with None it is random.
+      log_probs: (parameters, context) -> log-probabilities ``[K]`` of the whole response space, in
+        the order of `sequences.all_sequences` where responses are sequences. For small spaces.
+      log_prob: (parameters, context, responses ``[C, ...]``) -> their log-probabilities ``[C]``.
+      sample: (parameters, key, context, C) -> responses ``[C, ...]``, independent draws.
     """
 
-    init: Callable[[Float[Array, " K"]], chex.ArrayTree]
-    log_probs: Callable[[chex.ArrayTree], Float[Array, " K"]]
+    init: Callable[..., Params]
+    log_probs: Callable[..., Float[Array, " K"]]
+    log_prob: Callable[[Params, Any, Array], Float[Array, " C"]]
+    sample: Callable[[Params, PRNGKeyArray, Any, int], Array]
+
+
+def distill(
+    policy: Policy,
+    params: Params,
+    contexts: Float[Array, "n d"],
+    log_probs: Float[Array, " K"],
+    *,
+    learning_rate: float = 1e-2,
+    steps: int = 100,
+) -> Params:
+    """Parameters moved to a reference by the mean reverse KL(π‖π_ref) over the contexts, with Adam.
+
+    The defaults are those of the published bandit, whose policies start this way.
+    """
+    optimizer = optax.adam(learning_rate)
+
+    def divergence(params: Params) -> Float[Array, ""]:
+        of_contexts = jax.vmap(policy.log_probs, in_axes=(None, 0))(params, contexts)
+        return distributions.kl_divergence(of_contexts, log_probs).mean()
+
+    def step(carry: tuple[Params, optax.OptState], _: None) -> tuple[Any, None]:
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(divergence)(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
+    return params

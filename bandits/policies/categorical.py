@@ -1,0 +1,102 @@
+"""Policies over K arms: a table, a log-linear model on features, a network on the context."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from bandits import sampling
+from bandits.policies.base import Params, Policy
+from bandits.policies.network import Dense, apply_dense, init_layers, layer_norm
+from theory.checks import InvalidInput
+
+LogProbs = Callable[..., Float[Array, " K"]]
+
+
+def tabular_softmax(num_arms: int | None = None) -> Policy:
+    """A policy log p = θ − logsumexp(θ), whose parameters are the logits θ ``[K]``.
+
+    They start at log p, where ``-inf`` excludes an arm, or at random (``num_arms`` is needed then):
+    standard normal.
+    """
+
+    def init(
+        log_probs: Float[Array, " K"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " K"]:
+        if log_probs is not None:
+            return log_probs
+        if num_arms is None or key is None:
+            raise InvalidInput("a table starts at log_probs, or at random with num_arms and a key")
+        return jax.random.normal(key, (num_arms,))
+
+    return _over_arms(init, lambda logits, context=None: jax.nn.log_softmax(logits))
+
+
+def log_linear(
+    features: Float[Array, "K F"], base_log_probs: Float[Array, " K"] | None = None
+) -> Policy:
+    """A policy p(a) ∝ p_0(a) exp(φ(a)·θ): arms that share features φ move together.
+
+    Its parameters θ ``[F]`` start at 0, where p = p_0 (``base_log_probs``, uniform by default), or
+    at random: standard normal.
+    """
+    chex.assert_rank(features, 2)
+    base = jnp.zeros(len(features)) if base_log_probs is None else base_log_probs
+    chex.assert_equal_shape_prefix([features, base], 1)
+
+    def init(
+        log_probs: Float[Array, " K"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " F"]:
+        if log_probs is not None:
+            raise InvalidInput("log_linear starts at its base; give base_log_probs instead")
+        size = features.shape[1]
+        return jnp.zeros(size) if key is None else jax.random.normal(key, (size,))
+
+    return _over_arms(init, lambda theta, context=None: jax.nn.log_softmax(base + features @ theta))
+
+
+def context_network(
+    num_arms: int, context_size: int, widths: Sequence[int] = (50, 256, 256)
+) -> Policy:
+    """A multilayer perceptron on the context: the published bandit's policy.
+
+    context ``[d]`` → dense, LayerNorm, ReLU → dense, ReLU → … → K logits. Weights and biases start
+    uniform in ±1/√(inputs). To start at given log-probabilities exactly, the last layer's weights
+    are 0 and its bias is those.
+    """
+    sizes = (context_size, *widths, num_arms)
+
+    def init(
+        log_probs: Float[Array, " K"] | None = None, key: PRNGKeyArray | None = None
+    ) -> list[Dense]:
+        if key is None:
+            raise InvalidInput("a network starts at random; give a key")
+        layers = init_layers(key, list(itertools.pairwise(sizes)))
+        if log_probs is not None:
+            layers[-1] = Dense(jnp.zeros_like(layers[-1].kernel), jnp.asarray(log_probs, float))
+        return layers
+
+    def log_probs(layers: list[Dense], context: Float[Array, " d"]) -> Float[Array, " K"]:
+        first, *hidden, last = layers
+        x = jax.nn.relu(layer_norm(apply_dense(first, context)))
+        for layer in hidden:
+            x = jax.nn.relu(apply_dense(layer, x))
+        return jax.nn.log_softmax(apply_dense(last, x))
+
+    return _over_arms(init, log_probs)
+
+
+def _over_arms(init: Callable[..., Params], log_probs: LogProbs) -> Policy:
+    """The policy whose responses are arms, from the log-probabilities of all of them."""
+
+    def log_prob(params: Params, context: Any, arms: Int[Array, " C"]) -> Float[Array, " C"]:
+        return log_probs(params, context)[arms]
+
+    def sample(params: Params, key: PRNGKeyArray, context: Any, count: int) -> Int[Array, " C"]:
+        return sampling.sample_categorical(key, log_probs(params, context), count)
+
+    return Policy(init, log_probs, log_prob, sample)

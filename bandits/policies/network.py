@@ -1,0 +1,41 @@
+"""The layer that neural policies are made of."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class Dense(NamedTuple):
+    """An affine map x → x kernel + bias: kernel ``[inputs, outputs]``, bias ``[outputs]``."""
+
+    kernel: Float[Array, "inputs outputs"]
+    bias: Float[Array, " outputs"]
+
+
+def init_layers(key: PRNGKeyArray, shapes: Sequence[tuple[int, int]]) -> list[Dense]:
+    """Layers of the given (inputs, outputs), weights and biases uniform in ±1/√inputs.
+
+    All numbers come from one draw: a draw a layer multiplies the compile time.
+    """
+    sizes = [(inputs + 1) * outputs for inputs, outputs in shapes]
+    numbers = jax.random.uniform(key, (sum(sizes),), minval=-1.0, maxval=1.0)
+    parts = jnp.split(numbers, np.cumsum(sizes)[:-1])
+    layers = [
+        part.reshape(inputs + 1, outputs) * inputs**-0.5
+        for part, (inputs, outputs) in zip(parts, shapes, strict=True)
+    ]
+    return [Dense(kernel=layer[:-1], bias=layer[-1]) for layer in layers]
+
+
+def apply_dense(layer: Dense, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+    """X kernel + bias."""
+    return x @ layer.kernel + layer.bias
+
+
+def layer_norm(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+    """Mean 0 and variance 1 over the last axis, without gain or bias."""
+    return jax.nn.standardize(jnp.asarray(x), epsilon=1e-5)
