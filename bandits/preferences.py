@@ -1,0 +1,181 @@
+"""Preference data: which responses it covers (C2), and how their pairs are labelled."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from bandits.losses.responses import normalize_preferences
+from theory import checks
+from theory.checks import InvalidInput
+
+Scheme = Literal["all", "best_worst", "random"]
+SCHEMES: tuple[Scheme, ...] = ("all", "best_worst", "random")
+
+
+def preference_probabilities(
+    rewards: Float[Array, " C"], temperature: ArrayLike = 0.0, label_noise: ArrayLike = 0.0
+) -> Float[Array, "C C"]:
+    """P(i ≻ j) of a labeller, [i, j]: Bradley–Terry, or deterministic at temperature 0.
+
+    P = (1 − ε) B + ε (1 − B), B = σ((r_i − r_j)/τ), whose limit at τ = 0 is 1, ½ or 0. Rows and
+    columns sum to P_ij + P_ji = 1.
+
+    Args:
+      rewards: finite.
+      temperature: τ >= 0, in units of the reward: noise of the labeller's taste.
+      label_noise: ε from 0 to 1, the probability that a label is flipped.
+
+    Raises InvalidInput for values out of range.
+    """
+    checks.require_finite("rewards", rewards)
+    checks.require_finite("temperature", temperature)
+    checks.require_nonnegative("temperature", temperature)
+    checks.require_probability("label_noise", label_noise)
+    gaps = jnp.asarray(rewards)[:, None] - jnp.asarray(rewards)[None, :]
+    noiseless = 0.5 * (1.0 + jnp.sign(gaps))
+    soft = jnp.asarray(temperature) > 0
+    bradley_terry = jax.nn.sigmoid(gaps / jnp.where(soft, temperature, 1.0))
+    probabilities = jnp.where(soft, bradley_terry, noiseless)
+    noise = jnp.asarray(label_noise)
+    return (1.0 - noise) * probabilities + noise * (1.0 - probabilities)
+
+
+def label_pairs(
+    key: PRNGKeyArray,
+    rewards: Float[Array, " C"],
+    scheme: Scheme = "all",
+    *,
+    num_pairs: int = 1,
+    temperature: ArrayLike = 0.0,
+    label_noise: ArrayLike = 0.0,
+    least_gap: ArrayLike = 0.0,
+) -> Float[Array, "C C"]:
+    """Labels for pairs of C responses: the weight of "row preferred to column", with sum 1.
+
+    Responses with equal rewards are not told apart: their pairs are left out.
+
+    Args:
+      key: of the labels and the choice of pairs.
+      rewards: what the labeller judges by.
+      scheme: ``all`` pairs, the ``best_worst`` pair, or ``num_pairs`` at ``random``, without
+        repeats.
+      num_pairs: with ``random``, from 1 to C (C − 1)/2.
+      temperature: of the labeller, as in `preference_probabilities`.
+      label_noise: probability that a label is flipped.
+      least_gap: pairs whose rewards differ by less are left out, >= 0.
+
+    Returns:
+      All zero where no pair is left.
+
+    Raises:
+      InvalidInput: fewer than two responses, an unknown scheme, or values out of range.
+    """
+    checks.require_known("scheme", scheme, SCHEMES)
+    checks.require_nonnegative("least_gap", least_gap)
+    rewards = jnp.asarray(rewards)
+    count = rewards.shape[-1]
+    if count < 2:
+        raise InvalidInput(f"rewards holds {count} response; a pair needs at least 2")
+    label_key, choice_key = jax.random.split(key)
+    probabilities = preference_probabilities(rewards, temperature, label_noise)
+    wins = jnp.triu(jax.random.uniform(label_key, (count, count)) < probabilities, k=1)
+    upper = jnp.triu(jnp.ones((count, count), bool), k=1)
+    gaps = jnp.abs(rewards[:, None] - rewards[None, :])
+    chosen = upper & (gaps > 0) & (gaps >= least_gap)
+    chosen &= _choose(choice_key, rewards, scheme, num_pairs)
+    return normalize_preferences(((chosen & wins) | (chosen & ~wins).T).astype(rewards.dtype))
+
+
+def tempered(log_probs: Float[Array, " K"], temperature: ArrayLike) -> Float[Array, " K"]:
+    """π^(1/τ)/Z: flatter than π for τ > 1, sharper below. Raises InvalidInput for τ <= 0."""
+    checks.require_positive("temperature", temperature)
+    return jax.nn.log_softmax(jnp.asarray(log_probs) / temperature)
+
+
+def truncated(
+    log_probs: Float[Array, " K"], first: ArrayLike = 0, last: ArrayLike | None = None
+) -> Float[Array, " K"]:
+    """π on the arms from ``first`` to ``last`` (inclusive; by default the end), renormalised.
+
+    Raises InvalidInput if π has no mass there.
+    """
+    log_probs = jnp.asarray(log_probs)
+    arms = jnp.arange(log_probs.size)
+    kept = (arms >= first) & (arms <= (log_probs.size - 1 if last is None else last))
+    return _renormalised(jnp.where(kept, log_probs, -jnp.inf), f"the arms {first} to {last}")
+
+
+def shifted(log_probs: Float[Array, " K"], arms: ArrayLike) -> Float[Array, " K"]:
+    """π moved by a number of arms (to higher ones if > 0); what leaves the space is lost.
+
+    Raises InvalidInput for a shift that leaves no mass.
+    """
+    log_probs = jnp.asarray(log_probs)
+    source = jnp.arange(log_probs.size) - jnp.asarray(arms)
+    inside = (source >= 0) & (source < log_probs.size)
+    moved = jnp.where(inside, log_probs[jnp.clip(source, 0, log_probs.size - 1)], -jnp.inf)
+    return _renormalised(moved, f"a shift by {arms} arms")
+
+
+def covering_fraction(
+    key: PRNGKeyArray, log_probs: Float[Array, " K"], fraction: ArrayLike
+) -> Float[Array, " K"]:
+    """π on a random fraction of its arms, each as likely to be among them, renormalised.
+
+    ⌈fraction · n⌉ of the n arms with mass, so at least one.
+
+    Raises InvalidInput for a fraction that is not in (0, 1]: 0 leaves no data.
+    """
+    checks.require_positive("fraction", fraction)
+    checks.require_probability("fraction", fraction)
+    log_probs = jnp.asarray(log_probs)
+    held = jnp.isfinite(log_probs)
+    draws = jnp.where(held, jax.random.uniform(key, log_probs.shape), jnp.inf)
+    rank = jnp.argsort(jnp.argsort(draws))
+    # The tolerance keeps 0.3 of 10 arms at 3.
+    count = jnp.maximum(jnp.ceil(jnp.asarray(fraction) * jnp.sum(held) - 1e-4), 1)
+    return jax.nn.log_softmax(jnp.where(held & (rank < count), log_probs, -jnp.inf))
+
+
+def covered_mass(
+    reference_log_probs: Float[Array, "*batch K"], data_log_probs: Float[Array, "*batch K"]
+) -> Float[Array, "*batch"]:
+    """C2 in plain units: the mass of the reference on arms that the data's law can draw."""
+    covered = data_log_probs > -jnp.inf
+    return jnp.sum(jnp.where(covered, jnp.exp(reference_log_probs), 0.0), axis=-1)
+
+
+def count_preferences(
+    arms: Int[Array, " C"], preferences: Float[Array, "C C"], num_arms: int
+) -> Float[Array, "K K"]:
+    """The labels of a group as a table over arms: [a, b] is the weight of "a preferred to b"."""
+    one_hot = jax.nn.one_hot(arms, num_arms, dtype=preferences.dtype)
+    return one_hot.T @ preferences @ one_hot
+
+
+def _choose(
+    key: PRNGKeyArray, rewards: Float[Array, " C"], scheme: Scheme, num_pairs: int
+) -> Array:
+    """The pairs of the upper triangle that a scheme labels, ``[C, C]``."""
+    count = rewards.shape[-1]
+    if scheme == "all":
+        return jnp.ones((count, count), bool)
+    if scheme == "best_worst":
+        best, worst = jnp.argmax(rewards), jnp.argmin(rewards)
+        low, high = jnp.minimum(best, worst), jnp.maximum(best, worst)
+        return jnp.zeros((count, count), bool).at[low, high].set(True)
+    most = count * (count - 1) // 2
+    if not 1 <= num_pairs <= most:
+        raise InvalidInput(f"num_pairs is {num_pairs}; {count} responses make 1 to {most} pairs")
+    rows, columns = jnp.triu_indices(count, k=1)
+    picked = jax.random.permutation(key, most)[:num_pairs]
+    return jnp.zeros((count, count), bool).at[rows[picked], columns[picked]].set(True)
+
+
+def _renormalised(log_probs: Float[Array, " K"], what: str) -> Float[Array, " K"]:
+    if not isinstance(log_probs, jax.core.Tracer) and not jnp.isfinite(log_probs).any():
+        raise InvalidInput(f"{what} leaves no data: the reference has no mass there")
+    return jax.nn.log_softmax(log_probs)
