@@ -1,0 +1,403 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import stats
+
+from bandits.losses import METHODS, switch
+from bandits.policies import context_network, tabular_softmax
+from bandits.preferences import label_pairs
+from bandits.training import DIVERGED_AT, Schedule, from_dataset, on_policy, train
+from theory.checks import InvalidInput
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+KEY = jax.random.key(20240414)
+POLICY = tabular_softmax(5)
+START = np.log([0.3, 0.3, 0.2, 0.1, 0.1])
+ELSEWHERE = np.log([0.1, 0.1, 0.1, 0.2, 0.5])
+REWARDS = np.array([0.0, 0.2, 1.0, 0.5, 0.7])
+SGD = optax.sgd(0.3)
+# B = 8 responses an iteration in minibatches of 4, two to a prompt: the third iteration is cut.
+SCHEDULE = Schedule(steps=10, group=2, minibatch=4, batch=8, passes=2)
+ENDS = np.array([0, -1])
+LEARNERS = {name: m for name, m in METHODS.items() if not m.whole_space}
+
+
+def collector(schedule, rewards=REWARDS, label=None):
+    return on_policy(
+        POLICY,
+        None,
+        lambda context, arms: jnp.asarray(rewards)[arms],
+        schedule,
+        reference_log_prob=lambda context, arms: jnp.asarray(START)[arms],
+        label=label,
+    )
+
+
+def evaluate(params):
+    return {"logits": params, "reward": jnp.exp(POLICY.log_probs(params)) @ jnp.asarray(REWARDS)}
+
+
+def trained(key, schedule, loss=METHODS["dpo"].loss, optimizer=SGD, collect=None, **options):
+    collect = collector(schedule) if collect is None else collect
+    return train(
+        key, POLICY, jnp.asarray(START), loss, collect, schedule, optimizer, evaluate, **options
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("schedule", "method"))
+def learn(key, schedule=SCHEDULE, method="dpo", behaviour=None):
+    record = range(schedule.steps + 1)
+    loss = METHODS[method].loss
+    return trained(key, schedule, loss, record=record, behaviour=behaviour)
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def learn_traced(key, batch, passes, steps=10):
+    return trained(key, Schedule(steps, 2, 4, batch, passes, most_batch=12))
+
+
+# Algorithm 1
+
+
+def reference_algorithm(key, schedule, method):
+    """Nested loops: iterations, minibatches drawn, passes, minibatches learnt from."""
+    s, loss, collect = schedule, METHODS[method].bind(), jax.jit(collector(schedule))
+    params, baseline, history = jnp.asarray(START), None, [START]
+    slots = s.batch // s.minibatch
+
+    def minibatch_loss(params, minibatch, baseline):
+        total = 0.0
+        for p in range(s.minibatch // s.group):
+            group = jax.tree.map(lambda leaf, p=p: leaf[p], minibatch.groups)
+            log_probs = params[minibatch.responses[p]] - jax.nn.logsumexp(params)
+            total += loss(dataclasses.replace(group, log_probs=log_probs, baseline=baseline))
+        return total / (s.minibatch // s.group)
+
+    gradient = jax.jit(jax.grad(minibatch_loss))
+    for iteration in range(s.steps):
+        batch = [
+            collect(params, jax.random.fold_in(jax.random.fold_in(key, iteration), number), number)
+            for number in range(slots)
+        ]
+        for _ in range(s.passes):
+            for minibatch in batch:
+                mean = minibatch.groups.rewards.mean()
+                baseline = mean if baseline is None else 0.9 * baseline + 0.1 * mean
+                params = params - 0.3 * gradient(params, minibatch, baseline)
+                history.append(params)
+                if len(history) > s.steps:
+                    return np.array(history)
+    return None
+
+
+@pytest.mark.parametrize("method", ["best_of_n", "ppo", "dpo"])
+def test_training_is_algorithm_1_written_as_nested_loops(method):
+    expected = reference_algorithm(KEY, SCHEDULE, method)
+    found = learn(KEY, method=method)["logits"]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_training_is_reproducible_and_another_key_gives_another_run():
+    first, again, other = learn(KEY), learn(KEY), learn(jax.random.key(1))
+    np.testing.assert_array_equal(first["logits"], again["logits"])
+    assert np.abs(first["logits"] - other["logits"])[-1].max() > 1e-3
+    assert first[DIVERGED_AT] == -1
+
+
+def test_a_run_is_the_same_alone_and_in_a_sweep_over_seeds():
+    keys = jax.random.split(KEY, 4)
+    swept = jax.vmap(learn)(keys)
+    for i, key in enumerate(keys):
+        jax.tree.map(
+            lambda found, expected, i=i: np.testing.assert_allclose(found[i], expected, rtol=1e-12),
+            swept,
+            learn(key),
+        )
+
+
+BATCHES, PASSES = np.array([4, 8, 12]), np.array([1, 2, 10])
+
+
+def test_batch_and_passes_sweep_as_static_ones_do():
+    swept = jax.vmap(learn_traced, (None, 0, 0))(KEY, BATCHES, PASSES)["logits"]
+    for found, batch, passes in zip(swept, BATCHES, PASSES, strict=True):
+        schedule = Schedule(10, 2, 4, int(batch), int(passes), most_batch=12)
+        np.testing.assert_allclose(found, learn(KEY, schedule)["logits"][ENDS], rtol=1e-12)
+    assert np.unique(np.asarray(swept)[:, 1].round(9), axis=0).shape == (3, 5)
+
+
+def test_the_size_of_the_store_does_not_change_the_run():
+    small, large = Schedule(10, 2, 4, 8, 1), Schedule(10, 2, 4, 8, 1, most_batch=12)
+    np.testing.assert_allclose(learn(KEY, large)["logits"], learn(KEY, small)["logits"], rtol=1e-12)
+
+
+def test_passes_may_be_any_number_that_lasts():
+    runs = [learn(KEY, Schedule(10, 2, 4, 12, passes))["logits"] for passes in (10, 10**9)]
+    np.testing.assert_allclose(runs[1], runs[0], rtol=1e-12)
+
+
+def test_the_methods_learn_without_nan():
+    losses = [method.bind() for method in LEARNERS.values()]
+    schedule = Schedule(steps=60, group=4, minibatch=16, batch=32, passes=2)
+
+    @jax.jit
+    @jax.vmap
+    def run(index):
+        loss = switch(index, losses)
+        return trained(KEY, schedule, loss, optax.adam(3e-2), record=range(61))
+
+    runs = run(np.arange(len(losses)))
+    assert (runs[DIVERGED_AT] == -1).all()
+    assert np.isfinite(runs["logits"]).all()
+    gained = dict(zip(LEARNERS, runs["reward"][:, -1] - runs["reward"][:, 0], strict=True))
+    assert min(gained[name] for name in gained if name != "supervised") > 0.1
+
+
+# What is collected
+
+
+@jax.jit
+def collect_often(behaviour):
+    collect = collector(SCHEDULE)
+    return jax.vmap(lambda key: collect(behaviour, key, 0))(jax.random.split(KEY, 5000))
+
+
+def test_a_minibatch_holds_the_behaviours_responses_and_what_is_said_of_them():
+    minibatch = collect_often(ELSEWHERE)
+    arms, groups = np.asarray(minibatch.responses), minibatch.groups
+    assert arms.shape == (5000, 2, 2)
+    assert minibatch.contexts is None
+    drawn = np.bincount(arms.ravel(), minlength=5)
+    assert stats.chisquare(drawn, arms.size * np.exp(ELSEWHERE)).pvalue > 1e-3
+    pairs = np.bincount((arms @ [5, 1]).ravel(), minlength=25)
+    law = np.exp(ELSEWHERE[:, None] + ELSEWHERE).ravel()
+    assert stats.chisquare(pairs, 10_000 * law).pvalue > 1e-3
+    for found, law in (
+        (groups.log_probs, ELSEWHERE),
+        (groups.behaviour_log_probs, ELSEWHERE),
+        (groups.reference_log_probs, START),
+        (groups.rewards, REWARDS),
+    ):
+        np.testing.assert_allclose(found, law[arms], rtol=1e-12)
+    np.testing.assert_array_equal(groups.shares, 0.5)
+    wins = REWARDS[arms][..., :, None] > REWARDS[arms][..., None, :]
+    np.testing.assert_array_equal(groups.preferences, wins)
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_prompts_are_taken_all_in_order_or_some_without_repeats(count):
+    policy, prompts = context_network(4, 2, widths=(3,)), jnp.arange(6.0).reshape(3, 2)
+    params = policy.init(key=KEY)
+    collect = on_policy(
+        policy,
+        prompts,
+        lambda context, arms: context[0] + arms,
+        Schedule(1, 2, 2 * count, 2 * count),
+        reference_log_prob=lambda context, arms: context[1] * arms,
+    )
+    minibatches = jax.jit(jax.vmap(lambda key: collect(params, key, 0)))(jax.random.split(KEY, 300))
+    contexts, arms = np.asarray(minibatches.contexts), minibatches.responses
+    groups = minibatches.groups
+    assert arms.shape == (300, count, 2)
+    np.testing.assert_array_equal(groups.rewards, contexts[..., :1] + arms)
+    np.testing.assert_array_equal(groups.reference_log_probs, contexts[..., 1:] * arms)
+    laws = jax.vmap(policy.log_probs, (None, 0))(params, prompts)
+    places = (contexts[..., 0] // 2).astype(int)
+    np.testing.assert_allclose(groups.log_probs, laws[places[..., None], arms], rtol=1e-9)
+    if count == 3:
+        np.testing.assert_array_equal(contexts, np.tile(prompts, (300, 1, 1)))
+    else:
+        counts = np.bincount(places.ravel(), minlength=3)
+        assert np.ptp(counts) < 4 * np.sqrt(2 * counts.sum() / 3)
+    if count < 3:
+        assert (places[:, 0] != places[:, 1]).all()
+
+
+def test_prompts_may_be_numpy_arrays():
+    prompts = np.arange(6.0).reshape(3, 2)
+    zeros = on_policy(
+        POLICY,
+        prompts,
+        lambda context, arms: context[0] + arms,
+        SCHEDULE,
+        reference_log_prob=lambda context, arms: jnp.zeros(2),
+    )
+    minibatch = jax.jit(zeros)(START, KEY, 0)
+    assert np.isin(minibatch.contexts, prompts).all()
+
+
+def test_the_learned_reward_takes_the_place_of_the_true_one():
+    reversed_reward = collector(SCHEDULE, rewards=1 - REWARDS)
+    loss = METHODS["ppo"].bind(prompt_baseline=1.0)
+    run = jax.jit(lambda: trained(KEY, SCHEDULE, loss, collect=reversed_reward))()
+    assert run["reward"][-1] < run["reward"][0] - 1e-3
+    assert learn(KEY)["reward"][-1] > run["reward"][0] + 1e-3
+
+
+def test_labels_are_those_of_the_function_given():
+    """Labels that are always flipped are those of the reward turned around."""
+
+    @functools.partial(jax.jit, static_argnames="sign")
+    def run(noise, sign=1):
+        label = functools.partial(label_pairs, label_noise=noise)
+        return trained(KEY, SCHEDULE, collect=collector(SCHEDULE, sign * REWARDS, label))["logits"]
+
+    clean = learn(KEY)["logits"][ENDS]
+    np.testing.assert_allclose(run(0.0), clean, rtol=1e-12)
+    np.testing.assert_allclose(run(1.0), run(0.0, sign=-1), rtol=1e-12)
+    assert np.abs(run(0.5) - clean)[-1].max() > 1e-3
+
+
+# Offline
+
+
+def collected(behaviour, batch, schedule):
+    collect = collector(schedule)
+    parts = [
+        collect(behaviour, jax.random.fold_in(jax.random.fold_in(KEY, 0), number), number)
+        for number in range(batch // schedule.minibatch)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+@pytest.mark.parametrize("passes", [1, 10])
+def test_a_loop_that_never_collects_again_is_offline_training(passes):
+    forever = dataclasses.replace(SCHEDULE, passes=10)
+    expected = learn(KEY, forever, behaviour=ELSEWHERE)["logits"]
+    schedule = dataclasses.replace(SCHEDULE, passes=passes)
+    collect = from_dataset(collected(ELSEWHERE, 8, SCHEDULE), schedule)
+    found = jax.jit(lambda: trained(jax.random.key(7), schedule, collect=collect))()["logits"]
+    np.testing.assert_allclose(found, expected[ENDS], rtol=1e-12)
+    assert np.abs(expected[-1] - learn(KEY)["logits"][-1]).max() > 1e-3
+
+
+def test_a_dataset_is_read_in_order():
+    dataset = collected(START, 12, SCHEDULE)
+    collect = from_dataset(dataset, Schedule(1, 2, 4, 12))
+    for number in range(3):
+        minibatch = collect(None, None, number)
+        expected = dataset.responses[2 * number : 2 * number + 2]
+        np.testing.assert_array_equal(minibatch.responses, expected)
+        np.testing.assert_array_equal(minibatch.groups.rewards, REWARDS[expected])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (Schedule(1, 4, 4, 8), "group is 4; the dataset has 2 a prompt"),
+        (Schedule(1, 2, 4, 12), "batch is 12; the dataset holds 8 responses"),
+        (Schedule(1, 2, 4, 8, most_batch=16), "batch is 16; the dataset holds 8"),
+    ],
+)
+def test_a_dataset_that_does_not_fit_is_refused(schedule, message):
+    with pytest.raises(InvalidInput, match=message):
+        from_dataset(collected(START, 8, SCHEDULE), schedule)
+
+
+# Records and divergence
+
+
+def test_records_do_not_change_the_run():
+    every = learn(KEY)
+    for record in ((0, 3, 4, 10), np.array([5])):
+        run = jax.jit(functools.partial(trained, schedule=SCHEDULE, record=record))(KEY)
+        np.testing.assert_allclose(run["logits"], every["logits"][np.array(record)], rtol=1e-12)
+
+
+@functools.cache
+def runs_that_diverge():
+    """The first does not."""
+    ipo = METHODS["ipo"].bind()
+
+    @jax.vmap
+    def run(learning_rate):
+        return trained(KEY, SCHEDULE, ipo, optax.sgd(learning_rate), record=range(11))
+
+    return jax.tree.map(np.asarray, jax.jit(run)(np.array([1e-3, 1e160, 1e300])))
+
+
+@pytest.mark.parametrize("run", [1, 2])
+@pytest.mark.parametrize("name", ["logits", "reward"])
+def test_a_run_that_diverges_says_when_and_is_nan_after_and_finite_before(run, name):
+    diverged_at = runs_that_diverge()[DIVERGED_AT][run]
+    records = runs_that_diverge()[name][run]
+    assert 0 < diverged_at < 10
+    assert np.isnan(records[diverged_at + 1 :]).all()
+    assert np.isfinite(records[:diverged_at]).all()
+
+
+def test_a_run_beside_one_that_diverges_is_not_touched():
+    assert runs_that_diverge()[DIVERGED_AT][0] == -1
+    assert np.isfinite(runs_that_diverge()["logits"][0]).all()
+
+
+def test_an_integer_record_survives_divergence():
+    def count(params):
+        return {"best": jnp.argmax(params), "top": jnp.max(params)}
+
+    loss = METHODS["ipo"].bind()
+    run = jax.jit(
+        lambda: train(
+            KEY, POLICY, jnp.asarray(START), loss, collector(SCHEDULE), SCHEDULE,
+            optax.sgd(1e300), count,
+        )
+    )()  # fmt: skip
+    assert np.issubdtype(run["best"].dtype, np.integer)
+    assert np.isnan(run["top"][-1])
+
+
+@pytest.mark.parametrize(
+    "record", [[], [3, 2], [1, 1], [-1, 2], [0, 11], [0.5, 1.0], [[0, 1], [2, 3]]]
+)
+def test_records_that_are_no_steps_are_refused(record):
+    with pytest.raises(InvalidInput, match="give increasing whole numbers from 0 to 10"):
+        trained(KEY, SCHEDULE, record=record)
+
+
+# The schedule
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"group": 16, "minibatch": 16}, "batch is 8; a group alone has 16 responses"),
+        ({"group": 3}, "minibatch is 4; it must be a multiple of group, 3"),
+        ({"batch": 6}, "batch is 6; it must be a multiple of minibatch, 4"),
+        ({"passes": 0}, "passes is 0; .* at least 1"),
+        ({"passes": 1.5}, "passes is 1.5; it must be a whole number"),
+        ({"passes": -2}, "passes is -2"),
+        ({"batch": 8.0}, "batch is 8.0; it must be a whole number"),
+        ({"batch": 0}, "batch is 0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 2.5}, "steps is 2.5"),
+        ({"group": 0}, "group is 0"),
+        ({"minibatch": 0}, "minibatch is 0"),
+        ({"most_batch": 4}, "batch is 8; most_batch allows 4"),
+        ({"most_batch": 10}, "most_batch is 10; it must be a multiple of minibatch"),
+        ({"most_batch": 8.0}, "most_batch is 8.0; it must be a whole number"),
+        ({"batch": np.array([4, 6])}, "batch is 6"),
+    ],
+)
+def test_numbers_that_do_not_fit_together_are_refused(changes, message):
+    schedule = dataclasses.replace(SCHEDULE, **changes)
+    with pytest.raises(InvalidInput, match=message):
+        schedule.check()
+    with pytest.raises(InvalidInput, match=message):
+        trained(KEY, schedule, collect=collector(SCHEDULE))
+
+
+def test_a_traced_batch_needs_its_largest_value():
+    with pytest.raises(InvalidInput, match="batch is traced; give most_batch"):
+        jax.jit(lambda batch: trained(KEY, Schedule(10, 2, 4, batch)))(8)
+
+
+def test_a_schedule_is_a_tree_of_its_traceable_numbers():
+    assert jax.tree.leaves(SCHEDULE) == [8, 2]
+    assert SCHEDULE.slots == 2
+    assert dataclasses.replace(SCHEDULE, most_batch=16).slots == 4
