@@ -4,6 +4,8 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -17,7 +19,7 @@ from bandits.sweeps.grid import Grid, make_grid
 from theory import checks
 
 BLOCK_RUNS = 256
-"""Most runs in one block: enough to fill vector units, few enough to stay in the CPU's cache."""
+"""Most runs in one block by default: it fills vector units and stays in the CPU's cache."""
 
 BLOCK_BYTES = 2**26
 """Arguments and results of one block, at most; a run larger than this is a block of its own."""
@@ -37,6 +39,7 @@ def sweep(
     attributes: Mapping[str, Mapping[str, Any]] | None = None,
     memory_limit: int = 2**30,
     chunk_runs: int | None = None,
+    block_runs: int = BLOCK_RUNS,
     progress: bool | None = None,
 ) -> xr.Dataset:
     """Call ``run`` on every point of a grid and label the results.
@@ -62,6 +65,8 @@ def sweep(
       attributes: attributes of a variable or coordinate, such as ``{"kl": {"units": "nats"}}``.
       memory_limit: bytes of device memory for the blocks in flight; at least one block always is.
       chunk_runs: runs in flight, rounded up to whole blocks; by default, from ``memory_limit``.
+      block_runs: most runs that are executed as one vmapped program; part of what fixes the bits.
+        The default suits runs of a few kilobytes; runs that carry a network are faster in fours.
       progress: whether to show progress; by default on a terminal, for work of over a second.
 
     Returns:
@@ -75,14 +80,13 @@ def sweep(
     checks.require_positive("memory_limit", memory_limit)
     if chunk_runs is not None:
         checks.require_positive("chunk_runs", chunk_runs)
+    checks.require_whole("block_runs", block_runs)
     shared = jax.tree.map(jnp.asarray, dict(fixed or {}))
     grid = make_grid(run, axes, shared)
     results: dict[str, np.ndarray] = {}
     with _Progress(math.prod(grid.shape), progress) as bar:
-        for arguments, place in grid.programs():
-            for runs, values in _run_program(
-                run, arguments, shared, grid, memory_limit, chunk_runs
-            ):
+        for place, program in _compile_ahead(run, shared, grid, block_runs):
+            for runs, values in program.execute(shared, grid, memory_limit, chunk_runs):
                 _store(results, values, runs, place, grid)
                 bar.advance(len(runs))
     dataset = _label(grid, results, dims, coords or {}, attributes or {})
@@ -90,15 +94,66 @@ def sweep(
     return dataset
 
 
-def _run_program(
+@dataclass(frozen=True)
+class _Program:
+    """A compiled block of runs.
+
+    Attributes:
+      execute_block: (numeric arguments of the block, fixed arguments) -> results.
+      block: runs in it.
+      run_bytes: arguments and results of one run.
+    """
+
+    execute_block: Callable[..., dict[str, jax.Array]]
+    block: int
+    run_bytes: int
+
+    def execute(
+        self, fixed: dict[str, Any], grid: Grid, memory_limit: int, chunk_runs: int | None
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Every run, block by block, a chunk of blocks in flight."""
+        total, block = grid.runs_per_program, self.block
+        in_flight = int(chunk_runs or memory_limit // max(self.run_bytes, 1))
+        blocks_in_flight = max(
+            1, math.ceil(in_flight / block) if chunk_runs else in_flight // block
+        )
+        starts = range(0, total, block)
+        for first in range(0, len(starts), blocks_in_flight):
+            chunk = []
+            for start in starts[first : first + blocks_in_flight]:
+                runs = np.arange(start, start + block)
+                arguments = grid.arguments(np.minimum(runs, total - 1))
+                chunk.append((runs, self.execute_block(arguments, fixed)))
+            for runs, values in chunk:
+                kept = runs[runs < total]
+                yield kept, {name: np.asarray(value)[: kept.size] for name, value in values.items()}
+
+
+def _compile_ahead(
+    run: Callable[..., Any], fixed: dict[str, Any], grid: Grid, block_runs: int
+) -> Iterator[tuple[tuple[Any, ...], _Program]]:
+    """Every program with its place in the grid; the next ones compile while one runs."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        waiting = [
+            (place, _start_compiling(pool, run, arguments, fixed, grid, block_runs))
+            for arguments, place in grid.programs()
+        ]
+        try:
+            for place, finish in waiting:
+                yield place, finish()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_compiling(
+    pool: ThreadPoolExecutor,
     run: Callable[..., Any],
     static_arguments: Mapping[str, Any],
     fixed: dict[str, Any],
     grid: Grid,
-    memory_limit: int,
-    chunk_runs: int | None,
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Compile one program and yield its runs block by block, a chunk of blocks in flight."""
+    block_runs: int,
+) -> Callable[[], _Program]:
+    """Trace here, where the caller's settings hold, and compile in the pool."""
 
     def one_run(numeric: dict[str, jax.Array], fixed: dict[str, Any]) -> dict[str, jax.Array]:
         return _as_mapping(run(**numeric, **fixed, **static_arguments))
@@ -107,21 +162,12 @@ def _run_program(
     first_run = {name: values[0] for name, values in grid.arguments(np.arange(1)).items()}
     run_bytes = _bytes(first_run) + _bytes(jax.eval_shape(one_run, first_run, fixed))
     # Equal blocks, so that the last one is not mostly padding.
-    most = max(1, min(BLOCK_RUNS, BLOCK_BYTES // max(run_bytes, 1)))
+    most = max(1, min(block_runs, BLOCK_BYTES // max(run_bytes, 1)))
     block = math.ceil(total / math.ceil(total / most))
-    program = jax.jit(jax.vmap(one_run, in_axes=(0, None), axis_size=block))
-    in_flight = int(chunk_runs or memory_limit // max(run_bytes, 1))
-    blocks_in_flight = max(1, math.ceil(in_flight / block) if chunk_runs else in_flight // block)
-
-    starts = range(0, total, block)
-    for first in range(0, len(starts), blocks_in_flight):
-        chunk = []
-        for start in starts[first : first + blocks_in_flight]:
-            runs = np.arange(start, start + block)
-            chunk.append((runs, program(grid.arguments(np.minimum(runs, total - 1)), fixed)))
-        for runs, values in chunk:
-            kept = runs[runs < total]
-            yield kept, {name: np.asarray(value)[: kept.size] for name, value in values.items()}
+    vmapped = jax.jit(jax.vmap(one_run, in_axes=(0, None), axis_size=block))
+    lowered = vmapped.lower(grid.arguments(np.arange(block) % total), fixed)
+    compiled = pool.submit(lowered.compile)
+    return lambda: _Program(compiled.result(), block, run_bytes)
 
 
 def _store(
