@@ -14,14 +14,18 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "losses",
         "metrics",
         "policies",
+        "preferences",
+        "reward_models",
         "sampling",
         "simulate",
         "sweeps",
+        "training",
     ],
     submod_attrs={
         "descent": ["descend", "log_spaced_steps"],
         "environments": ["CategoricalBandit"],
         "metrics": ["measure"],
         "sweeps": ["static", "sweep"],
+        "training": ["Schedule", "train"],
     },
 )

@@ -20,7 +20,7 @@ from bandits import plotting
 from bandits import simulate as simulation
 from bandits.environments import ENVIRONMENTS
 from bandits.experiments import EXPERIMENTS, Claim, Experiment
-from bandits.files import make_folder, read_vector, whole_files
+from bandits.files import make_folder, read_preferences, read_vector, whole_files
 from bandits.losses import METHODS
 from theory import checks
 
@@ -39,14 +39,21 @@ def list_() -> int:
     for experiment in EXPERIMENTS.values():
         experiments.add_row(experiment.name, experiment.source, experiment.question)
     methods = Table(
-        "method", "loss", "on-policy", "reuses samples", "negative gradient", "source",
-        title="Methods",
+        "method", "loss", "on-policy", "reuses samples", "negative gradient", "hyperparameters",
+        "source", title="Methods",
     )  # fmt: skip
+    family = ""
     for name, method in METHODS.items():
+        if method.family != family:
+            family = method.family
+            methods.add_section()
+            methods.add_row(f"[bold]{family}[/bold]")
         marks = (method.on_policy, method.reuses_samples, method.negative_gradient)
+        defaults = ", ".join(f"{key}={value:g}" for key, value in method.hyperparameters.items())
         methods.add_row(
-            name, method.formula, *("yes" if mark else "no" for mark in marks), method.source
-        )
+            name, method.formula, *("yes" if mark else "no" for mark in marks), defaults,
+            method.source,
+        )  # fmt: skip
     environments = Table("environment", "what", "source", title="Environments")
     for name, entry in ENVIRONMENTS.items():
         environments.add_row(name, (entry.build.__doc__ or "").strip(), entry.source)
@@ -104,11 +111,18 @@ def simulate(
     reference: Annotated[Path, tyro.conf.arg(help="Probabilities to start from, CSV or .npy.")],
     reward: Annotated[Path | None, tyro.conf.arg(help="One reward an arm; or --target.")] = None,
     target: Annotated[Path | None, tyro.conf.arg(help="Probabilities to move to.")] = None,
+    preferences: Annotated[
+        Path | None, tyro.conf.arg(help="Pairs for the offline methods: winner,loser[,count].")
+    ] = None,
     out: OutputFolder = Path("simulation"),
     method: Annotated[
         tuple[str, ...], tyro.conf.arg(help="Methods to run, as `modeseek list` names them.")
     ] = ("forward_kl", "reverse_kl"),
     beta: Annotated[float, tyro.conf.arg(help="Coefficient of the KL penalty, > 0.")] = 0.1,
+    hyperparameter: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(help="Others, as NAME=VALUE: tau=0.05, clip=0.2; `modeseek list` has them."),
+    ] = (),
     learning_rate: Annotated[float, tyro.conf.arg(help="Step size, > 0.")] = 1.0,
     steps: Annotated[int, tyro.conf.arg(help="Gradient steps, at least 1.")] = 1000,
     optimizer: Annotated[str, tyro.conf.arg(help=", ".join(simulation.OPTIMIZERS))] = "sgd",
@@ -121,6 +135,12 @@ def simulate(
     pseudocount: Annotated[
         float, tyro.conf.arg(help="Added to each entry before that, so that none is zero.")
     ] = 0.0,
+    responses: Annotated[int, tyro.conf.arg(help="N, responses to a prompt, at least 2.")] = 10,
+    batch: Annotated[int, tyro.conf.arg(help="Responses collected at a time, a multiple.")] = 100,
+    passes: Annotated[
+        int | None, tyro.conf.arg(help="Passes of on-policy methods over each batch.")
+    ] = None,
+    seed: Annotated[int, tyro.conf.arg(help="Of the samples.")] = 0,
 ) -> int:
     """Run a bandit of your own: its trajectory and a picture.
 
@@ -131,16 +151,24 @@ def simulate(
         name: simulation.to_distribution(name, read_vector(path), normalize, pseudocount)
         for name, path in weights.items()
     }
+    start = distributions["reference"]
+    pairs = read_preferences(preferences, start) if preferences else None
     dataset = simulation.simulate(
-        distributions["reference"],
+        start,
         reward=read_vector(reward) if reward else None,
         target=distributions.get("target"),
+        preferences=pairs,
         beta=beta,
         methods=method,
+        hyperparameters=dict(_assignment(text) for text in hyperparameter),
         learning_rate=learning_rate,
         steps=steps,
         optimizer=optimizer,
         natural_gradient=natural_gradient,
+        responses=responses,
+        batch=batch,
+        passes=passes,
+        seed=seed,
     )
     make_folder(out)
     paths = [out / f"trajectory.{suffix}" for suffix in ("png", "nc", "csv")]
@@ -181,6 +209,16 @@ def _select(names: tuple[str, ...]) -> list[Experiment]:
     for name in names:
         checks.require_known("experiment", name, EXPERIMENTS)
     return [EXPERIMENTS[name] for name in dict.fromkeys(names or EXPERIMENTS)]
+
+
+def _assignment(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise checks.InvalidInput(
+            f"hyperparameter is {text!r}; give NAME=VALUE, such as tau=0.05"
+        ) from None
 
 
 def _claim_table(claimed: list[Claim]) -> Table:

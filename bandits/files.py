@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from theory.checks import InvalidInput
+from theory.checks import InvalidInput, require_known
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,46 @@ def align(values: Vector, name: str, reference: Vector) -> Vector:
             raise InvalidInput(f"{name} has no arm {label!r}, which reference has; they must match")
     order = [place[label] for label in reference.labels]
     return Vector(values.values[order], reference.labels)
+
+
+def read_preferences(path: Path, arms: Vector) -> np.ndarray:
+    """Read pairs, one a line: ``winner,loser`` or ``winner,loser,count``, arms by name or number.
+
+    The first line may be the header ``winner,loser``; a pair that stands there twice counts twice.
+
+    Returns:
+      ``[K, K]``, float64: [a, b] is how often a was preferred to b.
+
+    Raises InvalidInput for a file that cannot be read or holds no pairs, and for a line that is
+    malformed, names an unknown arm, or prefers an arm to itself, with its number.
+    """
+    names = arms.labels or tuple(str(i) for i in range(len(arms.values)))
+    place = {name: i for i, name in enumerate(names)}
+    counts = np.zeros((len(names), len(names)))
+    try:
+        rows = list(_rows(path))
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
+    for i, (number, row) in enumerate(rows):
+        where = f"{path}, line {number}"
+        if not i and [cell.lower() for cell in row[:2]] == ["winner", "loser"]:
+            continue
+        if len(row) not in (2, 3):
+            raise InvalidInput(f"{where}: {len(row)} columns; give winner,loser or with a count")
+        for arm in row[:2]:
+            try:
+                require_known("arm", arm, names)
+            except InvalidInput as error:
+                raise InvalidInput(f"{where}: {error}") from None
+        if row[0] == row[1]:
+            raise InvalidInput(f"{where}: {row[0]!r} is preferred to itself; a pair needs two arms")
+        count = _number(row[2]) if len(row) == 3 else 1.0
+        if count is None or not 0 < count < np.inf:
+            raise InvalidInput(f"{where}: the count is {row[2]!r}; it must be a number > 0")
+        counts[place[row[0]], place[row[1]]] += count
+    if not counts.any():
+        raise InvalidInput(f"{path} holds no preferences; give one pair a line: winner,loser")
+    return counts
 
 
 @contextmanager

@@ -19,6 +19,7 @@ ATTRIBUTES: dict[str, dict[str, str]] = {
     "optimal_mass": {"long_name": "probability of the best arms", "units": "1"},
     "mode_mass": {"long_name": "probability on the target's modes", "units": "1"},
     "modes_held": {"long_name": "target modes held", "units": "1"},
+    "reference_kl": {"long_name": "KL(policy‖reference)", "units": "nats"},
     "log_probs": {"long_name": "policy log-probability", "units": "nats"},
     "step": {"long_name": "gradient steps", "units": "1"},
     "arm": {"long_name": "arm", "units": "1"},

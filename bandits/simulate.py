@@ -1,8 +1,11 @@
-"""A bandit of the user's own: descend each KL from a reference and label the trajectory."""
+"""A bandit of the user's own: train by each method from a reference and label the trajectory."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
@@ -14,9 +17,19 @@ from bandits import plotting
 from bandits.descent import descend, log_spaced_steps
 from bandits.environments import CategoricalBandit, reference_from_probabilities
 from bandits.files import Vector, align
-from bandits.losses import METHODS
+from bandits.losses import DIVERGENCES, METHODS, Loss, make_group
 from bandits.metrics import ATTRIBUTES, measure
+from bandits.policies import tabular_softmax
+from bandits.reward_models import fit_tabular
 from bandits.sweeps import DivergenceWarning, sweep
+from bandits.training import (
+    DIVERGED_AT,
+    Minibatch,
+    Schedule,
+    from_dataset,
+    on_policy,
+    train,
+)
 from theory import checks
 
 OPTIMIZERS = {
@@ -24,6 +37,8 @@ OPTIMIZERS = {
     for name in ("sgd", "adam", "adamw", "amsgrad", "adagrad", "lion", "nadam", "rmsprop", "yogi")
 }
 """Optimisers by name; from Python, `bandits.descend` takes any optax factory."""
+
+POLICY = tabular_softmax()
 
 CLIMB = 1e-3
 """A descent that ends this many nats above its start has diverged."""
@@ -61,104 +76,128 @@ def simulate(
     *,
     reward: Vector | None = None,
     target: Vector | None = None,
+    preferences: np.ndarray | None = None,
     beta: float = 0.1,
     methods: Sequence[str] = ("forward_kl", "reverse_kl"),
+    hyperparameters: Mapping[str, float] | None = None,
     learning_rate: float = 1.0,
     steps: int = 1000,
     optimizer: str = "sgd",
     natural_gradient: bool = False,
+    responses: int = 10,
+    batch: int = 100,
+    passes: int | None = None,
+    seed: int = 0,
 ) -> xr.Dataset:
-    """Descend each method from the reference to the Gibbs policy of a reward, or to a target.
+    """Train a tabular policy from the reference by each method, and follow it.
+
+    Divergences descend exactly to the target. The other methods run Algorithm 1: on-policy ones on
+    responses of the current policy, offline ones on a single batch of the reference's, both
+    labelled by the reward. With preferences of the user's own, offline preference methods learn
+    from those, all at once and without sampling.
 
     Args:
       reference: probabilities that the policy starts from.
-      reward: one finite number an arm; the target is then π_ref exp(r/β) / Z. Or:
-      target: probabilities to move to. Exactly one of the two.
-      beta: β > 0, the coefficient of the KL penalty; used with a reward.
+      reward: one finite number an arm; the target is then π_ref exp(r/β) / Z.
+      target: probabilities to move to; not beside a reward.
+      preferences: ``[K, K]``, how often row was preferred to column. Alone, the target follows from
+        the Bradley–Terry reward fitted to them.
+      beta: β > 0, the coefficient of the KL penalty, for every method that has one.
       methods: names from `bandits.losses.METHODS`.
+      hyperparameters: others, by name, for the methods that have them.
       learning_rate: > 0.
       steps: gradient steps, >= 1, recorded on a log scale.
       optimizer: a name from `OPTIMIZERS`.
-      natural_gradient: precondition with the inverse Fisher matrix.
+      natural_gradient: precondition with the inverse Fisher matrix; for divergences.
+      responses: C, in a group.
+      batch: B, responses collected at a time; also the minibatch.
+      passes: T of on-policy methods; by default 15 if the method reuses samples and 1 if not.
+      seed: of the samples.
 
     Returns:
       A dataset over ``loss``, ``step`` and ``arm``: the metrics, ``log_probs``, the target and the
       reference; concentrability and, with a reward, the peak's distance in its attributes.
 
     Raises:
-      InvalidInput: any of the above violated, arms that do not match, a target that the method
-        cannot reach from the reference, or a descent that diverged.
+      InvalidInput: any of the above violated, arms that do not match, a method without the data it
+        needs, a target that it cannot reach from the reference, or a run that diverged.
     """
-    if (reward is None) == (target is None):
-        raise checks.InvalidInput("give either a reward or a target, one of the two")
-    if not methods:
-        raise checks.InvalidInput("method is empty; name at least one")
-    for method in methods:
-        checks.require_known("method", method, METHODS)
     checks.require_known("optimizer", optimizer, OPTIMIZERS)
     checks.require_positive("learning_rate", learning_rate)
+    checks.require_positive("beta", beta)
     if not 1 <= steps <= MOST_STEPS:
         raise checks.InvalidInput(f"steps is {steps}; it must be from 1 to {MOST_STEPS}")
+    problem = _pose(reference, reward, target, preferences, beta)
+    _require_data(methods, problem, reward, target, preferences, natural_gradient)
+    losses = _bind(methods, beta, hyperparameters or {})
     recorded = log_spaced_steps(steps)
-    attributes = {}
-    if reward is not None:
-        other = align(reward, "reward", reference)
-        bandit = CategoricalBandit.from_arrays(other.values, reference.values)
-        start, goal = bandit.reference_log_probs, bandit.target_log_probs(beta)
-        if np.isnan(np.asarray(goal)).any():
-            raise checks.InvalidInput(
-                f"beta is {beta:g}, so reward / beta is beyond range; choose a larger "
-                "beta or smaller rewards"
-            )
-        attributes = {"beta": beta, "peak_distance": int(bandit.peak_distance())}
-        gain = {"reward": bandit.reward}
-    else:
-        assert target is not None
-        other = align(target, "target", reference)
-        checks.require_distribution("reference", reference.values)
-        checks.require_distribution("target", other.values)
-        start = reference_from_probabilities(reference.values)
-        goal = reference_from_probabilities(other.values)
-        _require_reachable(reference, other, methods)
-        gain = {}
+    schedules = {name: _schedule(name, steps, responses, batch, passes) for name in methods}
+    if preferences is not None:
+        everything = Schedule(steps, len(preferences), len(preferences), len(preferences), steps)
+        pairs = jnp.asarray(preferences / preferences.sum(), float)
 
-    def descend_once(
+    def run_once(
         loss: str,
         learning_rate: Float[Array, ""],
         start: Float[Array, " K"],
         goal: Float[Array, " K"],
         reward: Float[Array, " K"] | None = None,
+        pairs: Float[Array, "K K"] | None = None,
     ) -> dict[str, Array]:
-        log_probs = descend(
-            METHODS[loss].loss,
-            start,
-            goal,
-            learning_rate,
-            recorded,
-            OPTIMIZERS[optimizer],
-            natural_gradient,
-        )
-        return {**measure(log_probs, goal, reward), "log_probs": log_probs}
+        transform = OPTIMIZERS[optimizer]
 
+        def follow(logits: Float[Array, " K"]) -> dict[str, Array]:
+            log_probs = jax.nn.log_softmax(logits)
+            return {**measure(log_probs, goal, reward), "log_probs": log_probs}
+
+        if METHODS[loss].whole_space:
+            log_probs = descend(
+                DIVERGENCES[loss], start, goal, learning_rate, recorded, transform, natural_gradient
+            )
+            return {**measure(log_probs, goal, reward), "log_probs": log_probs}
+        if pairs is not None and _learns_from_pairs(loss):
+            schedule, collect = everything, from_dataset(_dataset(start, pairs), everything)
+        else:
+            assert reward is not None
+            rewards = reward
+            schedule = schedules[loss]
+            collect = on_policy(
+                POLICY,
+                None,
+                lambda _, arms: rewards[arms],
+                schedule,
+                reference_log_prob=lambda _, arms: start[arms],
+            )
+        key = jax.random.key(seed)
+        results = train(
+            key, POLICY, start, losses[loss], collect, schedule, transform(learning_rate), follow,
+            recorded,
+        )  # fmt: skip
+        return {name: value for name, value in results.items() if name != DIVERGED_AT}
+
+    gain = {} if problem.reward is None else {"reward": problem.reward}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DivergenceWarning)  # refused below, with the remedy
         dataset = sweep(
-            descend_once,
+            run_once,
             {"loss": list(dict.fromkeys(methods)), "learning_rate": [learning_rate]},
-            fixed={"start": start, "goal": goal, **gain},
+            fixed={"start": problem.start, "goal": problem.goal, **gain}
+            | ({} if preferences is None else {"pairs": pairs}),
             dims=["step", "arm"],
-            coords={"step": list(recorded), "arm": list(other.labels or range(start.size))},
+            coords={"step": list(recorded), "arm": list(problem.labels)},
             attributes=ATTRIBUTES,
         ).squeeze("learning_rate")
-    dataset["target_log_probs"] = ("arm", np.asarray(goal))
-    dataset["reference_log_probs"] = ("arm", np.asarray(start))
+    dataset["target_log_probs"] = ("arm", np.asarray(problem.goal))
+    dataset["reference_log_probs"] = ("arm", np.asarray(problem.start))
     _require_convergence(dataset)
-    log_ratio = np.asarray(goal - start, np.float64)[np.isfinite(goal)].max()
+    log_ratio = np.asarray(problem.goal - problem.start, np.float64)
+    log_ratio = log_ratio[np.isfinite(problem.goal)].max()
     return dataset.assign_attrs(
-        **attributes,
+        **problem.attributes,
         concentrability=float(np.exp(log_ratio)),
         optimizer=optimizer,
         natural_gradient=int(natural_gradient),
+        seed=seed,
     )
 
 
@@ -195,32 +234,179 @@ def summarise(dataset: xr.Dataset) -> list[tuple[str, ...]]:
     return rows
 
 
-def _require_reachable(reference: Vector, target: Vector, methods: Sequence[str]) -> None:
-    """Refuse a KL that is infinite at the start and stays so."""
-    names = reference.labels or [str(i) for i in range(len(reference.values))]
-    missing = {
-        "reverse_kl": ("target", (target.values == 0) & (reference.values > 0), "the reference"),
-        "forward_kl": ("reference", (reference.values == 0) & (target.values > 0), "the target"),
-    }
-    for method in methods:
-        excluded, where, other = missing[method]
-        if where.any():
-            arm = names[int(np.argmax(where))]
+class _Problem(NamedTuple):
+    """Where policies start and where they should go.
+
+    Attributes:
+      start, goal: log-probabilities ``[K]``.
+      reward: ``[K]``, given or learned, or None if only a target is given.
+      labels: the arms' names.
+      attributes: of the dataset.
+    """
+
+    start: Float[Array, " K"]
+    goal: Float[Array, " K"]
+    reward: Float[Array, " K"] | None
+    labels: Sequence[object]
+    attributes: dict[str, float]
+
+
+def _pose(
+    reference: Vector,
+    reward: Vector | None,
+    target: Vector | None,
+    preferences: np.ndarray | None,
+    beta: float,
+) -> _Problem:
+    checks.require_distribution("reference", reference.values)
+    if reward is not None and target is not None:
+        raise checks.InvalidInput("give either a reward or a target, one of the two")
+    if reward is None and target is None and preferences is None:
+        raise checks.InvalidInput("give either a reward or a target, or preferences")
+    start = reference_from_probabilities(reference.values)
+    if target is not None:
+        other = align(target, "target", reference)
+        checks.require_distribution("target", other.values)
+        goal = reference_from_probabilities(other.values)
+        return _Problem(start, goal, None, _names(other), {})
+    if reward is None:
+        assert preferences is not None
+        reward = Vector(np.asarray(fit_tabular(preferences)), reference.labels)
+    other = align(reward, "reward", reference)
+    bandit = CategoricalBandit.from_arrays(other.values, reference.values)
+    goal = bandit.target_log_probs(beta)
+    if np.isnan(np.asarray(goal)).any():
+        raise checks.InvalidInput(
+            f"beta is {beta:g}, so reward / beta is beyond range; choose a larger "
+            "beta or smaller rewards"
+        )
+    attributes = {"beta": beta, "peak_distance": int(bandit.peak_distance())}
+    return _Problem(start, goal, bandit.reward, _names(other), attributes)
+
+
+def _names(arms: Vector) -> Sequence[object]:
+    return arms.labels or range(len(arms.values))
+
+
+def _learns_from_pairs(method: str) -> bool:
+    return METHODS[method].needs == "preferences" and not METHODS[method].on_policy
+
+
+def _require_data(
+    methods: Sequence[str],
+    problem: _Problem,
+    reward: Vector | None,
+    target: Vector | None,
+    preferences: np.ndarray | None,
+    natural_gradient: bool,
+) -> None:
+    """Refuse methods that lack the data they learn from, or the mass to get there."""
+    if not methods:
+        raise checks.InvalidInput("method is empty; name at least one")
+    for name in methods:
+        checks.require_known("method", name, METHODS)
+        method = METHODS[name]
+        if natural_gradient and not method.whole_space:
             raise checks.InvalidInput(
-                f"{excluded} is zero on arm {arm!r} where {other} is not, so {method} is infinite; "
-                "smooth the zeros (--pseudocount 0.5 for counts) or choose another --method"
+                f"natural_gradient is for exact descent; {name} trains on samples, leave it out"
             )
+        if method.whole_space:
+            _require_reachable(name, problem)
+        elif reward is None and not (preferences is not None and _learns_from_pairs(name)):
+            given = "only a target" if target is not None else "only preferences"
+            why = "samples its own responses" if method.on_policy else "compares responses"
+            offline = ", ".join(n for n in METHODS if _learns_from_pairs(n))
+            raise checks.InvalidInput(
+                f"{name} {why}, which a reward must label, but {given} is given; add --reward, or "
+                f"choose a method that learns from --preferences: {offline}"
+            )
+
+
+def _require_reachable(method: str, problem: _Problem) -> None:
+    """Refuse a divergence that is infinite at the start and stays so."""
+    start, goal = np.asarray(problem.start), np.asarray(problem.goal)
+    missing = {
+        "the target": np.isneginf(goal) & ~np.isneginf(start),
+        "the reference": np.isneginf(start) & ~np.isneginf(goal),
+    }
+    infinite = {
+        "reverse_kl": ("the target",),
+        "forward_kl": ("the reference",),
+        "jeffreys": ("the target", "the reference"),
+        "jensen_shannon": (),
+    }
+    for excluded in infinite[method]:
+        if missing[excluded].any():
+            arm = problem.labels[int(np.argmax(missing[excluded]))]
+            other = "the reference" if excluded == "the target" else "the target"
+            zero = excluded.removeprefix("the ")
+            raise checks.InvalidInput(
+                f"{zero} is zero on arm {str(arm)!r} where {other} is not, so {method} is "
+                "infinite; smooth the zeros (--pseudocount 0.5 for counts) or choose another "
+                "--method"
+            )
+
+
+def _bind(
+    methods: Sequence[str], beta: float, hyperparameters: Mapping[str, float]
+) -> dict[str, Loss]:
+    """The methods with β and the hyperparameters that they have."""
+    known = {h for name in methods for h in METHODS[name].hyperparameters}
+    for given in hyperparameters:
+        checks.require_known("hyperparameter", given, sorted(known - {"beta"}))
+    values = {"beta": beta, **hyperparameters}
+    return {
+        name: METHODS[name].bind(
+            **{h: values[h] for h in METHODS[name].hyperparameters if h in values}
+        )
+        for name in methods
+    }
+
+
+def _schedule(method: str, steps: int, responses: int, batch: int, passes: int | None) -> Schedule:
+    """Offline methods pass over one batch for all steps; on-policy ones renew it."""
+    reuse = 15 if METHODS[method].reuses_samples else 1
+    on_policy_passes = reuse if passes is None else passes
+    schedule = Schedule(
+        steps=steps,
+        group=responses,
+        minibatch=batch,
+        batch=batch,
+        passes=on_policy_passes if METHODS[method].on_policy else steps,
+    )
+    if responses < 2:
+        raise checks.InvalidInput(f"responses is {responses}; a group needs at least 2 to compare")
+    schedule.check()
+    return schedule
+
+
+def _dataset(start: Float[Array, " K"], pairs: Float[Array, "K K"]) -> Minibatch:
+    """The user's preferences as one group of all arms."""
+    size = start.shape[0]
+    held = make_group(start, jnp.zeros(size), reference_log_probs=start, preferences=pairs)
+    groups = jax.tree.map(lambda leaf: leaf[None], held)
+    return Minibatch(contexts=None, responses=jnp.arange(size)[None], groups=groups)
 
 
 def _require_convergence(dataset: xr.Dataset) -> None:
-    """Refuse a descent that ended above its start, or in NaN."""
+    """Refuse a run that ended in NaN, or a descent that ended above its start."""
+    rate = float(dataset["learning_rate"])
     for name in dataset["loss"].values:
-        start, *_, end = dataset[name].sel(loss=name).values
-        if not end <= start + CLIMB:
+        one = dataset.sel(loss=name)
+        broken = one["log_probs"].isnull().any("arm").values
+        if broken.any():
             raise checks.InvalidInput(
-                f"learning_rate is {float(dataset['learning_rate']):g}: {name} diverged, from "
-                f"{start:.4g} to {end:.4g} nats; choose a smaller one"
+                f"learning_rate is {rate:g}: {name} diverged within "
+                f"{int(dataset['step'][broken][0])} steps; choose a smaller one"
             )
+        measured = [kl for kl in ("forward_kl", "reverse_kl") if name in (kl, "jeffreys")]
+        if measured:
+            start, *_, end = np.sum([one[kl].values for kl in measured], axis=0)
+            if not end <= start + CLIMB:
+                raise checks.InvalidInput(
+                    f"learning_rate is {rate:g}: {name} diverged, from "
+                    f"{start:.4g} to {end:.4g} nats; choose a smaller one"
+                )
 
 
 def _plot_distributions(axes: Axes, dataset: xr.Dataset) -> None:
