@@ -82,13 +82,13 @@ class Transformer(NamedTuple):
     Attributes:
       tokens: ``[V, width]``, an embedding a token.
       positions: ``[L, width]``, one a place.
-      blocks: the layers.
+      blocks: the layers, stacked along a leading axis, so that they compile as one.
       head: width → V logits.
     """
 
     tokens: Float[Array, "V width"]
     positions: Float[Array, "L width"]
-    blocks: list[Block]
+    blocks: Block
     head: Dense
 
 
@@ -115,32 +115,31 @@ def causal_transformer(
         embeddings = jax.random.normal(embedding_key, (num_values + length, width))
         block = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
         *dense, head = init_layers(layer_key, [*block * layers, (width, num_values)])
+        blocks = [Block(*dense[i : i + 4]) for i in range(0, len(dense), 4)]
         if log_probs is not None:
             head = Dense(jnp.zeros_like(head.kernel), jnp.asarray(log_probs, float))
         return Transformer(
             tokens=embeddings[:num_values],
             positions=embeddings[num_values:],
-            blocks=[Block(*dense[i : i + 4]) for i in range(0, len(dense), 4)],
+            blocks=jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks),
             head=head,
         )
+
+    def apply_block(block: Block, x: Float[Array, "*batch L W"]) -> Float[Array, "*batch L W"]:
+        projected = apply_dense(block.query_key_value, layer_norm(x))
+        by_head = projected.reshape(*x.shape[:-1], heads, 3 * width // heads)
+        query, key, value = jnp.split(by_head, 3, axis=-1)
+        attended = jax.nn.dot_product_attention(query, key, value, is_causal=True)
+        x = x + apply_dense(block.attended, attended.reshape(x.shape))
+        widened = jax.nn.gelu(apply_dense(block.widen, layer_norm(x)))
+        return x + apply_dense(block.narrow, widened)
 
     def next_tokens(
         params: Transformer, inputs: Int[Array, "*batch L"]
     ) -> Float[Array, "*batch L V"]:
         """Log-probabilities of the token after each place."""
-        x = params.tokens[inputs] + params.positions
-        for block in params.blocks:
-            query, key, value = jnp.split(
-                apply_dense(block.query_key_value, layer_norm(x)).reshape(
-                    *x.shape[:-1], heads, 3 * width // heads
-                ),
-                3,
-                axis=-1,
-            )
-            attended = jax.nn.dot_product_attention(query, key, value, is_causal=True)
-            x = x + apply_dense(block.attended, attended.reshape(x.shape))
-            widened = jax.nn.gelu(apply_dense(block.widen, layer_norm(x)))
-            x = x + apply_dense(block.narrow, widened)
+        embedded = params.tokens[inputs] + params.positions
+        x, _ = jax.lax.scan(lambda x, block: (apply_block(block, x), None), embedded, params.blocks)
         return jax.nn.log_softmax(apply_dense(params.head, layer_norm(x)))
 
     def shifted(context: Int[Array, ""], responses: Int[Array, "C L"]) -> Int[Array, "C L"]:

@@ -164,8 +164,15 @@ def _start_compiling(
     # Equal blocks, so that the last one is not mostly padding.
     most = max(1, min(block_runs, BLOCK_BYTES // max(run_bytes, 1)))
     block = math.ceil(total / math.ceil(total / most))
-    vmapped = jax.jit(jax.vmap(one_run, in_axes=(0, None), axis_size=block))
-    lowered = vmapped.lower(grid.arguments(np.arange(block) % total), fixed)
+
+    def alone(numeric: dict[str, jax.Array], fixed: dict[str, Any]) -> dict[str, jax.Array]:
+        result = one_run({name: value[0] for name, value in numeric.items()}, fixed)
+        return {name: jnp.asarray(value)[None] for name, value in result.items()}
+
+    # A single run needs no batch axis: its conditions stay conditions, and it compiles faster.
+    vmapped = jax.vmap(one_run, in_axes=(0, None), axis_size=block)
+    program = jax.jit(alone if block == 1 else vmapped)
+    lowered = program.lower(grid.arguments(np.arange(block) % total), fixed)
     compiled = pool.submit(lowered.compile)
     return lambda: _Program(compiled.result(), block, run_bytes)
 

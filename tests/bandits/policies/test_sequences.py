@@ -52,7 +52,8 @@ def next_token(params, name, context, prefix):
 
     read = [context, *prefix]
     x = np.asarray(params.tokens)[read] + np.asarray(params.positions)[: len(read)]
-    for block in params.blocks:
+    for layer in range(len(params.blocks.widen.bias)):
+        block = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params.blocks)
         heads = dense(block.query_key_value, norm(x)).reshape(len(read), HEADS, 3, -1)
         mixed = np.zeros((len(read), HEADS, WIDTH // HEADS))
         for i, head in np.ndindex(len(read), HEADS):
