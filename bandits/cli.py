@@ -80,7 +80,7 @@ def figures(names: Names = (), out: OutputFolder = Path("figures"), quick: Quick
         with whole_files(picture, data) as parts:
             plotting.save(figure, parts[0])
             dataset.to_netcdf(parts[1], engine="scipy")
-        claimed += experiment.judge(dataset)
+        claimed += experiment.claims(dataset)
         seconds = time.perf_counter() - start
         console.print(f"{picture}  {data}  {seconds:.1f} s", soft_wrap=True, markup=False)
     console.print(_claim_table(claimed))
@@ -98,7 +98,7 @@ def claims(
     Args:
         names: Experiments to run; all of them if none is named.
     """
-    claimed = [c for e in _select(names) for c in e.judge(e.measure(quick))]
+    claimed = [c for e in _select(names) for c in e.claims(e.measure(quick))]
     if json:
         print(_to_json(claimed))
     else:

@@ -12,9 +12,63 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-# From Okabe and Ito's palette, distinct under the common colour-vision deficiencies.
-METHOD_COLORS = {"forward_kl": "#0072B2", "reverse_kl": "#D55E00"}
-METHOD_LABELS = {"forward_kl": "forward KL", "reverse_kl": "reverse KL"}
+from bandits.losses import METHODS
+
+# The first of a family are from Okabe and Ito's palette, the others from Paul Tol's: distinct under
+# the common colour-vision deficiencies, and told apart by the family's line where they are close.
+METHOD_COLORS = {
+    "forward_kl": "#0072B2",
+    "reverse_kl": "#D55E00",
+    "jeffreys": "#CC79A7",
+    "jensen_shannon": "#777777",
+    "supervised": "#999933",
+    "preference_likelihood": "#009E73",
+    "best_of_n": "#56B4E9",
+    "reward_weighted": "#117733",
+    "advantage_weighted": "#44AA99",
+    "dpo": "#E69F00",
+    "online_dpo": "#B37400",
+    "ipo": "#882255",
+    "online_ipo": "#5C0F38",
+    "hinge": "#DDCC77",
+    "slic": "#AA4499",
+    "best_of_n_minus_worst": "#332288",
+    "best_of_n_minus_mean": "#6655BB",
+    "best_of_n_minus_sum": "#9A8FD9",
+    "unlikelihood": "#661100",
+    "reinforce": "#CC6677",
+    "ppo": "#AA3311",
+}
+METHOD_LABELS = {
+    "forward_kl": "forward KL",
+    "reverse_kl": "reverse KL",
+    "jeffreys": "Jeffreys",
+    "jensen_shannon": "Jensen–Shannon",
+    "supervised": "SFT",
+    "preference_likelihood": "Pref-FT",
+    "best_of_n": "best-of-N",
+    "reward_weighted": "RWR",
+    "advantage_weighted": "AWR",
+    "dpo": "DPO",
+    "online_dpo": "online DPO",
+    "ipo": "IPO",
+    "online_ipo": "online IPO",
+    "hinge": "hinge",
+    "slic": "SLiC",
+    "best_of_n_minus_worst": "best-of-N − worst",
+    "best_of_n_minus_mean": "best-of-N − mean",
+    "best_of_n_minus_sum": "best-of-N − sum",
+    "unlikelihood": "unlikelihood",
+    "reinforce": "REINFORCE",
+    "ppo": "PPO",
+}
+_FAMILY_LINES = {"divergence": "-", "likelihood": "-", "contrastive": "--", "policy gradient": "-."}
+METHOD_LINES = {name: _FAMILY_LINES[method.family] for name, method in METHODS.items()}
+"""A line a family, so that close colours are not confused."""
+
+RAISED, PUSHED = "#0072B2", "#D55E00"
+"""Responses with a positive and a negative weight."""
+
 TARGET_COLOR = "#BBBBBB"
 INK = "#222222"
 

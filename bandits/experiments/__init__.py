@@ -1,6 +1,20 @@
 """The gallery: one module an experiment. A new one is a module and a line here."""
 
-from bandits.experiments import learning_rate_sweep, mass_relocation, mode_seeking
+from bandits.experiments import (
+    combinatorial,
+    complementarity,
+    data_distribution,
+    geometry_map,
+    learning_rate_sweep,
+    lemmas,
+    mass_relocation,
+    mode_seeking,
+    negative_gradient,
+    on_policy_batch_size,
+    preference_log_probs,
+    sample_reuse,
+    weights,
+)
 from bandits.experiments.base import Claim, Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -9,6 +23,16 @@ EXPERIMENTS: dict[str, Experiment] = {
         mode_seeking.EXPERIMENT,
         mass_relocation.EXPERIMENT,
         learning_rate_sweep.EXPERIMENT,
+        lemmas.EXPERIMENT,
+        weights.EXPERIMENT,
+        data_distribution.EXPERIMENT,
+        on_policy_batch_size.EXPERIMENT,
+        sample_reuse.EXPERIMENT,
+        negative_gradient.EXPERIMENT,
+        preference_log_probs.EXPERIMENT,
+        complementarity.EXPERIMENT,
+        combinatorial.EXPERIMENT,
+        geometry_map.EXPERIMENT,
     )
 }
 

@@ -1,0 +1,64 @@
+"""What the figures of trained policies share: means over seeds with their 95% intervals."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from bandits import plotting
+from bandits.experiments.intervals import Interval, mean_interval
+from bandits.training import DIVERGED_AT
+from theory.checks import InvalidInput
+
+
+def draw_means(axes: Axes, results: xr.DataArray, along: str, method: str, **line: object) -> None:
+    """The mean over seeds against a coordinate, with its 95% interval as a band."""
+    samples = results.transpose(along, "seed").values
+    effect, low, high = np.array([mean_interval(row) for row in samples]).T
+    x, color = results[along].values, plotting.METHOD_COLORS[method]
+    style = {"color": color, "label": plotting.METHOD_LABELS[method], "marker": "o"}
+    axes.plot(x, effect, plotting.METHOD_LINES[method], **(style | line))  # type: ignore[arg-type]
+    axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def draw_bars(
+    axes: Axes, results: xr.DataArray, groups: str, methods: Sequence[str], **bars: object
+) -> None:
+    """For each value of ``groups``, a bar a method: the mean over seeds with its 95% interval."""
+    width = 0.8 / len(methods)
+    for i, method in enumerate(methods):
+        samples = results.sel(loss=method).transpose(groups, "seed").values
+        effect, low, high = np.array([mean_interval(row) for row in samples]).T
+        at = np.arange(len(effect)) + (i - (len(methods) - 1) / 2) * width
+        axes.bar(
+            at,
+            effect,
+            width * 0.92,
+            yerr=[effect - low, high - effect],
+            color=plotting.METHOD_COLORS[method],
+            label=plotting.METHOD_LABELS[method],
+            error_kw={"ecolor": plotting.INK, "elinewidth": 1.2},
+            **bars,  # type: ignore[arg-type]
+        )
+    axes.set_xticks(range(results.sizes[groups]), [str(v) for v in results[groups].values])
+
+
+def over_seeds(results: xr.DataArray) -> Interval:
+    """The mean of what is left after averaging all but the seeds, with its 95% interval."""
+    others = [d for d in results.dims if d != "seed"]
+    return mean_interval(results.mean(others).values)
+
+
+def require_converged(dataset: xr.Dataset) -> None:
+    """Refuse runs that diverged: say which, and at which step; they must not be averaged in."""
+    at = dataset[DIVERGED_AT]
+    if (at >= 0).any():
+        first = np.argwhere(at.values >= 0)[0]
+        where = ", ".join(
+            f"{name}={dataset[name].values[i]}" for name, i in zip(at.dims, first, strict=True)
+        )
+        raise InvalidInput(
+            f"{int((at >= 0).sum())} of {at.size} runs diverged, the first after "
+            f"{int(at.values[tuple(first)])} steps at {where}; choose a smaller learning rate"
+        )

@@ -1,0 +1,244 @@
+"""T24's one-dimensional bandit as published: a network on contexts that the reward ignores.
+
+K = 100 arms, the tanh-Cauchy reference, a bump of reward whose peak is far from the reference's
+bulk (R1, arm 70) or in it (R2, arm 20); contexts uniform in [0, 1]^100; a network per seed,
+distilled to the reference. Everything but the sizes is a sweep axis, the method included: it costs
+nothing beside the network, and one program serves all.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from bandits.environments import bump_reward, tanh_cauchy_reference
+from bandits.experiments.curves import require_converged
+from bandits.losses import METHODS, preferences_by_reward, switch
+from bandits.metrics import ATTRIBUTES
+from bandits.policies import Params, Policy, context_network, distill
+from bandits.policies.network import Dense
+from bandits.sweeps import sweep
+from bandits.training import Schedule, on_policy, train
+from theory import distributions
+
+PEAKS = {"R1": 70, "R2": 20}
+"""The two rewards by the arm of their peak: far from the reference's bulk, and in it."""
+
+LEAST_GAP = 0.2
+"""Pairs of the published data differ by at least this much reward."""
+
+LEARNING_RATES = {"likelihood": 1e-2, "contrastive": 3e-3, "policy gradient": 3e-3}
+"""Of Adam: as published for best-of-N and for IPO, and taken over by the other methods."""
+
+BLOCK_RUNS = 4
+"""Runs in one vmapped program: their Adam states together stay in a core's cache."""
+
+
+@dataclass(frozen=True)
+class Bandit:
+    """The problem and its sizes.
+
+    Attributes:
+      num_arms: K.
+      width: of the reward's bump, in arms.
+      context_size: numbers in a context.
+      responses: N, to each prompt.
+      most_contexts: training contexts a seed has in store.
+      fresh_contexts: on which policies are judged.
+      seeds: independent repeats: network, contexts, samples.
+    """
+
+    num_arms: int = 100
+    width: float = 10.0
+    context_size: int = 100
+    responses: int = 10
+    most_contexts: int = 200
+    fresh_contexts: int = 64
+    seeds: int = 5
+
+    def policy(self) -> Policy:
+        """The network; the same object each time, so that compiled programs are found again."""
+        return _network(self.num_arms, self.context_size)
+
+
+class Start(NamedTuple):
+    """Where the runs of every seed start, arrays with a leading axis of seeds.
+
+    Attributes:
+      params: the distilled networks.
+      contexts: to train on; fewer are the first of more.
+      fresh: contexts that are never trained on.
+    """
+
+    params: Params
+    contexts: Float[Array, "seeds n d"]
+    fresh: Float[Array, "seeds n d"]
+
+
+class Variant(NamedTuple):
+    """A method as it is run.
+
+    Attributes:
+      method: its name in `bandits.losses.METHODS`.
+      least_gap: pairs of responses whose rewards differ by less are not labelled.
+    """
+
+    method: str
+    least_gap: float = LEAST_GAP
+
+
+def run_methods(
+    bandit: Bandit,
+    methods: Sequence[str] | Mapping[str, Variant],
+    axes: Mapping[str, Any],
+    *,
+    steps: int,
+    contexts: int = 10,
+    record: Sequence[int] | None = None,
+    minibatch: int | None = None,
+    most_batch: int | None = None,
+) -> xr.Dataset:
+    """Train each method by Algorithm 1 from every seed's start, over further axes.
+
+    Args:
+      bandit: the problem.
+      methods: names from `bandits.losses.METHODS`, or variants by name; the axis ``loss``.
+      axes: others, each a list: ``reward`` (of `PEAKS`); ``batch``, B; ``passes``, T;
+        ``temperature`` of the offline data's law; ``contexts``, marked `static`. Without, B is
+        everything and T all steps: offline training. A `static` B or T costs a program for each
+        value, and saves drawing samples at steps that reuse them.
+      steps: gradient steps.
+      contexts: training prompts.
+      record: when the policy is judged.
+      minibatch: M, in responses; by default all prompts at once.
+      most_batch: the largest B, where it is an axis.
+
+    Returns:
+      ``expected_reward`` and ``reference_kl`` over loss, the axes, seed and step.
+    """
+    record = tuple(record or (0, steps))
+    if not isinstance(methods, Mapping):
+        methods = {name: Variant(name) for name in methods}
+    chosen = [METHODS[variant.method] for variant in methods.values()]
+    losses = [method.bind() for method in chosen]
+    gaps = [variant.least_gap for variant in methods.values()]
+    policy = bandit.policy()
+
+    def run_one(
+        loss: Int[Array, ""],
+        seed: Int[Array, ""],
+        start: Start,
+        learning_rates: Float[Array, " n"],
+        least_gaps: Float[Array, " n"],
+        reference_log_probs: Float[Array, " K"],
+        reward: ArrayLike = PEAKS["R1"],
+        batch: ArrayLike | None = None,
+        passes: ArrayLike = steps,
+        temperature: ArrayLike = 1.0,
+        contexts: int = contexts,
+    ) -> dict[str, Array]:
+        params = jax.tree.map(lambda leaf: leaf[seed], start.params)
+        table = bump_reward(bandit.num_arms, reward, bandit.width)
+        everything = contexts * bandit.responses
+        schedule = Schedule(
+            steps=steps,
+            group=bandit.responses,
+            minibatch=minibatch or everything,
+            batch=everything if batch is None else batch,
+            passes=passes,
+            most_batch=most_batch,
+        )
+        collect = on_policy(
+            policy,
+            start.contexts[seed, :contexts],
+            lambda _, arms: table[arms],
+            schedule,
+            reference_log_prob=lambda _, arms: reference_log_probs[arms],
+            label=lambda _, rewards: preferences_by_reward(rewards, least_gaps[loss]),
+        )
+        return train(
+            jax.random.fold_in(jax.random.key(seed), 1),
+            policy,
+            params,
+            switch(loss, losses),
+            collect,
+            schedule,
+            optax.adam(learning_rates[loss]),
+            lambda p: judge_policy(policy, p, start.fresh[seed], table, reference_log_probs),
+            record,
+            behaviour=temper(params, temperature),
+        )
+
+    peaks = {"reward": [PEAKS[name] for name in axes["reward"]]} if "reward" in axes else {}
+    dataset = sweep(
+        run_one,
+        {"loss": np.arange(len(methods)), **axes, **peaks, "seed": np.arange(bandit.seeds)},
+        fixed={
+            "start": make_starts(bandit),
+            "learning_rates": np.array([LEARNING_RATES[m.family] for m in chosen], np.float32),
+            "least_gaps": np.array(gaps, np.float32),
+            "reference_log_probs": tanh_cauchy_reference(bandit.num_arms),
+        },
+        dims=["step"],
+        coords={"step": list(record)},
+        attributes=ATTRIBUTES,
+        block_runs=BLOCK_RUNS,
+    )
+    dataset = dataset.assign_coords(loss=list(methods))
+    if peaks:
+        dataset = dataset.assign_coords(reward=list(axes["reward"]))
+    require_converged(dataset)
+    return dataset
+
+
+def temper(layers: list[Dense], temperature: ArrayLike) -> list[Dense]:
+    """The network whose policy is π^(1/τ)/Z: its last layer divided by τ."""
+    *hidden, last = layers
+    return [*hidden, jax.tree.map(lambda x: x / temperature, last)]
+
+
+def judge_policy(
+    policy: Policy,
+    params: Params,
+    contexts: Float[Array, "n d"],
+    reward: Float[Array, " K"],
+    reference_log_probs: Float[Array, " K"],
+) -> dict[str, Float[Array, ""]]:
+    """Expected reward and KL from the reference, exact given the contexts, averaged over them."""
+    log_probs = jax.vmap(policy.log_probs, in_axes=(None, 0))(params, contexts)
+    return {
+        "expected_reward": jnp.mean(jnp.exp(log_probs) @ reward),
+        "reference_kl": jnp.mean(distributions.kl_divergence(log_probs, reference_log_probs)),
+    }
+
+
+def make_starts(bandit: Bandit) -> Start:
+    """A distilled network and fresh contexts for every seed."""
+    return _make_starts(bandit, tanh_cauchy_reference(bandit.num_arms))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _make_starts(bandit: Bandit, reference_log_probs: Float[Array, " K"]) -> Start:
+    def start(seed: Int[Array, ""]) -> Start:
+        policy = bandit.policy()
+        init_key, context_key = jax.random.split(jax.random.key(seed))
+        count = bandit.most_contexts + bandit.fresh_contexts
+        drawn = jax.random.uniform(context_key, (count, bandit.context_size))
+        contexts, fresh = jnp.split(drawn, [bandit.most_contexts])
+        params = distill(policy, policy.init(key=init_key), contexts[:64], reference_log_probs)
+        return Start(params, contexts, fresh)
+
+    return jax.vmap(start)(jnp.arange(bandit.seeds))
+
+
+@functools.cache
+def _network(num_arms: int, context_size: int) -> Policy:
+    return context_network(num_arms, context_size)
