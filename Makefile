@@ -1,5 +1,5 @@
 # make figures   every figure and the table of claims      make test   the test suite
-# make lint      linter, formatter, type checker           make bench  import and gallery times
+# make lint      linter, formatter, type checker           make bench  training, import and gallery times
 #
 # Each target sets up what it needs in .venv the first time and reuses it afterwards.
 # FIGURES chooses the folder, ARGS passes options on:   make figures ARGS=--quick
@@ -27,6 +27,7 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/startup.py $(ARGS)
 
 clean:
@@ -44,5 +45,5 @@ $(VENV)/.installed-test: $(VENV)/.installed
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "modeseek needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	@echo "Installing modeseek into $(VENV) (once, a few minutes) ..."
