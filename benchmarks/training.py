@@ -3,8 +3,8 @@
     python benchmarks/training.py [--repeats 3]
 
 A run is the published offline one: 5 contexts, 10 responses each, 200 full-batch Adam steps of the
-network, judged on fresh contexts. The published code took 315 to 540 s for one of IPO and 18 to 48 s
-for one of best-of-N on two cores. Repeats are interleaved; programs are compiled before.
+network, judged on fresh contexts. The published code took 315 to 540 s for one of IPO and 18 to
+48 s for one of best-of-N on two cores. Repeats are interleaved; programs are compiled before.
 """
 
 import argparse
