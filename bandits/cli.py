@@ -38,26 +38,29 @@ def list_() -> int:
     experiments = Table("experiment", "source", "question", title="Experiments")
     for experiment in EXPERIMENTS.values():
         experiments.add_row(experiment.name, experiment.source, experiment.question)
-    methods = Table(
-        "method", "loss", "on-policy", "reuses samples", "negative gradient", "hyperparameters",
-        "source", title="Methods",
+    marks = Table(
+        "method", "on-policy", "sample reuse", "negative gradient", "needs",
+        title="Methods",
     )  # fmt: skip
+    losses = Table("method", "loss", "hyperparameters", "source", title="Their losses")
+    for table in (marks, losses):
+        table.columns[0].no_wrap = True
+    marks.columns[-1].no_wrap = True
     family = ""
     for name, method in METHODS.items():
         if method.family != family:
             family = method.family
-            methods.add_section()
-            methods.add_row(f"[bold]{family}[/bold]")
-        marks = (method.on_policy, method.reuses_samples, method.negative_gradient)
+            for table in (marks, losses):
+                table.add_section()
+                table.add_row(f"[bold]{family}[/bold]")
+        flags = (method.on_policy, method.reuses_samples, method.negative_gradient)
+        marks.add_row(name, *("yes" if flag else "no" for flag in flags), method.needs)
         defaults = ", ".join(f"{key}={value:g}" for key, value in method.hyperparameters.items())
-        methods.add_row(
-            name, method.formula, *("yes" if mark else "no" for mark in marks), defaults,
-            method.source,
-        )  # fmt: skip
+        losses.add_row(name, method.formula, defaults, method.source)
     environments = Table("environment", "what", "source", title="Environments")
     for name, entry in ENVIRONMENTS.items():
         environments.add_row(name, (entry.build.__doc__ or "").strip(), entry.source)
-    for table in (experiments, methods, environments):
+    for table in (experiments, marks, losses, environments):
         console.print(table)
     return 0
 

@@ -27,6 +27,9 @@ ATTRIBUTES: dict[str, dict[str, str]] = {
 }
 """Names and units, as the attributes of a labelled dataset."""
 
+DIVERGED_AT = "diverged_at"
+"""The result that says after how many steps a run stopped being finite; -1 if it never did."""
+
 MODE_MASS = 0.95
 """The share of the target's mass that its modes are taken to hold (`highest_density_set`)."""
 

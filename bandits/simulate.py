@@ -18,12 +18,11 @@ from bandits.descent import descend, log_spaced_steps
 from bandits.environments import CategoricalBandit, reference_from_probabilities
 from bandits.files import Vector, align
 from bandits.losses import DIVERGENCES, METHODS, Loss, make_group
-from bandits.metrics import ATTRIBUTES, measure
+from bandits.metrics import ATTRIBUTES, DIVERGED_AT, measure
 from bandits.policies import tabular_softmax
 from bandits.reward_models import fit_tabular
 from bandits.sweeps import DivergenceWarning, sweep
 from bandits.training import (
-    DIVERGED_AT,
     Minibatch,
     Schedule,
     from_dataset,

@@ -28,15 +28,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from bandits.losses import Loss, Responses, preferences_by_reward
+from bandits.metrics import DIVERGED_AT
 from bandits.policies import Params, Policy
 from theory import checks
 from theory.checks import InvalidInput
 
 BASELINE_DECAY = 0.9
 """Of the running mean of the rewards, a minibatch."""
-
-DIVERGED_AT = "diverged_at"
-"""The result that says at which step a run stopped being finite; -1 for one that did not."""
 
 
 @jax.tree_util.register_dataclass

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from bandits import plotting
 from bandits.experiments.intervals import Interval, mean_interval
-from bandits.training import DIVERGED_AT
+from bandits.metrics import DIVERGED_AT
 from theory.checks import InvalidInput
 
 

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from bandits.losses.likelihood import best_of_n
-from bandits.losses.responses import Responses
+from bandits.losses.responses import Responses, require_pairs
 from theory import checks
 
 
@@ -115,6 +115,7 @@ def _margins(
 
 
 def _sum_over_pairs(losses: Float[Array, "C C"], responses: Responses) -> Float[Array, ""]:
+    require_pairs(responses)
     return jnp.sum(_masked(responses.preferences, losses))
 
 

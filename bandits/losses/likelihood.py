@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from bandits.losses.responses import Responses
+from bandits.losses.responses import Responses, require_pairs
 from theory import checks
 
 MOST_WEIGHT = 20.0
@@ -22,6 +22,7 @@ def supervised(responses: Responses) -> Float[Array, ""]:
 
 def preference_likelihood(responses: Responses) -> Float[Array, ""]:
     """−Σ w_ij log π_i: likelihood of the winners (Pref-FT), a response as often as it wins."""
+    require_pairs(responses)
     return _likelihood(jnp.sum(responses.preferences, axis=1), responses)
 
 

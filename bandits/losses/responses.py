@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from theory.checks import InvalidInput
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -91,3 +93,10 @@ def normalize_preferences(weights: Float[Array, "C C"]) -> Float[Array, "C C"]:
     """Weights divided by their sum; zeros stay zeros."""
     total = jnp.sum(weights)
     return weights / jnp.where(total > 0, total, 1.0)
+
+
+def require_pairs(responses: Responses) -> None:
+    """Refuse a group in which no two responses can be compared."""
+    count = responses.log_probs.shape[0]
+    if count < 2:
+        raise InvalidInput(f"the group holds {count} response; a pair needs at least 2")

@@ -15,6 +15,7 @@ import rich.progress
 import xarray as xr
 from rich.console import Console
 
+from bandits.metrics import DIVERGED_AT
 from bandits.sweeps.grid import Grid, make_grid
 from theory import checks
 
@@ -71,7 +72,7 @@ def sweep(
 
     Returns:
       A dataset with one dimension an axis, then the results' own. NaN results are kept, and a
-      DivergenceWarning names the first.
+      DivergenceWarning names the first, with the step if a result ``diverged_at`` says it.
 
     Raises:
       InvalidInput: an axis that is empty or that ``run`` does not take, an argument that no axis
@@ -261,6 +262,8 @@ def _warn_of_divergence(dataset: xr.Dataset, grid: Grid) -> None:
             where = ", ".join(
                 f"{axis.name}={axis.labels[i]}" for axis, i in zip(grid.axes, first, strict=True)
             )
+            if DIVERGED_AT in dataset:
+                where += f", after {int(dataset[DIVERGED_AT].values[tuple(first)])} steps"
             warnings.warn(
                 f"{count} of {diverged.size} runs gave NaN in {name}, the first at {where}",
                 DivergenceWarning,

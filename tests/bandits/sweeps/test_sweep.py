@@ -265,6 +265,55 @@ def test_a_memory_limit_may_be_written_as_1e9():
     np.testing.assert_array_equal(sweep(double, {"x": values}, memory_limit=1e9)["y"], 2 * values)
 
 
+@pytest.mark.parametrize("block_runs", [0, -1, 1.5, float("nan")])
+def test_blocks_of_less_than_a_run_are_refused(block_runs):
+    with pytest.raises(InvalidInput, match=r"block_runs is .*; it must be a whole number"):
+        sweep(double, {"x": [1.0]}, block_runs=block_runs)
+
+
+@pytest.mark.parametrize("block_runs", [1, 2, 256])
+def test_results_do_not_depend_on_the_size_of_a_block(block_runs):
+    def run(seed, power, rate):
+        noise = jax.random.normal(jax.random.key(seed), (20,))
+        return {"y": jax.nn.softmax(rate * noise) ** power, "seed_again": seed}
+
+    axes = {"seed": range(5), "power": static([1, 3]), "rate": [0.5, 1.0, 2.0]}
+    dataset = sweep(run, axes, block_runs=block_runs)
+    for place in itertools.product(range(5), range(2), range(3)):
+        expected = run(place[0], [1, 3][place[1]], [0.5, 1.0, 2.0][place[2]])["y"]
+        np.testing.assert_allclose(dataset["y"].values[place], expected, rtol=1e-5, atol=1e-12)
+    assert (dataset["seed_again"] == dataset["seed"]).all()
+
+
+def test_programs_run_in_order_and_land_in_their_places_however_long_each_compiles():
+    ran = []
+
+    def run(x, size):
+        for _ in range(size):  # unrolled: the first program compiles last
+            x = jnp.sin(x)
+        jax.debug.callback(lambda: ran.append(size))
+        return {"y": x}
+
+    sizes = [150, 1, 20, 2]
+    dataset = sweep(run, {"size": static(sizes), "x": [0.5]})
+    expected = []
+    for size in sizes:
+        value = 0.5
+        for _ in range(size):
+            value = np.sin(value)
+        expected.append([value])
+    np.testing.assert_allclose(dataset["y"], expected, rtol=1e-4)
+    assert dataset["size"].values.tolist() == sizes
+    jax.effects_barrier()
+    assert ran == sizes
+
+
+def test_the_callers_number_types_hold_in_programs_that_compile_ahead(float64):
+    dataset = sweep(lambda x, size: {"y": x / size}, {"x": [1.0, 2.0], "size": static([3, 7])})
+    assert dataset["y"].dtype == np.float64
+    np.testing.assert_allclose(dataset["y"], [[1 / 3, 1 / 7], [2 / 3, 2 / 7]], rtol=1e-15)
+
+
 @pytest.mark.parametrize("progress", [True, False, None])
 def test_progress_never_writes_to_stdout_and_appears_only_where_wanted(
     capfd, monkeypatch, progress
