@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from bandits.losses.responses import normalize_preferences
 from theory import checks
@@ -61,7 +61,7 @@ def label_pairs(
       key: of the labels and the choice of pairs.
       rewards: what the labeller judges by.
       scheme: ``all`` pairs, the ``best_worst`` pair, or ``num_pairs`` at ``random``, without
-        repeats.
+        repeats, of those that are told apart.
       num_pairs: with ``random``, from 1 to C (C − 1)/2.
       temperature: of the labeller, as in `preference_probabilities`.
       label_noise: probability that a label is flipped.
@@ -84,8 +84,8 @@ def label_pairs(
     wins = jnp.triu(jax.random.uniform(label_key, (count, count)) < probabilities, k=1)
     upper = jnp.triu(jnp.ones((count, count), bool), k=1)
     gaps = jnp.abs(rewards[:, None] - rewards[None, :])
-    chosen = upper & (gaps > 0) & (gaps >= least_gap)
-    chosen &= _choose(choice_key, rewards, scheme, num_pairs)
+    told_apart = upper & (gaps > 0) & (gaps >= least_gap)
+    chosen = _choose(choice_key, rewards, told_apart, scheme, num_pairs)
     return normalize_preferences(((chosen & wins) | (chosen & ~wins).T).astype(rewards.dtype))
 
 
@@ -105,7 +105,8 @@ def truncated(
     log_probs = jnp.asarray(log_probs)
     arms = jnp.arange(log_probs.size)
     kept = (arms >= first) & (arms <= (log_probs.size - 1 if last is None else last))
-    return _renormalised(jnp.where(kept, log_probs, -jnp.inf), f"the arms {first} to {last}")
+    what = f"keeping arms {first} to {log_probs.size - 1 if last is None else last}"
+    return _renormalised(jnp.where(kept, log_probs, -jnp.inf), what)
 
 
 def shifted(log_probs: Float[Array, " K"], arms: ArrayLike) -> Float[Array, " K"]:
@@ -114,6 +115,7 @@ def shifted(log_probs: Float[Array, " K"], arms: ArrayLike) -> Float[Array, " K"
     Raises InvalidInput for a shift that leaves no mass.
     """
     log_probs = jnp.asarray(log_probs)
+    checks.require_integer("arms", arms)
     source = jnp.arange(log_probs.size) - jnp.asarray(arms)
     inside = (source >= 0) & (source < log_probs.size)
     moved = jnp.where(inside, log_probs[jnp.clip(source, 0, log_probs.size - 1)], -jnp.inf)
@@ -148,31 +150,27 @@ def covered_mass(
     return jnp.sum(jnp.where(covered, jnp.exp(reference_log_probs), 0.0), axis=-1)
 
 
-def count_preferences(
-    arms: Int[Array, " C"], preferences: Float[Array, "C C"], num_arms: int
-) -> Float[Array, "K K"]:
-    """The labels of a group as a table over arms: [a, b] is the weight of "a preferred to b"."""
-    one_hot = jax.nn.one_hot(arms, num_arms, dtype=preferences.dtype)
-    return one_hot.T @ preferences @ one_hot
-
-
 def _choose(
-    key: PRNGKeyArray, rewards: Float[Array, " C"], scheme: Scheme, num_pairs: int
-) -> Array:
-    """The pairs of the upper triangle that a scheme labels, ``[C, C]``."""
+    key: PRNGKeyArray,
+    rewards: Float[Array, " C"],
+    told_apart: Bool[Array, "C C"],
+    scheme: Scheme,
+    num_pairs: int,
+) -> Bool[Array, "C C"]:
+    """The pairs that a scheme labels, among those of the upper triangle that can be told apart."""
     count = rewards.shape[-1]
     if scheme == "all":
-        return jnp.ones((count, count), bool)
+        return told_apart
     if scheme == "best_worst":
         best, worst = jnp.argmax(rewards), jnp.argmin(rewards)
         low, high = jnp.minimum(best, worst), jnp.maximum(best, worst)
-        return jnp.zeros((count, count), bool).at[low, high].set(True)
+        return told_apart & jnp.zeros_like(told_apart).at[low, high].set(True)
     most = count * (count - 1) // 2
     if not 1 <= num_pairs <= most:
         raise InvalidInput(f"num_pairs is {num_pairs}; {count} responses make 1 to {most} pairs")
-    rows, columns = jnp.triu_indices(count, k=1)
-    picked = jax.random.permutation(key, most)[:num_pairs]
-    return jnp.zeros((count, count), bool).at[rows[picked], columns[picked]].set(True)
+    order = jnp.where(told_apart, jax.random.uniform(key, told_apart.shape), 2.0)
+    last = jnp.sort(order.ravel())[num_pairs - 1]
+    return told_apart & (order <= last)
 
 
 def _renormalised(log_probs: Float[Array, " K"], what: str) -> Float[Array, " K"]:

@@ -156,11 +156,27 @@ def _halved(
     return jnp.where(lowers.any(), sizes[jnp.argmax(lowers)], 0.0)
 
 
+def require_counts(counts: Float[ArrayLike, "K K"]) -> None:
+    """Refuse what is no table of preferences: [K, K], >= 0, not empty, no arm against itself."""
+    shape = np.shape(counts)
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
+        raise InvalidInput(f"counts has shape {shape}; it must be [K, K] for K >= 2 arms")
+    checks.require_finite("counts", counts)
+    checks.require_nonnegative("counts", counts)
+    values = checks.concrete(counts)
+    if values is None:
+        return
+    if not values.any():
+        raise InvalidInput("counts is zero everywhere; there must be at least one preference")
+    if np.diag(values).any():
+        arm = int(np.argmax(np.diag(values) > 0))
+        raise InvalidInput(f"counts prefers arm {arm} to itself; a pair needs two different arms")
+
+
 def _require_data(
     features: Float[Array, "K F"], counts: Float[Array, "K K"], ridge: ArrayLike
 ) -> None:
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.shape[0] < 2:
-        raise InvalidInput(f"counts has shape {counts.shape}; it must be [K, K] for K >= 2 arms")
+    require_counts(counts)
     if features.ndim != 2 or len(features) != len(counts):
         raise InvalidInput(
             f"features has shape {features.shape}; it needs one row for each of {len(counts)} arms"
@@ -168,16 +184,6 @@ def _require_data(
     checks.require_finite("features", features)
     checks.require_finite("ridge", ridge)
     checks.require_nonnegative("ridge", ridge)
-    checks.require_finite("counts", counts)
-    checks.require_nonnegative("counts", counts)
-    if isinstance(counts, jax.core.Tracer):
-        return
-    values = np.asarray(counts)
-    if not values.any():
-        raise InvalidInput("counts is zero everywhere; a reward model needs a preference")
-    if np.diag(values).any():
-        arm = int(np.argmax(np.diag(values) > 0))
-        raise InvalidInput(f"counts prefers arm {arm} to itself; a pair needs two different arms")
 
 
 def _require_finite_optimum(

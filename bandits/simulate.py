@@ -17,10 +17,10 @@ from bandits import plotting
 from bandits.descent import descend, log_spaced_steps
 from bandits.environments import CategoricalBandit, reference_from_probabilities
 from bandits.files import Vector, align
-from bandits.losses import DIVERGENCES, METHODS, Loss, make_group
+from bandits.losses import DIVERGENCES, METHODS, make_group
 from bandits.metrics import ATTRIBUTES, DIVERGED_AT, measure
 from bandits.policies import tabular_softmax
-from bandits.reward_models import fit_tabular
+from bandits.reward_models import fit_tabular, require_counts
 from bandits.sweeps import DivergenceWarning, sweep
 from bandits.training import (
     Minibatch,
@@ -124,13 +124,24 @@ def simulate(
     checks.require_known("optimizer", optimizer, OPTIMIZERS)
     checks.require_positive("learning_rate", learning_rate)
     checks.require_positive("beta", beta)
+    if preferences is not None:
+        preferences = np.asarray(preferences, np.float64)
+        require_counts(preferences)
+        checks.require_same_arms(preferences=preferences, reference=reference.values)
     if not 1 <= steps <= MOST_STEPS:
         raise checks.InvalidInput(f"steps is {steps}; it must be from 1 to {MOST_STEPS}")
     problem = _pose(reference, reward, target, preferences, beta)
     _require_data(methods, problem, reward, target, preferences, natural_gradient)
-    losses = _bind(methods, beta, hyperparameters or {})
+    if preferences is not None:
+        _require_preferences_in_support(preferences, problem)
+    settings = _settings(methods, beta, hyperparameters or {})
+    losses = {name: METHODS[name].bind(**values) for name, values in settings.items()}
     recorded = log_spaced_steps(steps)
-    schedules = {name: _schedule(name, steps, responses, batch, passes) for name in methods}
+    schedules = {
+        name: _schedule(name, steps, responses, batch, passes)
+        for name in methods
+        if not (METHODS[name].whole_space or (preferences is not None and _learns_from_pairs(name)))
+    }
     if preferences is not None:
         everything = Schedule(steps, len(preferences), len(preferences), len(preferences), steps)
         pairs = jnp.asarray(preferences / preferences.sum(), float)
@@ -153,7 +164,8 @@ def simulate(
             log_probs = descend(
                 DIVERGENCES[loss], start, goal, learning_rate, recorded, transform, natural_gradient
             )
-            return {**measure(log_probs, goal, reward), "log_probs": log_probs}
+            never = {DIVERGED_AT: jnp.int32(-1)}  # a descent is judged by its records
+            return {**measure(log_probs, goal, reward), "log_probs": log_probs, **never}
         if pairs is not None and _learns_from_pairs(loss):
             schedule, collect = everything, from_dataset(_dataset(start, pairs), everything)
         else:
@@ -168,11 +180,10 @@ def simulate(
                 reference_log_prob=lambda _, arms: start[arms],
             )
         key = jax.random.key(seed)
-        results = train(
+        return train(
             key, POLICY, start, losses[loss], collect, schedule, transform(learning_rate), follow,
             recorded,
         )  # fmt: skip
-        return {name: value for name, value in results.items() if name != DIVERGED_AT}
 
     gain = {} if problem.reward is None else {"reward": problem.reward}
     with warnings.catch_warnings():
@@ -188,7 +199,8 @@ def simulate(
         ).squeeze("learning_rate")
     dataset["target_log_probs"] = ("arm", np.asarray(problem.goal))
     dataset["reference_log_probs"] = ("arm", np.asarray(problem.start))
-    _require_convergence(dataset)
+    _require_convergence(dataset, settings)
+    dataset = dataset.drop_vars(DIVERGED_AT)
     log_ratio = np.asarray(problem.goal - problem.start, np.float64)
     log_ratio = log_ratio[np.isfinite(problem.goal)].max()
     return dataset.assign_attrs(
@@ -313,12 +325,23 @@ def _require_data(
             _require_reachable(name, problem)
         elif reward is None and not (preferences is not None and _learns_from_pairs(name)):
             given = "only a target" if target is not None else "only preferences"
-            why = "samples its own responses" if method.on_policy else "compares responses"
+            why = "samples its own responses" if method.on_policy else "learns from responses"
             offline = ", ".join(n for n in METHODS if _learns_from_pairs(n))
             raise checks.InvalidInput(
                 f"{name} {why}, which a reward must label, but {given} is given; add --reward, or "
                 f"choose a method that learns from --preferences: {offline}"
             )
+
+
+def _require_preferences_in_support(preferences: np.ndarray, problem: _Problem) -> None:
+    """Refuse a preference for or against an arm that no policy can play."""
+    excluded = np.isneginf(np.asarray(problem.start)) & (preferences + preferences.T).any(axis=1)
+    if excluded.any():
+        arm = problem.labels[int(np.argmax(excluded))]
+        raise checks.InvalidInput(
+            f"preferences name the arm {str(arm)!r}, which the reference excludes; give it a "
+            "probability > 0 there (--pseudocount 0.5 for counts) or leave it out"
+        )
 
 
 def _require_reachable(method: str, problem: _Problem) -> None:
@@ -346,18 +369,22 @@ def _require_reachable(method: str, problem: _Problem) -> None:
             )
 
 
-def _bind(
+def _settings(
     methods: Sequence[str], beta: float, hyperparameters: Mapping[str, float]
-) -> dict[str, Loss]:
-    """The methods with β and the hyperparameters that they have."""
+) -> dict[str, dict[str, float]]:
+    """Each method's hyperparameters: β and the others given, where it has them, or its defaults."""
     known = {h for name in methods for h in METHODS[name].hyperparameters}
     for given in hyperparameters:
+        if given == "beta":
+            raise checks.InvalidInput("beta is no other hyperparameter; set it with --beta")
+        if not known - {"beta"}:
+            raise checks.InvalidInput(
+                f"unknown hyperparameter {given!r}; {', '.join(methods)} has none but --beta"
+            )
         checks.require_known("hyperparameter", given, sorted(known - {"beta"}))
-    values = {"beta": beta, **hyperparameters}
+    given_values = {"beta": beta, **hyperparameters}
     return {
-        name: METHODS[name].bind(
-            **{h: values[h] for h in METHODS[name].hyperparameters if h in values}
-        )
+        name: {h: given_values.get(h, value) for h, value in METHODS[name].hyperparameters.items()}
         for name in methods
     }
 
@@ -366,6 +393,10 @@ def _schedule(method: str, steps: int, responses: int, batch: int, passes: int |
     """Offline methods pass over one batch for all steps; on-policy ones renew it."""
     reuse = 15 if METHODS[method].reuses_samples else 1
     on_policy_passes = reuse if passes is None else passes
+    if responses < 2:
+        raise checks.InvalidInput(f"responses is {responses}; a group needs at least 2 to compare")
+    checks.require_whole("batch", batch)
+    checks.require_multiple("batch", batch, "responses", responses)
     schedule = Schedule(
         steps=steps,
         group=responses,
@@ -373,8 +404,6 @@ def _schedule(method: str, steps: int, responses: int, batch: int, passes: int |
         batch=batch,
         passes=on_policy_passes if METHODS[method].on_policy else steps,
     )
-    if responses < 2:
-        raise checks.InvalidInput(f"responses is {responses}; a group needs at least 2 to compare")
     schedule.check()
     return schedule
 
@@ -387,16 +416,19 @@ def _dataset(start: Float[Array, " K"], pairs: Float[Array, "K K"]) -> Minibatch
     return Minibatch(contexts=None, responses=jnp.arange(size)[None], groups=groups)
 
 
-def _require_convergence(dataset: xr.Dataset) -> None:
+def _require_convergence(dataset: xr.Dataset, settings: Mapping[str, Mapping[str, float]]) -> None:
     """Refuse a run that ended in NaN, or a descent that ended above its start."""
     rate = float(dataset["learning_rate"])
     for name in dataset["loss"].values:
         one = dataset.sel(loss=name)
         broken = one["log_probs"].isnull().any("arm").values
         if broken.any():
+            at = int(one[DIVERGED_AT]) if one[DIVERGED_AT] >= 0 else int(one["step"][broken][0])
+            values = {"learning_rate": rate, **settings[str(name)]}
+            listed = ", ".join(f"{key}={value:g}" for key, value in values.items())
             raise checks.InvalidInput(
-                f"learning_rate is {rate:g}: {name} diverged within "
-                f"{int(dataset['step'][broken][0])} steps; choose a smaller one"
+                f"{name} diverged after {at} steps with {listed}; choose a smaller learning_rate, "
+                "or gentler hyperparameters"
             )
         measured = [kl for kl in ("forward_kl", "reverse_kl") if name in (kl, "jeffreys")]
         if measured:

@@ -100,6 +100,12 @@ class Schedule:
         if known is not None and (known > np.max(most)).any():
             raise InvalidInput(f"batch is {known.max()}; most_batch allows {most}")
 
+    def fits(self) -> Bool[Array, ""]:
+        """Whether a traced B and T fit the other numbers, as `check` demands of known ones."""
+        batch, passes = jnp.asarray(self.batch), jnp.asarray(self.passes)
+        whole = (batch % self.minibatch == 0) & (batch >= self.minibatch)
+        return whole & (batch <= self.slots * self.minibatch) & (passes >= 1)
+
     @property
     def slots(self) -> int:
         """Minibatches in the largest batch."""
@@ -140,7 +146,8 @@ def train(
     Returns:
       The records, stacked along a leading axis, and ``diverged_at``: the number of steps after
       which the loss was not finite, or at a record a parameter was NaN; -1 if neither ever was.
-      Later records are NaN.
+      Later records are NaN. A traced number out of range, or a behaviour that is NaN, counts as
+      diverged after 0 steps, and no record is left.
 
     Raises:
       InvalidInput: numbers that do not fit together, or records outside 0 … steps.
@@ -148,9 +155,10 @@ def train(
     schedule.check()
     record = (0, schedule.steps) if record is None else tuple(record)
     _require_record(record, schedule.steps)
-    per_batch = jnp.asarray(schedule.batch, jnp.int32) // schedule.minibatch
+    per_batch = jnp.maximum(jnp.asarray(schedule.batch, jnp.int32) // schedule.minibatch, 1)
     # More passes than steps are never finished, and their product could overflow.
-    per_iteration = per_batch * jnp.minimum(jnp.asarray(schedule.passes), schedule.steps)
+    passes = jnp.clip(jnp.asarray(schedule.passes), 1, max(schedule.steps, 1))
+    per_iteration = per_batch * passes
 
     def minibatch_loss(params: Params, minibatch: Minibatch) -> Float[Array, ""]:
         log_probs = jax.vmap(policy.log_prob, in_axes=(None, 0, 0))(
@@ -174,9 +182,8 @@ def train(
             lambda: jax.tree.map(lambda kept: kept[number], state.store),
         )
         store = jax.tree.map(lambda kept, new: kept.at[number].set(new), state.store, minibatch)
-        # The first minibatch sets the baseline, the later ones move it.
-        decay = jnp.where(s == 0, 0.0, BASELINE_DECAY)
-        baseline = decay * state.baseline + (1 - decay) * jnp.mean(minibatch.groups.rewards)
+        mean_reward = jnp.mean(minibatch.groups.rewards)
+        baseline = jnp.where(s == 0, mean_reward, state.baseline)
         groups = dataclasses.replace(
             minibatch.groups,
             baseline=jnp.broadcast_to(baseline, minibatch.groups.baseline.shape),
@@ -191,7 +198,12 @@ def train(
             opt_state,
             behaviour,
             store,
-            baseline,
+            # New samples move the baseline, after they were used; reused ones do not.
+            jnp.where(
+                place < per_batch,
+                BASELINE_DECAY * baseline + (1 - BASELINE_DECAY) * mean_reward,
+                baseline,
+            ),
             jnp.where((state.diverged_at < 0) & ~jnp.isfinite(value), s, state.diverged_at),
         )
 
@@ -207,7 +219,16 @@ def train(
     first = params if behaviour is None else behaviour
     empty = jax.eval_shape(lambda: draw(params, jnp.int32(0), jnp.int32(0)))
     store = jax.tree.map(lambda a: jnp.zeros((schedule.slots, *a.shape), a.dtype), empty)
-    start = _State(params, optimizer.init(params), first, store, jnp.zeros(()), jnp.int32(-1))
+    # A traced B or T that does not fit, or a law without data, must not look like a result.
+    unfit = _any_nan(first) | ~schedule.fits()
+    start = _State(
+        params,
+        optimizer.init(params),
+        first,
+        store,
+        jnp.zeros(()),
+        jnp.where(unfit, 0, -1),
+    )
     (_, end), records = jax.lax.scan(advance, (jnp.int32(0), start), jnp.asarray(record, jnp.int32))
     return {**records, DIVERGED_AT: end.diverged_at}
 

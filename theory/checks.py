@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Iterable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -96,6 +97,27 @@ def require_positive(name: str, value: ArrayLike) -> None:
         _refuse(name, known, bad, "must be a finite number > 0")
 
 
+def positive(name: str, value: ArrayLike) -> ArrayLike:
+    """The value, refused unless finite and > 0; NaN where a traced one is not.
+
+    A sweep's numbers have no values yet when a function is traced. A run with a bad one must not
+    look like a result: it gives NaN, and is reported.
+    """
+    require_positive(name, value)
+    if not isinstance(value, jax.core.Tracer):
+        return value
+    return jnp.where((value > 0) & jnp.isfinite(value), value, jnp.nan)
+
+
+def nonnegative(name: str, value: ArrayLike) -> ArrayLike:
+    """The value, refused unless finite and >= 0; NaN where a traced one is not."""
+    require_finite(name, value)
+    require_nonnegative(name, value)
+    if not isinstance(value, jax.core.Tracer):
+        return value
+    return jnp.where((value >= 0) & jnp.isfinite(value), value, jnp.nan)
+
+
 def require_probability(name: str, value: ArrayLike) -> None:
     """Refuse anything but numbers from 0 to 1."""
     known = concrete(value)
@@ -130,6 +152,13 @@ def require_support(name: str, probs: ArrayLike, inside: str, reference: ArrayLi
             f"{inside} is zero on arm {arm} where {name} is not, so their KL divergence is "
             f"infinite; {inside} must be positive wherever {name} is"
         )
+
+
+def require_integer(name: str, value: ArrayLike) -> None:
+    """Refuse anything but whole numbers, of either sign."""
+    known = concrete(value)
+    if known is not None and not np.issubdtype(known.dtype, np.integer):
+        raise InvalidInput(f"{name} is {value}; it must be a whole number")
 
 
 def require_whole(name: str, value: ArrayLike) -> None:

@@ -2,8 +2,9 @@
 
 The first token is the prompt; the reward is the mean over all tokens of the bump of the
 one-dimensional bandit, far (R1) or near (R2). The transformer starts exactly at the same reference
-for every token. Best-of-N and IPO, offline and on-policy, at ten times the published learning
-rate: the published one needs more than the hundred steps that are taken here.
+for every token. Best-of-N and IPO, offline and on-policy, on ten prompts (published: 10 to 100), at
+a learning rate of 1e-3 (published: 1e-4, and 3e-5 on-policy): the published ones need more than the
+hundred steps that are taken here.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 from bandits import plotting
 from bandits.environments import bump_reward, tanh_cauchy_reference
 from bandits.experiments.base import Claim, Experiment
-from bandits.experiments.curves import draw_means, over_seeds, require_converged
+from bandits.experiments.curves import draw_means, new_reward_panels, over_seeds, require_converged
 from bandits.experiments.published import PEAKS
 from bandits.losses import METHODS, switch
 from bandits.metrics import ATTRIBUTES
@@ -143,19 +144,15 @@ def run(settings: Settings) -> xr.Dataset:
 
 def plot(dataset: xr.Dataset) -> Figure:
     """A panel a reward: expected reward over gradient steps, offline thin and on-policy bold."""
-    figure = plotting.new_figure(13, 5.6)
-    panels = figure.subplots(1, 2, sharey=True)
-    figure.subplots_adjust(0.065, 0.13, 0.985, 0.92, wspace=0.06)
-    titles = {"R1": "R1: the peak is far from the reference", "R2": "R2: the peak is near"}
-    for axes, (reward, title) in zip(panels, titles.items(), strict=True):
+    figure, panels = new_reward_panels()
+    for reward, axes in panels.items():
         for name in NAMES:
             for data, width, marker in (("offline", 1.4, "o"), ("on-policy", 3.0, "s")):
                 one = dataset["expected_reward"].sel(loss=name, reward=reward, data=data)
                 label = f"{plotting.METHOD_LABELS[name]}, {data}"
                 draw_means(axes, one, "step", name, label=label, linewidth=width, marker=marker)
-        axes.set(title=title, xlabel="gradient steps", ylim=(0, 1.04))
-    panels[0].set_ylabel("expected reward")
-    panels[0].legend(loc="upper left")
+        axes.set_xlabel("gradient steps")
+    panels["R1"].legend(loc="upper left")
     return figure
 
 
@@ -187,6 +184,7 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
             offline,
             offline.low > 0,
             asserted=False,
+            note=f"Offline neither leaves the start by much: {_gains(final - start)}.",
         ),
         EXPERIMENT.claim(
             "A negative gradient adds to on-policy samples on R1: online IPO minus best-of-N",
@@ -195,6 +193,13 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
             asserted=False,
         ),
     ]
+
+
+def _gains(improvement: xr.DataArray) -> str:
+    means = improvement.sel(reward="R1", data="offline").mean("seed")
+    return ", ".join(
+        f"{plotting.METHOD_LABELS[name]} gains {float(means.sel(loss=name)):+.3f}" for name in NAMES
+    )
 
 
 EXPERIMENT = Experiment(

@@ -5,11 +5,23 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.experiments.intervals import Interval, mean_interval
 from bandits.metrics import DIVERGED_AT
 from theory.checks import InvalidInput
+
+
+def new_reward_panels(bottom: float = 0.13, height: float = 5.6) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with one panel a reward, R1 and R2, for expected rewards."""
+    figure = plotting.new_figure(13, height)
+    axes = figure.subplots(1, 2, sharey=True)
+    figure.subplots_adjust(0.065, bottom, 0.985, 0.92, wspace=0.06)
+    panels = dict(zip(("R1", "R2"), axes, strict=True))
+    panels["R1"].set(title="R1: the peak is far from the reference", ylabel="expected reward")
+    panels["R2"].set(title="R2: the peak is near", ylim=(0, 1.04))
+    return figure, panels
 
 
 def draw_means(axes: Axes, results: xr.DataArray, along: str, method: str, **line: object) -> None:
@@ -62,3 +74,6 @@ def require_converged(dataset: xr.Dataset) -> None:
             f"{int((at >= 0).sum())} of {at.size} runs diverged, the first after "
             f"{int(at.values[tuple(first)])} steps at {where}; choose a smaller learning rate"
         )
+    for name, values in dataset.data_vars.items():
+        if values.isnull().any():
+            raise InvalidInput(f"{name} is NaN in some runs; these settings leave it undefined")

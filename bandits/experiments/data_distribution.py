@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
-from bandits.experiments.curves import draw_bars, over_seeds
+from bandits.experiments.curves import draw_bars, new_reward_panels, over_seeds
 from bandits.experiments.published import Bandit, run_methods
 
 METHODS = ("best_of_n", "reward_weighted", "ipo")
@@ -60,18 +60,13 @@ def run(settings: Settings) -> xr.Dataset:
 
 def plot(dataset: xr.Dataset) -> Figure:
     """A panel a reward: final reward of every method on each source of data."""
-    figure = plotting.new_figure(13, 6)
-    panels = figure.subplots(1, 2, sharey=True)
-    figure.subplots_adjust(0.065, 0.17, 0.985, 0.92, wspace=0.06)
-    final = dataset["expected_reward"].isel(step=-1)
-    titles = {"R1": "R1: the peak is far from the reference", "R2": "R2: the peak is near"}
-    for axes, (reward, title) in zip(panels, titles.items(), strict=True):
-        draw_bars(axes, final.sel(reward=reward), "data", METHODS)
-        start = float(dataset["expected_reward"].sel(reward=reward).isel(step=0).mean())
+    figure, panels = new_reward_panels(bottom=0.17, height=6)
+    for reward, axes in panels.items():
+        results = dataset["expected_reward"].sel(reward=reward)
+        draw_bars(axes, results.isel(step=-1), "data", METHODS)
+        start = float(results.isel(step=0).mean())
         axes.axhline(start, color=plotting.INK, linestyle=":", linewidth=1.4, label="start")
-        axes.set(title=title, ylim=(0, 1.04))
-    panels[0].set_ylabel("expected reward")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=4)
+    figure.legend(*panels["R1"].get_legend_handles_labels(), loc="lower center", ncols=4)
     return figure
 
 

@@ -22,7 +22,7 @@ from bandits.experiments.curves import over_seeds, require_converged
 from bandits.losses import METHODS, switch
 from bandits.metrics import ATTRIBUTES
 from bandits.policies import tabular_softmax
-from bandits.preferences import truncated
+from bandits.preferences import covered_mass, truncated
 from bandits.sweeps import sweep
 from bandits.training import Schedule, on_policy, train
 
@@ -117,8 +117,12 @@ def run(settings: Settings) -> xr.Dataset:
         attributes=ATTRIBUTES,
     ).assign_coords(loss=list(NAMES), peak=list(settings.peaks), coverage=list(settings.coverages))
     require_converged(dataset)
+    laws = [truncated(reference, last=c * settings.num_arms - 1) for c in settings.coverages]
+    mass = np.asarray(covered_mass(reference, jnp.stack(laws)))
     distances = [int(_bandit(settings, peak, reference).peak_distance()) for peak in settings.peaks]
-    return dataset.squeeze("step").assign_coords(distance=("peak", distances))
+    return dataset.squeeze("step").assign_coords(
+        distance=("peak", distances), mass=("coverage", mass)
+    )
 
 
 def _bandit(settings: Settings, peak: int, reference: Float[Array, " K"]) -> CategoricalBandit:
@@ -133,7 +137,7 @@ def plot(dataset: xr.Dataset) -> Figure:
     figure = plotting.new_figure(16, 2.75 * rows + 1.0)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True)
     figure.subplots_adjust(0.075, 0.1, 0.915, 0.94, wspace=0.08, hspace=0.3)
-    peaks, coverages = dataset["distance"].values, dataset["coverage"].values
+    peaks, masses = dataset["distance"].values, dataset["mass"].values
     image = None
     for axes, name in zip(panels.flat, names, strict=False):
         mean = dataset["expected_reward"].sel(loss=name).mean("seed").transpose("coverage", "peak")
@@ -144,7 +148,7 @@ def plot(dataset: xr.Dataset) -> Figure:
         axes.set_title(plotting.METHOD_LABELS[name] + _suffix(name), fontsize=13)
         shown = range(0, len(peaks), 2)
         axes.set_xticks(list(shown), [str(peaks[i]) for i in shown])
-        axes.set_yticks(range(len(coverages)), [f"{c:.0%}" for c in coverages])
+        axes.set_yticks(range(len(masses)), [f"{m:.1%}" for m in masses])
     for axes in panels.flat[len(names) :]:
         axes.axis("off")
     for axes in panels.flat[len(names) - columns : len(names)]:
@@ -152,7 +156,7 @@ def plot(dataset: xr.Dataset) -> Figure:
     figure.supxlabel(
         "C1: arms from the reference's median to the reward's peak", fontsize=14, y=0.015
     )
-    figure.supylabel("C2: share of the arms covered, from the first", fontsize=14, x=0.008)
+    figure.supylabel("C2: mass of the reference on the arms covered", fontsize=14, x=0.008)
     assert image is not None
     scale = figure.add_axes((0.93, 0.1, 0.014, 0.84))
     figure.colorbar(image, cax=scale, label="final expected reward")

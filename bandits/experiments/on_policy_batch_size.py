@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
-from bandits.experiments.curves import draw_means, over_seeds
+from bandits.experiments.curves import draw_means, new_reward_panels, over_seeds
 from bandits.experiments.published import Bandit, run_methods
 from bandits.sweeps import static
 
@@ -53,58 +53,59 @@ def run(settings: Settings) -> xr.Dataset:
 
 
 def plot(dataset: xr.Dataset) -> Figure:
-    """A panel a reward: reward against batch size, half-way through training."""
-    figure = plotting.new_figure(13, 5.6)
-    panels = figure.subplots(1, 2, sharey=True)
-    figure.subplots_adjust(0.065, 0.13, 0.985, 0.92, wspace=0.06)
-    half = int(dataset["step"].values[1])
-    for axes, reward in zip(panels, ("R1", "R2"), strict=True):
+    """A panel a reward: against batch size, half-way (thin) and at the end (bold)."""
+    figure, panels = new_reward_panels(bottom=0.22, height=6.2)
+    half, last = (int(step) for step in dataset["step"].values[1:])
+    for reward, axes in panels.items():
         for method in METHODS:
             one = dataset["expected_reward"].sel(loss=method, reward=reward)
-            draw_means(axes, one.sel(step=half), "batch", method)
-        axes.set(xscale="log", xlabel="batch size B, responses", ylim=(0, 1.04))
+            name = plotting.METHOD_LABELS[method]
+            for step, width in ((half, 1.2), (last, 3.0)):
+                label = f"{name}, {step} steps"
+                draw_means(axes, one.sel(step=step), "batch", method, linewidth=width, label=label)
+        axes.set(xscale="log", xlabel="batch size B, responses")
         axes.set_xticks(dataset["batch"].values, dataset["batch"].values)
         axes.minorticks_off()
-        axes.set_title(f"{reward}, after {half} steps")
-    panels[0].set_ylabel("expected reward")
-    panels[1].legend(loc="lower left")
+    figure.legend(*panels["R1"].get_legend_handles_labels(), loc="lower center", ncols=4)
     return figure
 
 
 def judge(dataset: xr.Dataset) -> list[Claim]:
-    """Reward lost per tenfold batch, half-way through training, averaged over methods, by seed."""
-    half = int(dataset["step"].values[1])
-    reward = dataset["expected_reward"].sel(step=half)
+    """Reward lost per tenfold batch, half-way and at the end, averaged over methods, by seed."""
     decades = np.log10(dataset["batch"]) - np.log10(dataset["batch"]).mean()
-    lost = -(reward * decades).sum("batch") / (decades**2).sum()
-    far = over_seeds(lost.sel(reward="R1"))
-    difference = over_seeds(lost.sel(reward="R1") - lost.sel(reward="R2"))
-    smallest, best = _smallest_against_best(reward.sel(reward="R1"))
-    return [
-        EXPERIMENT.claim(
-            f"Smaller batches are better at fixed M: reward lost on R1 per tenfold B, after {half} "
-            "steps",
-            far,
-            far.low > 0,
-            note=f"The smallest batch is not the best: B = {smallest[0]} gives {smallest[1]:.3f}, "
-            f"B = {best[0]} {best[1]:.3f} (means over methods and seeds)."
-            if best[0] != smallest[0]
-            else "",
-        ),
-        EXPERIMENT.claim(
-            "The batch matters mostly where the peak is far: the loss per tenfold B on R1 minus "
-            "that on R2",
-            difference,
-            difference.low > 0,
-        ),
-    ]
+    claims = []
+    for step in dataset["step"].values[1:]:
+        reward = dataset["expected_reward"].sel(step=step)
+        lost = -(reward * decades).sum("batch") / (decades**2).sum()
+        far = over_seeds(lost.sel(reward="R1"))
+        difference = over_seeds(lost.sel(reward="R1") - lost.sel(reward="R2"))
+        claims += [
+            EXPERIMENT.claim(
+                f"Smaller batches are better at fixed M: reward lost on R1 per tenfold B, after "
+                f"{step} steps",
+                far,
+                far.low > 0,
+                note=_smallest_against_best(reward.sel(reward="R1")),
+            ),
+            EXPERIMENT.claim(
+                f"The batch matters mostly where the peak is far: the loss per tenfold B on R1 "
+                f"minus that on R2, after {step} steps",
+                difference,
+                difference.low > 0,
+            ),
+        ]
+    return claims
 
 
-def _smallest_against_best(reward: xr.DataArray) -> tuple[tuple[int, float], tuple[int, float]]:
+def _smallest_against_best(reward: xr.DataArray) -> str:
     means = reward.mean(("loss", "seed"))
-    best = means.isel(batch=int(means.argmax("batch")))
-    first = means.isel(batch=0)
-    return (int(first["batch"]), float(first)), (int(best["batch"]), float(best))
+    first, best = means.isel(batch=0), means.isel(batch=int(means.argmax("batch")))
+    if best["batch"] == first["batch"]:
+        return "The smallest batch is the best."
+    return (
+        f"The smallest batch is not the best: B = {int(first['batch'])} gives {float(first):.3f}, "
+        f"B = {int(best['batch'])} {float(best):.3f} (means over methods and seeds)."
+    )
 
 
 EXPERIMENT = Experiment(

@@ -16,7 +16,7 @@ from theory import checks
 
 def dpo(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
     """−Σ w_ij log σ(β h_ij), β > 0. Source: arXiv:2305.18290."""
-    checks.require_positive("beta", beta)
+    beta = checks.positive("beta", beta)
     return _sum_over_pairs(
         -jax.nn.log_sigmoid(beta * _log_ratio_margins(responses)),
         responses,
@@ -28,7 +28,7 @@ def ipo(responses: Responses, tau: ArrayLike = 0.05) -> Float[Array, ""]:
 
     The published bandit's target of 10 nats is τ = 0.05.
     """
-    checks.require_positive("tau", tau)
+    tau = checks.positive("tau", tau)
     return _sum_over_pairs(
         (_log_ratio_margins(responses) - 0.5 / tau) ** 2,
         responses,
@@ -37,7 +37,7 @@ def ipo(responses: Responses, tau: ArrayLike = 0.05) -> Float[Array, ""]:
 
 def hinge(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
     """Σ w_ij max(0, 1 − β h_ij), β > 0: DPO with the hinge for a loss. Source: arXiv:2402.05749."""
-    checks.require_positive("beta", beta)
+    beta = checks.positive("beta", beta)
     return _sum_over_pairs(
         jax.nn.relu(1.0 - beta * _log_ratio_margins(responses)),
         responses,
@@ -51,8 +51,8 @@ def slic(
 
     The second term, likelihood of the winners, stands for its target. Source: arXiv:2305.10425.
     """
-    checks.require_positive("margin", margin)
-    checks.require_nonnegative("regularization", regularization)
+    margin = checks.positive("margin", margin)
+    regularization = checks.nonnegative("regularization", regularization)
     calibration = jax.nn.relu(margin - _margins(responses, responses.log_probs))
     likelihood = -responses.log_probs[:, None]
     return _sum_over_pairs(calibration + regularization * likelihood, responses)
@@ -90,7 +90,7 @@ def unlikelihood(responses: Responses, coefficient: ArrayLike = 1.0) -> Float[Ar
 
     Unlike c log π(y), the push fades as π(y) does. Source: arXiv:1908.04319.
     """
-    checks.require_nonnegative("coefficient", coefficient)
+    coefficient = checks.nonnegative("coefficient", coefficient)
     rest = _mean_of_rest(responses)
     # π(y) = 1 would be log 0; as y is not alone, rounding alone can bring it there.
     certain = -jnp.finfo(responses.log_probs.dtype).eps
@@ -133,7 +133,7 @@ def _mean_of_rest(responses: Responses) -> Float[Array, " C"]:
 def _best_minus(
     pushed: Float[Array, " C"], responses: Responses, coefficient: ArrayLike, floor: ArrayLike
 ) -> Float[Array, ""]:
-    checks.require_nonnegative("coefficient", coefficient)
+    coefficient = checks.nonnegative("coefficient", coefficient)
     least = responses.reference_log_probs + floor
     bounded = jnp.where(responses.log_probs > least, responses.log_probs, least)
     # An excluded response cannot be pushed further.

@@ -66,7 +66,7 @@ def to_gibbs(divergence: Divergence) -> Callable[..., Float[Array, ""]]:
     """The divergence as a method: from the Gibbs policy π* ∝ π_ref exp(r/β) of the whole space."""
 
     def loss(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
-        checks.require_positive("beta", beta)
+        beta = checks.positive("beta", beta)
         target = jax.nn.log_softmax(responses.reference_log_probs + responses.rewards / beta)
         return divergence(responses.log_probs, target)
 

@@ -33,7 +33,7 @@ def best_of_n(responses: Responses) -> Float[Array, ""]:
 
 def reward_weighted(responses: Responses, temperature: ArrayLike = 0.1) -> Float[Array, ""]:
     """−Σ s exp(r/τ) log π: reward-weighted regression (RWR, Peters and Schaal 2007), τ > 0."""
-    checks.require_positive("temperature", temperature)
+    temperature = checks.positive("temperature", temperature)
     return _likelihood(responses.shares * jnp.exp(responses.rewards / temperature), responses)
 
 
@@ -42,7 +42,7 @@ def advantage_weighted(responses: Responses, temperature: ArrayLike = 0.1) -> Fl
 
     τ > 0. Source: arXiv:1910.00177, with its clip.
     """
-    checks.require_positive("temperature", temperature)
+    temperature = checks.positive("temperature", temperature)
     advantages = responses.rewards - responses.baseline
     # The clip is applied to the exponent: exp of the unclipped one may overflow.
     exponents = jnp.minimum(advantages / temperature, jnp.log(MOST_WEIGHT))

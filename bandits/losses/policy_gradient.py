@@ -1,7 +1,9 @@
 """Policy gradients on the KL-regularised reward r − β log(π/π_ref), with advantages A held fixed.
 
-The baseline is (1 − m) times the running mean of the rewards plus m times the prompt's own mean,
-m = ``prompt_baseline``: 0 the one, 1 the other. β >= 0.
+The baseline is (1 − m) times the running mean of earlier rewards plus m times that of the prompt's
+own group, m = ``prompt_baseline``: 0 the one, 1 the other. As a group's mean contains the
+response itself, m = 1 shortens the expected gradient of C samples by 1 − 1/C, without turning it;
+where the group is the whole space the mean is exact. β >= 0.
 """
 
 import jax
@@ -13,7 +15,7 @@ from bandits.losses.responses import Responses
 from theory import checks
 
 MOST_LOG_RATIO = 60.0
-"""Of PPO, in nats: exp of more overflows float32 in products. Clipping acts long before."""
+"""Of PPO, in nats: exp of more overflows float32 in products, and a run so far off is lost."""
 
 
 def reinforce(
@@ -21,7 +23,7 @@ def reinforce(
 ) -> Float[Array, ""]:
     """−Σ s A log π: the score-function gradient, A = r − β log(π/π_ref) − b.
 
-    Unbiased on the policy's own samples only. Source: Williams 1992.
+    For the policy's own samples, each used once. Source: Williams 1992.
     """
     log_probs = _drawn(responses, responses.log_probs)
     advantages = _advantages(responses, log_probs, beta, prompt_baseline)
@@ -39,7 +41,7 @@ def ppo(
     A response whose ratio has left the trust region in the direction of A has no weight: samples
     can be reused. ε > 0. Source: arXiv:1707.06347.
     """
-    checks.require_positive("clip", clip)
+    clip = checks.positive("clip", clip)
     behaviour_log_probs = _drawn(responses, responses.behaviour_log_probs)
     advantages = _advantages(responses, behaviour_log_probs, beta, prompt_baseline)
     log_ratios = _drawn(responses, responses.log_probs) - behaviour_log_probs
@@ -55,7 +57,7 @@ def _advantages(
     beta: ArrayLike,
     prompt_baseline: ArrayLike,
 ) -> Float[Array, " C"]:
-    checks.require_nonnegative("beta", beta)
+    beta = checks.nonnegative("beta", beta)
     penalty = beta * (log_probs - _drawn(responses, responses.reference_log_probs))
     penalized = responses.rewards - penalty
     prompt_mean = jnp.sum(_shares(responses) * penalized)

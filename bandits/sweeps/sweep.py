@@ -3,8 +3,9 @@
 import dataclasses
 import math
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,10 @@ BLOCK_RUNS = 256
 
 BLOCK_BYTES = 2**26
 """Arguments and results of one block, at most; a run larger than this is a block of its own."""
+
+
+PROGRAMS_AHEAD = 2
+"""Programs that are compiled at a time: the one that is needed next, and one more."""
 
 
 class DivergenceWarning(UserWarning):
@@ -133,15 +138,18 @@ class _Program:
 def _compile_ahead(
     run: Callable[..., Any], fixed: dict[str, Any], grid: Grid, block_runs: int
 ) -> Iterator[tuple[tuple[Any, ...], _Program]]:
-    """Every program with its place in the grid; the next ones compile while one runs."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        waiting = [
-            (place, _start_compiling(pool, run, arguments, fixed, grid, block_runs))
-            for arguments, place in grid.programs()
-        ]
+    """Every program with its place in the grid; the next one compiles while one runs."""
+    waiting: deque[tuple[tuple[Any, ...], Future[_Program]]] = deque()
+    with ThreadPoolExecutor(max_workers=PROGRAMS_AHEAD) as pool:
         try:
-            for place, finish in waiting:
-                yield place, finish()
+            for arguments, place in grid.programs():
+                program = _start_compiling(pool, run, arguments, fixed, grid, block_runs)
+                waiting.append((place, program))
+                if len(waiting) == PROGRAMS_AHEAD:
+                    place, program = waiting.popleft()
+                    yield place, program.result()
+            for place, program in waiting:
+                yield place, program.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -153,29 +161,29 @@ def _start_compiling(
     fixed: dict[str, Any],
     grid: Grid,
     block_runs: int,
-) -> Callable[[], _Program]:
+) -> "Future[_Program]":
     """Trace here, where the caller's settings hold, and compile in the pool."""
 
     def one_run(numeric: dict[str, jax.Array], fixed: dict[str, Any]) -> dict[str, jax.Array]:
         return _as_mapping(run(**numeric, **fixed, **static_arguments))
 
-    total = grid.runs_per_program
-    first_run = {name: values[0] for name, values in grid.arguments(np.arange(1)).items()}
-    run_bytes = _bytes(first_run) + _bytes(jax.eval_shape(one_run, first_run, fixed))
-    # Equal blocks, so that the last one is not mostly padding.
-    most = max(1, min(block_runs, BLOCK_BYTES // max(run_bytes, 1)))
-    block = math.ceil(total / math.ceil(total / most))
-
     def alone(numeric: dict[str, jax.Array], fixed: dict[str, Any]) -> dict[str, jax.Array]:
         result = one_run({name: value[0] for name, value in numeric.items()}, fixed)
         return {name: jnp.asarray(value)[None] for name, value in result.items()}
 
+    total = grid.runs_per_program
+    first_run = grid.arguments(np.arange(1))
+    # Traced once for the shapes and once in blocks; JAX keeps what was traced of the parts.
+    run_bytes = _bytes(first_run) + _bytes(jax.eval_shape(alone, first_run, fixed))
+    # Equal blocks, so that the last one is not mostly padding.
+    most = max(1, min(block_runs, BLOCK_BYTES // max(run_bytes, 1)))
+    block = math.ceil(total / math.ceil(total / most))
     # A single run needs no batch axis: its conditions stay conditions, and it compiles faster.
     vmapped = jax.vmap(one_run, in_axes=(0, None), axis_size=block)
-    program = jax.jit(alone if block == 1 else vmapped)
-    lowered = program.lower(grid.arguments(np.arange(block) % total), fixed)
-    compiled = pool.submit(lowered.compile)
-    return lambda: _Program(compiled.result(), block, run_bytes)
+    lowered = jax.jit(alone if block == 1 else vmapped).lower(
+        grid.arguments(np.arange(block) % total), fixed
+    )
+    return pool.submit(lambda: _Program(lowered.compile(), block, run_bytes))
 
 
 def _store(

@@ -243,12 +243,13 @@ def test_simulate_takes_a_reward_and_its_options(command):
         np.testing.assert_allclose(np.exp(dataset["target_log_probs"]), gibbs / gibbs.sum(), 1e-5)
 
 
-def test_the_example_shipped_runs_as_its_readme_says(command):
-    (line,) = [t for t in (EXAMPLES / "README.md").read_text().splitlines() if "modeseek sim" in t]
-    arguments = line.replace("examples/", f"{EXAMPLES}/").split()[1:]
+@pytest.mark.parametrize(("place", "method"), [(0, "forward_kl"), (1, "dpo")])
+def test_the_examples_shipped_run_as_their_readme_says(command, place, method):
+    lines = [t for t in (EXAMPLES / "README.md").read_text().splitlines() if "modeseek sim" in t]
+    arguments = lines[place].replace("examples/", f"{EXAMPLES}/").split()[1:]
     code, out, err = command(*arguments, "--steps", "20")
-    assert (code, err) == (0, "")
-    assert "forward_kl" in out
+    assert (code, err, len(lines)) == (0, "", 2)
+    assert method in out
 
 
 SIMULATE = ["simulate", "--reference", "p.csv"]

@@ -10,7 +10,6 @@ from scipy import special, stats
 
 from bandits.preferences import (
     SCHEMES,
-    count_preferences,
     covered_mass,
     covering_fraction,
     label_pairs,
@@ -192,14 +191,6 @@ def test_bad_labelling_is_refused(rewards, options, message):
         label_pairs(KEY, np.array(rewards), **options)
 
 
-def test_counts_add_the_labels_of_equal_arms():
-    arms, preferences = np.array([2, 0, 2]), np.array([[0, 0.5, 0], [0, 0, 0.2], [0, 0.3, 0]])
-    found = count_preferences(arms, preferences, 4)
-    expected = np.zeros((4, 4))
-    expected[2, 0], expected[0, 2] = 0.8, 0.2
-    np.testing.assert_allclose(found, expected, rtol=1e-14)
-
-
 # Coverage (C2)
 
 COVERAGES = {
@@ -280,11 +271,12 @@ def test_each_arm_is_as_likely_to_be_covered():
     [
         (tempered, 0.0, "temperature is 0"),
         (tempered, np.inf, "temperature is inf"),
-        (truncated, 4, "the arms 4 to .* leaves no data"),
-        (lambda law, last: truncated(law, 3, last), 2, "the arms 3 to 2 leaves no data"),
+        (truncated, 4, "keeping arms 4 to 3 leaves no data"),
+        (lambda law, last: truncated(law, 3, last), 2, "keeping arms 3 to 2 leaves no data"),
         (lambda law, arm: truncated(np.append(law, -np.inf), arm), 4, "leaves no data"),
         (shifted, 4, "a shift by 4 arms leaves no data"),
         (shifted, -4, "leaves no data"),
+        (shifted, 0.5, "arms is 0.5; it must be a whole number"),
         (functools.partial(covering_fraction, KEY), 0.0, "fraction is 0"),
         (functools.partial(covering_fraction, KEY), 1.5, "fraction is 1.5"),
     ],

@@ -164,7 +164,7 @@ def test_a_probability_too_small_for_float32_is_no_zero():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("learning_rate", [2.0, 1e38])
 def test_a_descent_that_diverges_is_refused_with_the_method_and_the_remedy(learning_rate):
-    with pytest.raises(InvalidInput, match=r"learning_rate is .*forward_kl diverged.*smaller"):
+    with pytest.raises(InvalidInput, match=r"forward_kl diverged.*smaller"):
         simulate(
             vector([0.01, 0.29, 0.7]),
             target=vector([0.7, 0.2, 0.1]),

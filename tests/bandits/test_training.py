@@ -9,9 +9,10 @@ import pytest
 from scipy import stats
 
 from bandits.losses import METHODS, switch
+from bandits.metrics import DIVERGED_AT
 from bandits.policies import context_network, tabular_softmax
 from bandits.preferences import label_pairs
-from bandits.training import DIVERGED_AT, Schedule, from_dataset, on_policy, train
+from bandits.training import Schedule, from_dataset, on_policy, train
 from theory.checks import InvalidInput
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -85,11 +86,12 @@ def reference_algorithm(key, schedule, method):
             collect(params, jax.random.fold_in(jax.random.fold_in(key, iteration), number), number)
             for number in range(slots)
         ]
-        for _ in range(s.passes):
+        for passed in range(s.passes):
             for minibatch in batch:
                 mean = minibatch.groups.rewards.mean()
-                baseline = mean if baseline is None else 0.9 * baseline + 0.1 * mean
+                baseline = mean if baseline is None else baseline
                 params = params - 0.3 * gradient(params, minibatch, baseline)
+                baseline = baseline if passed else 0.9 * baseline + 0.1 * mean
                 history.append(params)
                 if len(history) > s.steps:
                     return np.array(history)
@@ -401,3 +403,36 @@ def test_a_schedule_is_a_tree_of_its_traceable_numbers():
     assert jax.tree.leaves(SCHEDULE) == [8, 2]
     assert SCHEDULE.slots == 2
     assert dataclasses.replace(SCHEDULE, most_batch=16).slots == 4
+
+
+@pytest.mark.parametrize(
+    ("batch", "passes"), [(6, 1), (2, 1), (16, 1), (8, 0)], ids=["part", "small", "large", "none"]
+)
+def test_a_traced_batch_or_number_of_passes_that_does_not_fit_is_no_result(batch, passes):
+    found = learn_traced(KEY, batch, passes)
+    assert found[DIVERGED_AT] == 0
+    assert np.isnan(found["logits"]).all()
+
+
+def test_a_traced_hyperparameter_out_of_range_is_no_result():
+    def run(tau):
+        schedule = Schedule(4, 2, 4, 8)
+        return train(
+            KEY, POLICY, jnp.asarray(START), METHODS["ipo"].bind(tau=tau), collector(schedule),
+            schedule, optax.sgd(0.1), lambda logits: {"logits": logits},
+        )  # fmt: skip
+
+    good, bad = jax.jit(run)(0.05), jax.jit(run)(-0.05)
+    assert (good[DIVERGED_AT], bad[DIVERGED_AT]) == (-1, 0)
+    assert np.isfinite(good["logits"]).all()
+    assert np.isnan(bad["logits"][-1]).all()
+
+
+def test_a_behaviour_without_data_is_no_result():
+    schedule = Schedule(4, 2, 4, 8)
+    nowhere = jnp.full(len(START), jnp.nan)
+    found = train(
+        KEY, POLICY, jnp.asarray(START), METHODS["best_of_n"].bind(), collector(schedule), schedule,
+        optax.sgd(0.1), lambda logits: {"logits": logits}, behaviour=nowhere,
+    )  # fmt: skip
+    assert found[DIVERGED_AT] == 0

@@ -116,3 +116,18 @@ def test_values_are_not_checked_while_traced_but_lengths_are():
         run(jnp.ones(1), 0)
     with pytest.raises(checks.InvalidInput, match="q has 3 arms but p has 2"):
         jax.jit(lambda p, q: checks.require_same_arms(p=p, q=q))(jnp.ones(2), jnp.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("check", "good", "bad"),
+    [(checks.positive, [0.5, 2.0], [0.0, -1.0, np.inf, np.nan]),
+     (checks.nonnegative, [0.0, 2.0], [-1.0, np.inf, np.nan])],
+)  # fmt: skip
+def test_a_number_out_of_range_is_refused_and_while_traced_becomes_nan(check, good, bad):
+    for value in bad:
+        with pytest.raises(checks.InvalidInput, match="x is"):
+            check("x", value)
+        assert np.isnan(jax.jit(lambda v: check("x", v))(value))
+    for value in good:
+        assert check("x", value) == value
+        assert jax.jit(lambda v: check("x", v))(value) == value

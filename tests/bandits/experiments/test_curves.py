@@ -1,0 +1,94 @@
+"""Means over seeds: the numbers that are drawn, and the runs that must not be averaged in."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from bandits.experiments.curves import draw_bars, draw_means, over_seeds, require_converged
+from bandits.experiments.intervals import mean_interval
+from bandits.plotting import METHOD_COLORS, METHOD_LABELS
+from theory.checks import InvalidInput
+
+RESULTS = xr.DataArray(
+    np.random.default_rng(0).uniform(size=(4, 2, 3)),
+    dims=["seed", "loss", "batch"],
+    coords={"seed": range(4), "loss": ["ipo", "ppo"], "batch": [10, 50, 200]},
+)
+
+
+def intervals(loss):
+    rows = RESULTS.sel(loss=loss).values.T
+    return np.array([mean_interval(row) for row in rows]).T
+
+
+@pytest.fixture
+def axes():
+    return Figure().subplots()
+
+
+def test_over_seeds_is_the_interval_of_the_means_of_each_seed():
+    expected = mean_interval(RESULTS.values.reshape(4, -1).mean(axis=1))
+    assert over_seeds(RESULTS) == pytest.approx(expected, rel=1e-12)
+    alone = RESULTS.sel(loss="ppo", batch=50)
+    assert over_seeds(alone) == mean_interval(alone.values)
+
+
+@pytest.mark.parametrize("order", [("batch", "seed"), ("seed", "batch")])
+def test_draw_means_draws_the_mean_and_its_interval_at_every_coordinate(axes, order):
+    draw_means(axes, RESULTS.sel(loss="ipo").transpose(*order), "batch", "ipo", marker="s")
+    effect, low, high = intervals("ipo")
+    (line,), (band,) = axes.lines, axes.collections
+    np.testing.assert_array_equal(line.get_xdata(), [10, 50, 200])
+    np.testing.assert_allclose(line.get_ydata(), effect)
+    assert (line.get_color(), line.get_label()) == (METHOD_COLORS["ipo"], METHOD_LABELS["ipo"])
+    assert line.get_marker() == "s"
+    corners = band.get_paths()[0].vertices
+    for x, bottom, top in zip([10, 50, 200], low, high, strict=True):
+        here = corners[corners[:, 0] == x, 1]
+        assert (here.min(), here.max()) == pytest.approx((bottom, top))
+
+
+def test_draw_bars_draws_a_bar_a_method_with_its_interval_in_every_group(axes):
+    draw_bars(axes, RESULTS, "batch", ["ppo", "ipo"])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["10", "50", "200"]
+    centres = []
+    for bars, method in zip(axes.containers[1::2], ["ppo", "ipo"], strict=True):
+        effect, low, high = intervals(method)
+        np.testing.assert_allclose([bar.get_height() for bar in bars], effect)
+        assert bars.get_label() == METHOD_LABELS[method]
+        assert bars[0].get_facecolor()[:3] == pytest.approx(
+            [int(METHOD_COLORS[method][i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        )
+        (whiskers,) = bars.errorbar.lines[2]
+        ends = np.array([segment[:, 1] for segment in whiskers.get_segments()])
+        np.testing.assert_allclose(ends, np.transpose([low, high]))
+        centres.append([bar.get_x() + bar.get_width() / 2 for bar in bars])
+    np.testing.assert_allclose(np.mean(centres, axis=0), range(3), atol=1e-12)
+    assert (np.diff(centres, axis=0) > bars[0].get_width()).all()  # no overlap
+
+
+def diverged(at):
+    return xr.Dataset({"diverged_at": RESULTS.copy(data=at).astype(int)})
+
+
+def test_runs_that_converged_pass():
+    require_converged(diverged(np.full(RESULTS.shape, -1)))
+
+
+def test_a_diverged_run_is_refused_with_count_step_and_coordinates():
+    at = np.full(RESULTS.shape, -1)
+    at[1, 1, 2], at[3, 0, 0] = 17, 0
+    with pytest.raises(InvalidInput) as refused:
+        require_converged(diverged(at))
+    assert str(refused.value) == (
+        "2 of 24 runs diverged, the first after 17 steps at seed=1, loss=ppo, batch=200; choose a "
+        "smaller learning rate"
+    )
+
+
+def test_a_divergence_at_the_first_step_is_refused():
+    at = np.full(RESULTS.shape, -1)
+    at[0, 0, 0] = 0
+    with pytest.raises(InvalidInput, match=r"1 of 24 .* after 0 steps at seed=0, loss=ipo"):
+        require_converged(diverged(at))

@@ -1,0 +1,200 @@
+"""The sampled methods on a bandit of the user's own: all run, learn what theirs is, or refuse."""
+
+import numpy as np
+import pytest
+from scipy.special import expit, log_softmax
+
+from bandits.files import Vector
+from bandits.losses import METHODS
+from bandits.simulate import plot, simulate, summarise
+from theory.checks import InvalidInput
+
+REFERENCE = Vector(np.array([0.1, 0.2, 0.3, 0.4]), tuple("abcd"))
+REWARD = Vector(np.array([1.0, 0.5, 0.2, 0.0]), tuple("abcd"))
+TARGET = Vector(np.array([0.4, 0.3, 0.2, 0.1]), tuple("abcd"))
+PREFERENCES = np.array([[0, 3, 4, 0], [1, 0, 2, 0], [1, 0, 0, 2.5], [0, 0, 0.5, 0]])
+FROM_PAIRS = ["dpo", "ipo", "preference_likelihood"]
+RATE, STEPS = 0.3, 40
+
+
+@pytest.fixture(scope="module")
+def every_method():
+    return simulate(
+        REFERENCE,
+        reward=REWARD,
+        methods=list(METHODS),
+        steps=4,
+        learning_rate=0.1,
+        responses=4,
+        batch=16,
+        passes=2,
+    )
+
+
+def from_pairs(seed, methods=FROM_PAIRS, **hyperparameters):
+    return simulate(
+        REFERENCE,
+        preferences=PREFERENCES,
+        methods=methods,
+        hyperparameters=hyperparameters,
+        beta=0.5,
+        learning_rate=RATE,
+        steps=STEPS,
+        seed=seed,
+    )
+
+
+@pytest.fixture(scope="module")
+def learned():
+    return from_pairs(seed=0, tau=0.25)
+
+
+def test_every_method_runs_from_the_reference(every_method):
+    assert every_method["loss"].values.tolist() == list(METHODS)
+    probs = np.exp(every_method["log_probs"])
+    np.testing.assert_allclose(probs.sum("arm"), 1, rtol=1e-5)
+    for name in METHODS:
+        one = probs.sel(loss=name)
+        np.testing.assert_allclose(one.isel(step=0), REFERENCE.values, rtol=1e-5)
+        assert np.abs(one.isel(step=-1) - REFERENCE.values).max() > 1e-4, name
+    expected = probs.values @ REWARD.values
+    np.testing.assert_allclose(every_method["expected_reward"], expected, rtol=1e-5)
+
+
+def test_methods_that_see_the_reward_raise_it(every_method):
+    reward = every_method["expected_reward"]
+    gain = reward.isel(step=-1) - reward.isel(step=0)
+    for name, method in METHODS.items():
+        if method.needs != "responses":
+            assert gain.sel(loss=name) > 0, name
+
+
+def test_every_method_is_drawn_and_summarised(every_method):
+    assert [row[0] for row in summarise(every_method)] == ["method", *METHODS]
+    figure = plot(every_method)
+    assert len(figure.axes[1].lines) == len(METHODS)
+
+
+def weights_of(name, ratios):
+    """−∂loss/∂log π of each arm, from the pairs' shares, written out."""
+    shares = PREFERENCES / PREFERENCES.sum()
+    margins = ratios[:, None] - ratios[None, :]
+    if name == "preference_likelihood":
+        return shares.sum(axis=1)
+    pushes = shares * {"dpo": 0.5 * expit(-0.5 * margins), "ipo": -2 * (margins - 2)}[name]
+    return pushes.sum(axis=1) - pushes.sum(axis=0)
+
+
+@pytest.mark.parametrize("name", FROM_PAIRS)
+def test_learning_from_pairs_alone_is_plain_gradient_descent_on_the_table(learned, name):
+    reference = np.log(REFERENCE.values)
+    logits = reference.copy()
+    for _ in range(STEPS):
+        log_p = log_softmax(logits)
+        weights = weights_of(name, log_p - reference)
+        logits += RATE * (weights - np.exp(log_p) * weights.sum())
+    found = learned["log_probs"].sel(loss=name, step=STEPS)
+    np.testing.assert_allclose(found, log_softmax(logits), atol=1e-4)
+    assert np.abs(np.exp(found) - REFERENCE.values).max() > 0.01
+
+
+def test_learning_from_pairs_alone_does_not_depend_on_the_seed(learned):
+    other = from_pairs(seed=7, methods=["dpo"])
+    assert (other.seed, learned.seed) == (7, 0)
+    expected = learned["log_probs"].sel(loss=["dpo"])
+    np.testing.assert_allclose(other["log_probs"], expected, atol=1e-6)
+
+
+def test_pairs_alone_give_a_target_in_their_favour(learned):
+    gain = learned["target_log_probs"] - learned["reference_log_probs"]
+    assert gain.sel(arm="a") > gain.sel(arm="c") > gain.sel(arm="d")
+    assert (learned["expected_reward"].isel(step=-1) > learned["expected_reward"][:, 0]).all()
+
+
+ONLY_PAIRS = {"reward": None, "preferences": PREFERENCES}
+ONLY_TARGET = {"reward": None, "target": TARGET}
+REFUSED = {
+    "on-policy from pairs": (
+        {**ONLY_PAIRS, "methods": ["online_dpo"]},
+        "online_dpo samples its own responses, .* only preferences is given; add --reward, or .*"
+        "dpo, ipo, hinge, slic",
+    ),
+    "best-of-N from pairs": (
+        {**ONLY_PAIRS, "methods": ["dpo", "best_of_n"]},
+        "best_of_n samples its own .* only preferences",
+    ),
+    "supervised from pairs": (
+        {**ONLY_PAIRS, "methods": ["supervised"]},
+        "supervised .* only preferences",
+    ),
+    "best-of-N from a target": (
+        {**ONLY_TARGET, "methods": ["best_of_n"]},
+        "best_of_n samples its own responses, .* only a target is given",
+    ),
+    "DPO from a target": (
+        {**ONLY_TARGET, "methods": ["dpo"]},
+        "dpo learns from responses, .* only a target is given",
+    ),
+    "misspelt hyperparameter": (
+        {"methods": ["ipo"], "hyperparameters": {"tauu": 1.0}},
+        "unknown hyperparameter 'tauu'; did you mean 'tau'",
+    ),
+    "hyperparameter of another method": (
+        {"methods": ["dpo"], "hyperparameters": {"tau": 1.0}},
+        "unknown hyperparameter 'tau'",
+    ),
+    "hyperparameter out of range": (
+        {"methods": ["ipo"], "hyperparameters": {"tau": 0.0}},
+        "tau is 0; it must be a finite number > 0",
+    ),
+    "a single response": (
+        {"methods": ["ipo"], "responses": 1, "batch": 4},
+        "responses is 1; a group needs at least 2",
+    ),
+    "a preference for an excluded arm": (
+        {"reference": Vector(np.array([0.5, 0.5, 0.0, 0.0]), None), "methods": ["dpo"]}
+        | {"preferences": np.eye(4, k=1)},
+        "preferences name the arm 'c', which the reference excludes",
+    ),
+    "an empty table of preferences": (
+        {**ONLY_TARGET, "methods": ["dpo"], "preferences": np.zeros((4, 4))},
+        "counts is zero everywhere",
+    ),
+    "a table for other arms": (
+        {"preferences": np.eye(3, k=1)},
+        "reference has 4 arms but preferences has 3",
+    ),
+    "beta among the others": (
+        {"methods": ["dpo"], "hyperparameters": {"beta": 0.2}},
+        "set it with --beta",
+    ),
+    "a hyperparameter for a method without": (
+        {"methods": ["forward_kl"], "hyperparameters": {"tau": 0.2}},
+        "forward_kl has none but --beta",
+    ),
+    "a part of a group": (
+        {"methods": ["ipo"], "responses": 4, "batch": 10},
+        "batch is 10; it must be a multiple of responses, 4",
+    ),
+    "a batch below a group": ({"methods": ["ipo"], "responses": 4, "batch": 2}, "batch is 2"),
+    "no passes": ({"methods": ["ppo"], "passes": 0}, "passes is 0; it must be a whole"),
+    "natural gradient on samples": (
+        {"methods": ["forward_kl", "ppo"], "natural_gradient": True},
+        "natural_gradient is for exact descent; ppo trains on samples",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_method_cannot_do_is_refused_before_any_work(case, monkeypatch):
+    monkeypatch.delattr("bandits.simulate.sweep")
+    arguments, message = REFUSED[case]
+    with pytest.raises(InvalidInput, match=message):
+        simulate(**{"reference": REFERENCE, "reward": REWARD, "steps": 4, **arguments})
+
+
+def test_a_method_that_diverges_is_refused_with_its_steps():
+    with pytest.raises(
+        InvalidInput, match=r"ipo diverged after [1-4] steps with learning_rate=1e\+30, tau=0.05"
+    ):
+        simulate(REFERENCE, preferences=PREFERENCES, methods=["ipo"], steps=4, learning_rate=1e30)
