@@ -225,12 +225,17 @@ def _assignment(text: str) -> tuple[str, float]:
 
 
 def _claim_table(claimed: list[Claim]) -> Table:
-    table = Table("holds", "claim", "effect", "95% interval", title="Claims", box=SIMPLE_HEAD)
+    table = Table(
+        "holds", "claim", "effect", "95% interval",
+        title="Claims", caption="* not asserted", box=SIMPLE_HEAD,
+    )  # fmt: skip
+    for column in (0, 2, 3):  # the sentences get what the numbers leave
+        table.columns[column].no_wrap = True
     for i, claim in enumerate(claimed):
         if not i or claim.experiment != claimed[i - 1].experiment:
             table.add_section()
             table.add_row("", f"[bold]{claim.experiment}[/bold]  ({claim.source})", "", "")
-        verdict = "yes" if claim.holds else "NO" if claim.asserted else "no (not asserted)"
+        verdict = "yes" if claim.holds else "NO" if claim.asserted else "no*"
         statement = f"{claim.statement}\n[dim]{claim.note}[/dim]" if claim.note else claim.statement
         interval = f"{claim.low:.5g} to {claim.high:.5g}"
         table.add_row(verdict, statement, f"{claim.effect:.5g}", interval)
