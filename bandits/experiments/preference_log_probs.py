@@ -185,7 +185,8 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
                 rises,
                 rises.low > 0 and falls.high < 0,
                 asserted=name == "ipo",
-                note=f"The loser moves by {falls.effect:+.1f} nats; {_highest(dataset, name, few)}.",
+                note=f"The loser moves by {falls.effect:+.1f} nats; "
+                f"{_highest(dataset, name, few)}.",
             )
         )
         winner, loser = winner.sel(contexts=many), loser.sel(contexts=many)
