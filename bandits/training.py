@@ -70,7 +70,6 @@ class Schedule:
       batch: B, responses collected in an iteration, a multiple of M; traceable.
       passes: T, passes over a batch, >= 1; traceable. Offline is a T that lasts for all steps.
       most_batch: the largest batch, needed where ``batch`` is traced: it sizes the store.
-
     """
 
     steps: int = dataclasses.field(metadata={"static": True})
