@@ -121,6 +121,10 @@ def simulate(
       InvalidInput: any of the above violated, arms that do not match, a method without the data it
         needs, a target that it cannot reach from the reference, or a run that diverged.
     """
+    if not methods:
+        raise checks.InvalidInput("method is empty; name at least one")
+    for name in methods:
+        checks.require_known("method", name, METHODS)
     checks.require_known("optimizer", optimizer, OPTIMIZERS)
     checks.require_positive("learning_rate", learning_rate)
     checks.require_positive("beta", beta)
@@ -312,10 +316,7 @@ def _require_data(
     natural_gradient: bool,
 ) -> None:
     """Refuse methods that lack the data they learn from, or the mass to get there."""
-    if not methods:
-        raise checks.InvalidInput("method is empty; name at least one")
     for name in methods:
-        checks.require_known("method", name, METHODS)
         method = METHODS[name]
         if natural_gradient and not method.whole_space:
             raise checks.InvalidInput(

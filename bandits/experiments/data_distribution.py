@@ -13,6 +13,7 @@ from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import draw_bars, new_reward_panels, over_seeds
 from bandits.experiments.published import Bandit, run_methods
+from bandits.sweeps import static
 
 METHODS = ("best_of_n", "reward_weighted", "ipo")
 OFFLINE, WIDE, ON_POLICY = "reference", "flat reference", "on-policy"
@@ -33,7 +34,7 @@ class Settings:
     bandit: Bandit = field(default_factory=Bandit)
     temperature: float = 4.0
     contexts: int = 10
-    steps: int = 300
+    steps: int = 240
     passes: int = 15
 
 
@@ -42,7 +43,7 @@ def run(settings: Settings) -> xr.Dataset:
     axes = {
         "reward": ["R1", "R2"],
         "temperature": [1.0, settings.temperature],
-        "passes": [settings.steps, settings.passes],
+        "passes": static([settings.steps, settings.passes]),
     }
     results = run_methods(
         settings.bandit, METHODS, axes, contexts=settings.contexts, steps=settings.steps

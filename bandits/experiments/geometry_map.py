@@ -56,7 +56,7 @@ class Settings:
     responses: int = 10
     batch: int = 50
     passes: int = 15
-    steps: int = 200
+    steps: int = 180
     learning_rate: float = 0.03
 
 

@@ -40,7 +40,7 @@ class Settings:
     """
 
     bandit: Bandit = field(default_factory=Bandit)
-    contexts: tuple[int, ...] = (5, 40)
+    contexts: tuple[int, ...] = (5, 30)
     steps: int = 200
 
 

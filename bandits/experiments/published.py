@@ -5,9 +5,9 @@ bulk (R1, arm 70) or in it (R2, arm 20); contexts uniform in [0, 1]^100; a netwo
 distilled to the reference. Everything but the sizes is a sweep axis, the method included: it costs
 nothing beside the network, and one program serves all.
 
-To end within seconds, experiments take fewer on-policy collections than the hundred published (20
-of 15 steps), and prompts from the lower part of the published 5 to 200. The loss of a prompt is the
-mean over its own pairs, so a prompt without any adds nothing.
+To end within seconds, experiments take fewer on-policy collections than the hundred published (16
+to 20 of 15 steps), and prompts from the lower part of the published 5 to 200. The loss of a prompt
+is the mean over its own pairs, so a prompt without any adds nothing.
 """
 
 import functools

@@ -31,7 +31,7 @@ class Settings:
     bandit: Bandit = field(default_factory=Bandit)
     contexts: int = 10
     passes: tuple[int, ...] = (1, 5, 20, 100)
-    steps: int = 300
+    steps: int = 240
 
 
 def run(settings: Settings) -> xr.Dataset:
