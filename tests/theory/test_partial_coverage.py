@@ -1,0 +1,187 @@
+"""DPO and RLHF under partial coverage, against descent, enumeration and SciPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import optimize, special
+
+from theory import gibbs
+from theory.checks import InvalidInput
+from theory.partial_coverage import (
+    displaced,
+    displacement_peak,
+    dpo_optimum,
+    global_coverage,
+    ipo_parking,
+    is_dpo_optimum,
+    kl_ball_coverage,
+    peak_margin,
+    rlhf_bound,
+)
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+LECTURE = np.array([[0, 1, 0], [0, 0, 0], [0, 0, 0]])
+HALVES = np.array([0.5, 0.5, 0.0])
+
+
+def log(probs):
+    with np.errstate(divide="ignore"):
+        return np.log(probs)
+
+
+def dpo_loss(log_probs, reference_log_probs, preferences, beta=0.1):
+    ratios = log_probs - reference_log_probs
+    winners, losers = np.nonzero(preferences)
+    return -special.log_expit(beta * (ratios[winners] - ratios[losers])).sum()
+
+
+@pytest.mark.parametrize(
+    ("probs", "optimal"),
+    [((1, 0, 0), True), ((0.1, 0, 0.9), True), ((0, 0, 1), True), ((0.5, 0.5, 0), False)],
+)
+def test_the_lectures_policies_are_dpo_optima_where_the_loser_has_no_mass(probs, optimal):
+    assert is_dpo_optimum(log(np.array(probs, float)), LECTURE) == optimal
+
+
+def test_an_optimum_has_the_wanted_mass_outside_the_data_and_rlhf_never_has_it():
+    wanted = np.exp(dpo_optimum(log(HALVES), LECTURE, 0.9))
+    np.testing.assert_allclose(wanted, [0.1, 0, 0.9], atol=1e-15)
+    assert (wanted[2] > np.exp(rlhf_bound(log(HALVES), 1.0, 0.1)))[2]
+
+
+@given(st.integers(0, 10**6), st.floats(0, 1))
+def test_every_member_is_the_limit_of_policies_whose_loss_vanishes(seed, mass):
+    rng = np.random.default_rng(seed)
+    order, k = rng.permutation(6), 6
+    preferences = np.zeros((k, k))
+    for _ in range(4):
+        i, j = sorted(rng.choice(5, 2, replace=False))
+        preferences[order[i], order[j]] += 1
+    reference = log(rng.dirichlet(np.ones(k)))
+    member = np.asarray(dpo_optimum(reference, preferences, mass))
+    assert is_dpo_optimum(member, preferences)
+    covered = (preferences + preferences.T).any(axis=1)
+    np.testing.assert_allclose(np.exp(member)[~covered].sum(), mass, atol=1e-12)
+    np.testing.assert_allclose(np.exp(member).sum(), 1, rtol=1e-12)
+
+    rank = np.empty(k)
+    rank[order] = np.arange(k)  # a winner comes before its loser
+    losses = []
+    for decay in (10.0, 1000.0):
+        tail = special.log_softmax(np.where(covered, -decay * rank, -np.inf))
+        near = np.logaddexp(member, tail - decay)
+        losses.append(dpo_loss(near - special.logsumexp(near), reference, preferences))
+    assert losses[1] < 1e-30 < losses[0]
+
+
+def test_a_policy_with_mass_on_a_loser_has_a_loss_above_zero():
+    probs = np.array([0.8, 0.1, 0.1])
+    assert not is_dpo_optimum(log(probs), LECTURE)
+    assert dpo_loss(log(probs), log(np.full(3, 1 / 3)), LECTURE) > 0.1
+
+
+@given(st.integers(0, 10**6), st.floats(0.05, 5), st.floats(0.1, 3))
+def test_rlhf_never_breaks_its_bound(seed, beta, bound):
+    rng = np.random.default_rng(seed)
+    reference = log(rng.dirichlet(np.ones(5)))
+    reward = bound * rng.uniform(-1, 1, 5)
+    optimum = gibbs.gibbs_log_probs(reward, reference, beta)
+    assert (optimum <= rlhf_bound(reference, bound, beta) + 1e-12).all()
+
+
+def descend(winner, loser, slope, steps=4000, rate=0.05):
+    """Plain descent of a tabular softmax on one pair; slope(h) is minus the loss's derivative."""
+    start = jnp.log(jnp.array([winner, loser, 1 - winner - loser]))
+
+    def step(logits, _):
+        log_probs = jax.nn.log_softmax(logits)
+        margin = (log_probs - start)[0] - (log_probs - start)[1]
+        push = rate * slope(margin) * jnp.array([1.0, -1.0, 0.0])
+        return logits + push, (jnp.exp(log_probs), margin)
+
+    return jax.lax.scan(step, start, length=steps)[1]
+
+
+PAIRS = [(0.001, 0.499), (0.1, 0.3), (0.3, 0.1)]
+
+
+@pytest.mark.parametrize(("winner", "loser"), PAIRS)
+def test_descent_on_dpo_follows_the_path_and_its_peak(winner, loser):
+    probs, margins = descend(winner, loser, lambda h: jax.nn.sigmoid(-0.5 * h), steps=4000)
+    np.testing.assert_allclose(
+        np.stack(displaced(winner, loser, margins), axis=1), probs, rtol=1e-9
+    )
+    peak = np.argmax(probs[:, 2])
+    np.testing.assert_allclose(probs[peak, 2], displacement_peak(winner, loser), rtol=1e-3)
+    np.testing.assert_allclose(margins[peak], peak_margin(winner, loser), atol=0.1)
+
+
+def test_the_published_peak_and_where_ipo_parks():
+    np.testing.assert_allclose(displacement_peak(0.001, 0.499), 0.918, atol=5e-4)
+    parked = ipo_parking(0.001, 0.499, 0.5 / np.log(499))
+    np.testing.assert_allclose(parked, (0.041, 0.041, 0.918), atol=5e-4)
+
+
+@pytest.mark.parametrize(("winner", "loser"), PAIRS)
+def test_descent_on_ipo_ends_at_its_parking_place(winner, loser):
+    probs, _ = descend(winner, loser, lambda h: 4.0 - h, steps=2000)
+    np.testing.assert_allclose(probs[-1], ipo_parking(winner, loser, 1 / 8), rtol=1e-9)
+
+
+@given(st.floats(-1e4, 1e4))
+def test_probabilities_of_a_pair_are_finite_and_sum_to_one_at_any_margin(margin):
+    pair = np.array(displaced(0.2, 0.3, margin))
+    assert np.isfinite(pair).all()
+    np.testing.assert_allclose(pair.sum(), 1, rtol=1e-12)
+
+
+@given(st.integers(0, 10**6), st.floats(0, 2))
+def test_kl_ball_coverage_is_what_a_solver_finds(seed, radius):
+    q, mu = np.random.default_rng(seed).dirichlet(np.ones(4), 2)
+
+    def most(y):
+        def excess(p):
+            return special.rel_entr([p, 1 - p], [q[y], 1 - q[y]]).sum() - radius
+
+        return 1.0 if excess(1.0) <= 0 else optimize.brentq(excess, q[y], 1.0, xtol=1e-14)
+
+    expected = max(most(y) / mu[y] for y in range(4))
+    np.testing.assert_allclose(kl_ball_coverage(log(q), log(mu), radius), expected, rtol=1e-6)
+
+
+def test_coverage_grows_with_the_ball_up_to_the_global_one():
+    reference, data = log(np.array([0.6, 0.3, 0.1])), log(np.array([0.2, 0.3, 0.5]))
+    found = kl_ball_coverage(reference, data, np.array([0.0, 0.1, 1.0, 50.0]))
+    np.testing.assert_allclose(found[0], 3.0, rtol=1e-6)
+    assert (np.diff(found) >= 0).all()
+    np.testing.assert_allclose(found[-1], global_coverage(data), rtol=1e-12)
+    assert global_coverage(log(HALVES)) == np.inf
+    assert kl_ball_coverage(log(HALVES), log(HALVES), 10.0) == 2.0
+    assert kl_ball_coverage(log(np.full(3, 1 / 3)), log(HALVES), 0.1) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: is_dpo_optimum(log(HALVES), np.eye(3)), "cycle through arm 0"),
+        (lambda: is_dpo_optimum(log(HALVES), np.roll(np.eye(3), 1, 0)), "cycle through arm"),
+        (lambda: is_dpo_optimum(log(HALVES), np.zeros((3, 3))), "zero everywhere"),
+        (lambda: is_dpo_optimum(log(HALVES), -LECTURE), "must be >= 0"),
+        (lambda: is_dpo_optimum(log(HALVES), np.ones((2, 3))), r"shape \(2, 3\)"),
+        (lambda: dpo_optimum(log(HALVES), LECTURE, 1.5), "uncovered_mass is 1.5"),
+        (lambda: dpo_optimum(log(HALVES[:2]), LECTURE[:2, :2], 0.5), "every response is in some"),
+        (lambda: dpo_optimum(log(HALVES[::-1]), LECTURE, 0.5), "excludes every undefeated winner"),
+        (lambda: displaced(0.0, 0.5, 1.0), "winner is 0"),
+        (lambda: displaced(0.7, 0.5, 1.0), "sum to 1.2"),
+        (lambda: ipo_parking(0.2, 0.5, 0.0), "tau is 0"),
+        (lambda: rlhf_bound(log(HALVES), 1.0, 0.0), "beta is 0"),
+        (lambda: kl_ball_coverage(log(HALVES), log(HALVES), -1.0), "radius is -1"),
+    ],
+)
+def test_bad_input_is_refused_by_name(call, message):
+    with pytest.raises(InvalidInput, match=message):
+        call()

@@ -1,0 +1,249 @@
+"""What preference data that leave responses out do to DPO and to RLHF.
+
+The data prefer winners to losers; a response that is in no pair is *uncovered*.
+
+**DPO's optima.** For preferences without a cycle (no response ever beats, directly or through
+others, one that beats it), the infimum of −Σ n log σ(β h), h = log π(w)/π_ref(w) −
+log π(l)/π_ref(l), is 0. A policy π on the simplex, boundary included, is the limit of policies
+whose loss tends to 0 if and only if π(l) = 0 for every response l that loses some pair.
+
+*Proof.* If π(l) > 0, then h stays below −log π(l) + a constant near π, and the loss above a
+positive number. If all losers have π = 0, let d(y) be the length of the longest chain of
+preferences that ends in y, and mix π with ε times a distribution in proportion to ε^d(y) on the
+covered responses. A winner's d is smaller than its loser's, so π(w)/π(l) >= c/ε for every pair, and
+every h tends to infinity as ε does to 0. ∎
+
+The loss says nothing of how π is divided over the rest: winners and uncovered responses alike, also
+those with π_ref = 0. RLHF's optimum π* ∝ π_ref exp(r/β) cannot go there: with |r| <= R,
+
+    π*(y) <= π_ref(y) e^{2R/β},     as π*/π_ref = exp(r/β)/Z and Z = E_ref exp(r/β) >= e^{−R/β}.
+
+**Displacement.** Gradient descent on one pair in a tabular softmax moves θ_w up and θ_l down alike,
+for the derivative of any function of h is ±. When h has grown by m from π_ref, θ_w by m/2,
+
+    π = (p_w e^{m/2}, p_l e^{−m/2}, u)/(u + p_w e^{m/2} + p_l e^{−m/2}),
+
+p_w, p_l their reference probabilities, u = 1 − p_w − p_l that of all others. By the inequality of
+arithmetic and geometric means the uncovered mass is largest where p_w e^{m/2} = p_l e^{−m/2}, at
+m = log(p_l/p_w), with value u/(u + 2√(p_w p_l)); if p_l <= p_w it falls from the start. DPO passes
+through on its way to m = ∞. IPO stops at m = 1/(2τ), and stays there. ∎
+
+Sources: arXiv:2406.01462 (coverage), arXiv:2503.01067 (partial coverage). Probabilities are plain
+numbers in [0, 1]; log-probabilities ``[..., K]``.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from theory import checks
+
+BISECTIONS = 60
+"""Halvings of [π_ref, 1]: more than the bits of a double."""
+
+
+class Pair(NamedTuple):
+    """Where a descent on one pair is.
+
+    Attributes:
+      winner, loser, uncovered: probabilities; the last is that of all other responses together.
+    """
+
+    winner: Float[Array, "*batch"]
+    loser: Float[Array, "*batch"]
+    uncovered: Float[Array, "*batch"]
+
+
+def is_dpo_optimum(
+    log_probs: Float[ArrayLike, "*batch K"],
+    preferences: Float[ArrayLike, "K K"],
+    tolerance: float = 1e-6,
+) -> Bool[Array, "*batch"]:
+    """Whether a policy is a limit of policies whose DPO loss tends to its infimum, 0.
+
+    It is if all losers together have no more mass than ``tolerance``.
+
+    Args:
+      log_probs: log π.
+      preferences: > 0 at [w, l] where w was preferred to l.
+      tolerance: >= 0.
+
+    Raises InvalidInput for a policy that is no distribution, or preferences that are no square
+    table, are empty or negative, have a cycle, or are of another number of arms.
+    """
+    checks.require_log_distribution("log_probs", log_probs)
+    checks.require_same_arms(log_probs=log_probs, preferences=preferences)
+    checks.require_nonnegative("tolerance", tolerance)
+    loses = _losers(preferences)
+    mass = jnp.sum(jnp.where(loses, jnp.exp(jnp.asarray(log_probs)), 0.0), axis=-1)
+    return mass <= tolerance
+
+
+def dpo_optimum(
+    reference_log_probs: Float[ArrayLike, " K"],
+    preferences: Float[ArrayLike, "K K"],
+    uncovered_mass: ArrayLike,
+) -> Float[Array, " K"]:
+    """The log-probabilities of a DPO optimum with any wanted mass on the uncovered responses.
+
+    The uncovered share their mass evenly (the reference may exclude them all), the undefeated
+    winners the rest in proportion to the reference.
+
+    Raises InvalidInput as `is_dpo_optimum` does, for a mass outside [0, 1], for mass on uncovered
+    responses where there are none, or winners that the reference excludes.
+    """
+    checks.require_log_distribution("reference_log_probs", reference_log_probs)
+    checks.require_same_arms(reference_log_probs=reference_log_probs, preferences=preferences)
+    checks.require_probability("uncovered_mass", uncovered_mass)
+    table = np.asarray(preferences)
+    loses, wins = _losers(table), (table > 0).any(axis=1)
+    uncovered, undefeated = ~(wins | loses), wins & ~loses
+    known = checks.concrete(uncovered_mass)
+    if not uncovered.any() and (known is None or (known > 0).any()):
+        raise checks.InvalidInput(
+            f"uncovered_mass is {uncovered_mass}; every response is in some pair"
+        )
+    rest = jnp.where(undefeated, jnp.asarray(reference_log_probs), -jnp.inf)
+    reference = checks.concrete(reference_log_probs)
+    if reference is not None and np.isneginf(reference[undefeated]).all():
+        raise checks.InvalidInput("reference_log_probs excludes every undefeated winner")
+    mass = jnp.asarray(uncovered_mass, rest.dtype)
+    even = jnp.where(uncovered, -jnp.log(max(int(uncovered.sum()), 1)), -jnp.inf)
+    return jnp.logaddexp(jnp.log1p(-mass) + jax.nn.log_softmax(rest), jnp.log(mass) + even)
+
+
+def rlhf_bound(
+    reference_log_probs: Float[ArrayLike, "*batch K"], reward_bound: ArrayLike, beta: ArrayLike
+) -> Float[Array, "*batch K"]:
+    """Log of π_ref e^{2R/β}, above which RLHF's optimum never goes for rewards |r| <= R.
+
+    Raises InvalidInput for a reference that is no distribution, R < 0 or β <= 0.
+    """
+    checks.require_log_distribution("reference_log_probs", reference_log_probs)
+    checks.require_nonnegative("reward_bound", reward_bound)
+    checks.require_positive("beta", beta)
+    exponent = 2.0 * jnp.asarray(reward_bound) / jnp.asarray(beta)
+    return jnp.asarray(reference_log_probs) + exponent[..., None]
+
+
+def displaced(winner: ArrayLike, loser: ArrayLike, margin: ArrayLike) -> Pair:
+    """The probabilities when the margin has grown by ``margin`` nats from the reference.
+
+    Raises InvalidInput for probabilities of the pair that are not > 0 or sum to more than 1.
+    """
+    _require_pair(winner, loser)
+    p_w, p_l, half = jnp.asarray(winner), jnp.asarray(loser), 0.5 * jnp.asarray(margin)
+    uncovered = 1.0 - p_w - p_l
+    # Divided by the largest exponential, so that neither overflows.
+    scale = jnp.exp(-jnp.abs(half))
+    up, down = p_w * jnp.exp(half - jnp.abs(half)), p_l * jnp.exp(-half - jnp.abs(half))
+    total = up + down + uncovered * scale
+    return Pair(up / total, down / total, uncovered * scale / total)
+
+
+def peak_margin(winner: ArrayLike, loser: ArrayLike) -> Float[Array, "*batch"]:
+    """The growth of the margin, in nats, at which the uncovered mass peaks: max(0, log p_l/p_w)."""
+    _require_pair(winner, loser)
+    return jnp.maximum(jnp.log(jnp.asarray(loser)) - jnp.log(jnp.asarray(winner)), 0.0)
+
+
+def displacement_peak(winner: ArrayLike, loser: ArrayLike) -> Float[Array, "*batch"]:
+    """The largest uncovered mass on the way: u/(u + 2√(p_w p_l)) if p_l > p_w, else u."""
+    return displaced(winner, loser, peak_margin(winner, loser)).uncovered
+
+
+def ipo_parking(winner: ArrayLike, loser: ArrayLike, tau: ArrayLike) -> Pair:
+    """Where IPO stays for ever: the margin has grown by its target, 1/(2τ).
+
+    Raises InvalidInput as `displaced` does, or for τ <= 0.
+    """
+    checks.require_positive("tau", tau)
+    return displaced(winner, loser, 0.5 / jnp.asarray(tau))
+
+
+def global_coverage(data_log_probs: Float[ArrayLike, "*batch K"]) -> Float[Array, "*batch"]:
+    """The largest π(y)/μ(y) of any policy: 1/min μ, infinite where the data leave a response out.
+
+    Raises InvalidInput if μ is no distribution.
+    """
+    checks.require_log_distribution("data_log_probs", data_log_probs)
+    return jnp.exp(-jnp.min(jnp.asarray(data_log_probs), axis=-1))
+
+
+def kl_ball_coverage(
+    reference_log_probs: Float[ArrayLike, "*batch K"],
+    data_log_probs: Float[ArrayLike, "*batch K"],
+    radius: ArrayLike,
+) -> Float[Array, "*batch"]:
+    """The largest π(y)/μ(y) of any policy with KL(π‖π_ref) <= radius, in nats.
+
+    The policy with the most mass on y keeps the others in proportion to the reference, so that mass
+    p solves p log(p/q) + (1 − p) log((1 − p)/(1 − q)) = radius, q = π_ref(y): found by bisection.
+    Infinite where a response with reference mass is left out; a response that the reference
+    excludes is in no such policy.
+
+    Raises InvalidInput if one is no distribution, for a radius < 0, or different numbers of arms.
+    """
+    checks.require_log_distribution("reference_log_probs", reference_log_probs)
+    checks.require_log_distribution("data_log_probs", data_log_probs)
+    checks.require_same_arms(reference_log_probs=reference_log_probs, data_log_probs=data_log_probs)
+    checks.require_nonnegative("radius", radius)
+    q = jnp.exp(jnp.asarray(reference_log_probs))
+    limit = jnp.asarray(radius)[..., None]
+
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = 0.5 * (low + high)
+        inside = _binary_kl(middle, q) <= limit
+        return jnp.where(inside, middle, low), jnp.where(inside, high, middle)
+
+    shape = jnp.broadcast_shapes(q.shape, limit.shape)
+    start = (jnp.broadcast_to(q, shape), jnp.ones(shape, q.dtype))
+    most, above = jax.lax.fori_loop(0, BISECTIONS, halve, start)
+    most = jnp.where(_binary_kl(above, q) <= limit, above, most)
+    ratio = jnp.exp(jnp.log(most) - jnp.asarray(data_log_probs))
+    return jnp.max(jnp.where(q > 0, ratio, 0.0), axis=-1)
+
+
+def _binary_kl(p: Array, q: Array) -> Array:
+    """KL of two coins, with 0 log 0 = 0."""
+
+    def term(a: Array, b: Array) -> Array:
+        return jnp.where(a > 0, a * (jnp.log(jnp.where(a > 0, a, 1.0)) - jnp.log(b)), 0.0)
+
+    return term(p, q) + term(1.0 - p, 1.0 - q)
+
+
+def _losers(preferences: ArrayLike) -> Bool[np.ndarray, " K"]:
+    """The responses that lose some pair; preferences are data, and known before any tracing."""
+    table = np.asarray(preferences)
+    if table.ndim != 2 or table.shape[0] != table.shape[1]:
+        raise checks.InvalidInput(f"preferences has shape {table.shape}; it must be [K, K]")
+    checks.require_nonnegative("preferences", table)
+    beats = table > 0
+    if not beats.any():
+        raise checks.InvalidInput("preferences is zero everywhere; there must be at least one")
+    reach = beats
+    for _ in range(int(np.ceil(np.log2(len(table)))) + 1):
+        reach = reach | (reach.astype(int) @ reach.astype(int) > 0)
+    if np.diag(reach).any():
+        arm = int(np.argmax(np.diag(reach)))
+        raise checks.InvalidInput(
+            f"preferences has a cycle through arm {arm}, so DPO's loss cannot tend to 0; its "
+            "optimum follows the Bradley–Terry reward of the data instead"
+        )
+    return np.asarray(beats.any(axis=0))
+
+
+def _require_pair(winner: ArrayLike, loser: ArrayLike) -> None:
+    for name, value in (("winner", winner), ("loser", loser)):
+        checks.require_positive(name, value)
+    p_w, p_l = checks.concrete(winner), checks.concrete(loser)
+    if p_w is not None and p_l is not None and (p_w + p_l > 1 + checks.SUM_TOLERANCE).any():
+        raise checks.InvalidInput(
+            f"winner and loser sum to {np.max(p_w + p_l):g}; probabilities sum to at most 1"
+        )
