@@ -34,6 +34,21 @@ def draw_means(axes: Axes, results: xr.DataArray, along: str, method: str, **lin
     axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
 
 
+def draw_points(
+    axes: Axes, results: xr.DataArray, along: str, method: str, shift: float, **line: object
+) -> None:
+    """The same with error bars, for few values and many methods; x is multiplied by ``shift``."""
+    samples = results.transpose(along, "seed").values
+    effect, low, high = np.array([mean_interval(row) for row in samples]).T
+    style = {
+        "color": plotting.METHOD_COLORS[method],
+        "linestyle": plotting.METHOD_LINES[method],
+        "capsize": 4,
+    }
+    x = results[along].values * shift
+    axes.errorbar(x, effect, [effect - low, high - effect], **(style | line))  # type: ignore[arg-type]
+
+
 def draw_bars(
     axes: Axes, results: xr.DataArray, groups: str, methods: Sequence[str], **bars: object
 ) -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
-from bandits.experiments.curves import draw_means, new_reward_panels, over_seeds
+from bandits.experiments.curves import draw_points, new_reward_panels, over_seeds
 from bandits.experiments.published import Bandit, Variant, run_methods
 from bandits.sweeps import static
 
@@ -59,11 +59,12 @@ def plot(dataset: xr.Dataset) -> Figure:
     figure, panels = new_reward_panels(bottom=0.22, height=6.2)
     final = dataset["expected_reward"].isel(step=-1)
     for reward, axes in panels.items():
-        for name, variant in VARIANTS.items():
+        for i, (name, variant) in enumerate(VARIANTS.items()):
             marker = "s" if name.endswith(ALL_PAIRS) else "o"
             one = final.sel(loss=name, reward=reward)
             label = plotting.METHOD_LABELS[variant.method] + (ALL_PAIRS if marker == "s" else "")
-            draw_means(axes, one, "contexts", variant.method, label=label, marker=marker)
+            shift = 1.06 ** (i - 2.5)  # side by side
+            draw_points(axes, one, "contexts", variant.method, shift, label=label, marker=marker)
         axes.set(xscale="log", xlabel="training prompts")
         axes.set_xticks(final["contexts"].values, final["contexts"].values)
         axes.minorticks_off()

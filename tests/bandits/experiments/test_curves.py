@@ -5,7 +5,13 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from bandits.experiments.curves import draw_bars, draw_means, over_seeds, require_converged
+from bandits.experiments.curves import (
+    draw_bars,
+    draw_means,
+    draw_points,
+    over_seeds,
+    require_converged,
+)
 from bandits.experiments.intervals import mean_interval
 from bandits.plotting import METHOD_COLORS, METHOD_LABELS
 from theory.checks import InvalidInput
@@ -47,6 +53,18 @@ def test_draw_means_draws_the_mean_and_its_interval_at_every_coordinate(axes, or
     for x, bottom, top in zip([10, 50, 200], low, high, strict=True):
         here = corners[corners[:, 0] == x, 1]
         assert (here.min(), here.max()) == pytest.approx((bottom, top))
+
+
+def test_draw_points_draws_the_mean_and_its_interval_beside_every_coordinate(axes):
+    draw_points(axes, RESULTS.sel(loss="ipo"), "batch", "ipo", 1.1, label="here")
+    effect, low, high = intervals("ipo")
+    (container,) = axes.containers
+    line, _, (bars,) = container.lines
+    assert container.get_label() == "here"
+    np.testing.assert_allclose(line.get_xdata(), np.array([10, 50, 200]) * 1.1)
+    np.testing.assert_allclose(line.get_ydata(), effect)
+    ends = np.array(bars.get_segments())[..., 1]
+    np.testing.assert_allclose(ends, np.array([low, high]).T)
 
 
 def test_draw_bars_draws_a_bar_a_method_with_its_interval_in_every_group(axes):
