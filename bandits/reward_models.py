@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 from scipy import optimize
 
-from bandits.policies.network import Dense, apply_dense, init_layers
+from bandits.policies.network import Dense, apply_layers, init_layers, minimize
 from theory import checks
 from theory.checks import InvalidInput
 
@@ -97,28 +97,17 @@ def fit_network(
     checks.require_positive("learning_rate", learning_rate)
     sizes = (features.shape[-1], *widths, 1)
     layers = init_layers(key, list(itertools.pairwise(sizes)))
-    optimizer = optax.adam(learning_rate)
 
     def loss(layers: list[Dense]) -> Float[Array, ""]:
         squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(layers))
         return bradley_terry_loss(network_rewards(layers, features), counts) + ridge / 2 * squares
 
-    def step(carry: tuple[list[Dense], optax.OptState], _: None) -> tuple[tuple, None]:
-        layers, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(layers), state)
-        return (optax.apply_updates(layers, updates), state), None
-
-    (layers, _), _ = jax.lax.scan(step, (layers, optimizer.init(layers)), length=steps)
-    return layers
+    return minimize(loss, layers, optax.adam(learning_rate), steps)
 
 
 def network_rewards(layers: list[Dense], features: Float[Array, "K F"]) -> Float[Array, " K"]:
     """The rewards of a fitted network, in nats of log-odds, up to a constant."""
-    *hidden, last = layers
-    x = features
-    for layer in hidden:
-        x = jax.nn.relu(apply_dense(layer, x))
-    return apply_dense(last, x)[..., 0]
+    return apply_layers(layers, features)[..., 0]
 
 
 @jax.jit
@@ -158,17 +147,9 @@ def _halved(
 
 def require_counts(counts: Float[ArrayLike, "K K"]) -> None:
     """Refuse what is no table of preferences: [K, K], >= 0, not empty, no arm against itself."""
-    shape = np.shape(counts)
-    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
-        raise InvalidInput(f"counts has shape {shape}; it must be [K, K] for K >= 2 arms")
-    checks.require_finite("counts", counts)
-    checks.require_nonnegative("counts", counts)
+    checks.require_preferences("counts", counts)
     values = checks.concrete(counts)
-    if values is None:
-        return
-    if not values.any():
-        raise InvalidInput("counts is zero everywhere; there must be at least one preference")
-    if np.diag(values).any():
+    if values is not None and np.diag(values).any():
         arm = int(np.argmax(np.diag(values) > 0))
         raise InvalidInput(f"counts prefers arm {arm} to itself; a pair needs two different arms")
 

@@ -26,7 +26,7 @@ from bandits.training import (
     Minibatch,
     Schedule,
     from_dataset,
-    on_policy,
+    on_bandit,
     train,
 )
 from theory import checks
@@ -160,33 +160,25 @@ def simulate(
     ) -> dict[str, Array]:
         transform = OPTIMIZERS[optimizer]
 
-        def follow(logits: Float[Array, " K"]) -> dict[str, Array]:
-            log_probs = jax.nn.log_softmax(logits)
+        def follow(log_probs: Float[Array, "*steps K"]) -> dict[str, Array]:
             return {**measure(log_probs, goal, reward), "log_probs": log_probs}
 
         if METHODS[loss].whole_space:
             log_probs = descend(
                 DIVERGENCES[loss], start, goal, learning_rate, recorded, transform, natural_gradient
             )
-            never = {DIVERGED_AT: jnp.int32(-1)}  # a descent is judged by its records
-            return {**measure(log_probs, goal, reward), "log_probs": log_probs, **never}
+            # A descent is judged by its records.
+            return {**follow(log_probs), DIVERGED_AT: jnp.int32(-1)}
         if pairs is not None and _learns_from_pairs(loss):
             schedule, collect = everything, from_dataset(_dataset(start, pairs), everything)
         else:
             assert reward is not None
-            rewards = reward
             schedule = schedules[loss]
-            collect = on_policy(
-                POLICY,
-                None,
-                lambda _, arms: rewards[arms],
-                schedule,
-                reference_log_prob=lambda _, arms: start[arms],
-            )
+            collect = on_bandit(POLICY, CategoricalBandit(reward, start), schedule)
         key = jax.random.key(seed)
         return train(
-            key, POLICY, start, losses[loss], collect, schedule, transform(learning_rate), follow,
-            recorded,
+            key, POLICY, start, losses[loss], collect, schedule, transform(learning_rate),
+            lambda logits: follow(POLICY.log_probs(logits)), recorded,
         )  # fmt: skip
 
     gain = {} if problem.reward is None else {"reward": problem.reward}
@@ -349,22 +341,21 @@ def _require_reachable(method: str, problem: _Problem) -> None:
     """Refuse a divergence that is infinite at the start and stays so."""
     start, goal = np.asarray(problem.start), np.asarray(problem.goal)
     missing = {
-        "the target": np.isneginf(goal) & ~np.isneginf(start),
-        "the reference": np.isneginf(start) & ~np.isneginf(goal),
+        "target": np.isneginf(goal) & ~np.isneginf(start),
+        "reference": np.isneginf(start) & ~np.isneginf(goal),
     }
     infinite = {
-        "reverse_kl": ("the target",),
-        "forward_kl": ("the reference",),
-        "jeffreys": ("the target", "the reference"),
+        "reverse_kl": ("target",),
+        "forward_kl": ("reference",),
+        "jeffreys": ("target", "reference"),
         "jensen_shannon": (),
     }
     for excluded in infinite[method]:
         if missing[excluded].any():
             arm = problem.labels[int(np.argmax(missing[excluded]))]
-            other = "the reference" if excluded == "the target" else "the target"
-            zero = excluded.removeprefix("the ")
+            other = "reference" if excluded == "target" else "target"
             raise checks.InvalidInput(
-                f"{zero} is zero on arm {str(arm)!r} where {other} is not, so {method} is "
+                f"{excluded} is zero on arm {str(arm)!r} where the {other} is not, so {method} is "
                 "infinite; smooth the zeros (--pseudocount 0.5 for counts) or choose another "
                 "--method"
             )

@@ -27,7 +27,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from bandits.losses import Loss, Responses, preferences_by_reward
+from bandits.environments import CategoricalBandit
+from bandits.losses import Loss, Responses, make_group
 from bandits.metrics import DIVERGED_AT
 from bandits.policies import Params, Policy
 from theory import checks
@@ -53,6 +54,9 @@ class Minibatch:
     responses: Array
     groups: Responses
 
+
+Label = Callable[[PRNGKeyArray, Float[Array, " C"]], Float[Array, "C C"]]
+"""(key, rewards) -> preferences."""
 
 Collect = Callable[[Params, PRNGKeyArray, Int[Array, ""]], Minibatch]
 """(behaviour parameters, key, number of the minibatch in its batch) -> a minibatch."""
@@ -83,7 +87,7 @@ class Schedule:
         """Refuse numbers that do not fit together."""
         for name in ("steps", "group", "minibatch", "batch", "passes"):
             checks.require_whole(name, getattr(self, name))
-        most = self.batch if self.most_batch is None else self.most_batch
+        most = self._most
         if isinstance(most, jax.core.Tracer):
             raise InvalidInput("batch is traced; give most_batch, the largest that it can be")
         checks.require_whole("most_batch", most)
@@ -108,8 +112,11 @@ class Schedule:
     @property
     def slots(self) -> int:
         """Minibatches in the largest batch."""
-        most = self.batch if self.most_batch is None else self.most_batch
-        return int(np.max(np.asarray(most))) // self.minibatch
+        return int(np.max(np.asarray(self._most))) // self.minibatch
+
+    @property
+    def _most(self) -> ArrayLike:
+        return self.batch if self.most_batch is None else self.most_batch
 
 
 def train(
@@ -239,7 +246,7 @@ def on_policy(
     schedule: Schedule,
     *,
     reference_log_prob: Callable[[Any, Array], Float[Array, " C"]],
-    label: Callable[[PRNGKeyArray, Float[Array, " C"]], Float[Array, "C C"]] | None = None,
+    label: Label | None = None,
 ) -> Collect:
     """Responses of the behaviour policy to prompts drawn from a set, labelled by a reward.
 
@@ -264,24 +271,36 @@ def on_policy(
             responses = policy.sample(behaviour, key, context, group)
             log_probs = policy.log_prob(behaviour, context, responses)
             rewards = reward(context, responses)
-            if label is None:
-                preferences = preferences_by_reward(rewards)
-            else:
-                preferences = label(jax.random.fold_in(key, 1), rewards)
-            return responses, Responses(
-                log_probs=log_probs,
+            return responses, make_group(
+                log_probs,
+                rewards,
                 reference_log_probs=reference_log_prob(context, responses),
-                behaviour_log_probs=log_probs,
-                rewards=rewards,
-                preferences=preferences,
-                shares=jnp.full(group, 1.0 / group),
-                baseline=jnp.zeros(()),
+                preferences=None if label is None else label(jax.random.fold_in(key, 1), rewards),
             )
 
         responses, groups = jax.vmap(respond)(contexts, keys)
         return Minibatch(contexts, responses, groups)
 
     return collect
+
+
+def on_bandit(
+    policy: Policy,
+    bandit: CategoricalBandit,
+    schedule: Schedule,
+    *,
+    prompts: Any = None,
+    label: Label | None = None,
+) -> Collect:
+    """`on_policy` on the arms of a bandit, whose rewards are the same for every prompt."""
+    return on_policy(
+        policy,
+        prompts,
+        lambda _, arms: bandit.reward[arms],
+        schedule,
+        reference_log_prob=lambda _, arms: bandit.reference_log_probs[arms],
+        label=label,
+    )
 
 
 def from_dataset(dataset: Minibatch, schedule: Schedule) -> Collect:

@@ -178,6 +178,18 @@ def require_multiple(name: str, value: ArrayLike, of: str, unit: int) -> None:
         raise InvalidInput(f"{name} is {wrong}; it must be a multiple of {of}, {unit}")
 
 
+def require_preferences(name: str, table: ArrayLike) -> None:
+    """Refuse what is no ``[K, K]`` table of weights >= 0 with K >= 2, one of them positive."""
+    shape = np.shape(table)
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
+        raise InvalidInput(f"{name} has shape {shape}; it must be [K, K] for K >= 2 arms")
+    require_finite(name, table)
+    require_nonnegative(name, table)
+    known = concrete(table)
+    if known is not None and not known.any():
+        raise InvalidInput(f"{name} is zero everywhere; there must be at least one preference")
+
+
 def require_known(name: str, value: str, allowed: Iterable[str]) -> None:
     """Refuse a name that is not among ``allowed``, and suggest the nearest."""
     options = list(allowed)

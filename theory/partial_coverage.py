@@ -221,12 +221,8 @@ def _binary_kl(p: Array, q: Array) -> Array:
 def _losers(preferences: ArrayLike) -> Bool[np.ndarray, " K"]:
     """The responses that lose some pair; preferences are data, and known before any tracing."""
     table = np.asarray(preferences)
-    if table.ndim != 2 or table.shape[0] != table.shape[1]:
-        raise checks.InvalidInput(f"preferences has shape {table.shape}; it must be [K, K]")
-    checks.require_nonnegative("preferences", table)
+    checks.require_preferences("preferences", table)
     beats = table > 0
-    if not beats.any():
-        raise checks.InvalidInput("preferences is zero everywhere; there must be at least one")
     reach = beats
     for _ in range(int(np.ceil(np.log2(len(table)))) + 1):
         reach = reach | (reach.astype(int) @ reach.astype(int) > 0)

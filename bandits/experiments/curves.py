@@ -26,8 +26,7 @@ def new_reward_panels(bottom: float = 0.13, height: float = 5.6) -> tuple[Figure
 
 def draw_means(axes: Axes, results: xr.DataArray, along: str, method: str, **line: object) -> None:
     """The mean over seeds against a coordinate, with its 95% interval as a band."""
-    samples = results.transpose(along, "seed").values
-    effect, low, high = np.array([mean_interval(row) for row in samples]).T
+    effect, low, high = _intervals(results, along)
     x, color = results[along].values, plotting.METHOD_COLORS[method]
     style = {"color": color, "label": plotting.METHOD_LABELS[method], "marker": "o"}
     axes.plot(x, effect, plotting.METHOD_LINES[method], **(style | line))  # type: ignore[arg-type]
@@ -38,8 +37,7 @@ def draw_points(
     axes: Axes, results: xr.DataArray, along: str, method: str, shift: float, **line: object
 ) -> None:
     """The same with error bars, for few values and many methods; x is multiplied by ``shift``."""
-    samples = results.transpose(along, "seed").values
-    effect, low, high = np.array([mean_interval(row) for row in samples]).T
+    effect, low, high = _intervals(results, along)
     style = {
         "color": plotting.METHOD_COLORS[method],
         "linestyle": plotting.METHOD_LINES[method],
@@ -55,8 +53,7 @@ def draw_bars(
     """For each value of ``groups``, a bar a method: the mean over seeds with its 95% interval."""
     width = 0.8 / len(methods)
     for i, method in enumerate(methods):
-        samples = results.sel(loss=method).transpose(groups, "seed").values
-        effect, low, high = np.array([mean_interval(row) for row in samples]).T
+        effect, low, high = _intervals(results.sel(loss=method), groups)
         at = np.arange(len(effect)) + (i - (len(methods) - 1) / 2) * width
         axes.bar(
             at,
@@ -92,3 +89,8 @@ def require_converged(dataset: xr.Dataset) -> None:
     for name, values in dataset.data_vars.items():
         if values.isnull().any():
             raise InvalidInput(f"{name} is NaN in some runs; these settings leave it undefined")
+
+
+def _intervals(results: xr.DataArray, along: str) -> np.ndarray:
+    """Effect, low and high at every value of a coordinate, ``[3, n]``."""
+    return np.array([mean_interval(row) for row in results.transpose(along, "seed").values]).T

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 
@@ -24,7 +25,7 @@ from bandits.metrics import ATTRIBUTES
 from bandits.policies import tabular_softmax
 from bandits.preferences import covered_mass, truncated
 from bandits.sweeps import sweep
-from bandits.training import Schedule, on_policy, train
+from bandits.training import Schedule, on_bandit, train
 
 NAMES = tuple(name for name, method in METHODS.items() if not method.whole_space)
 ON_POLICY = tuple(name for name in NAMES if METHODS[name].on_policy)
@@ -73,7 +74,7 @@ def run(settings: Settings) -> xr.Dataset:
         reference_log_probs: Float[Array, " K"],
         passes: Int[Array, " n"],
     ) -> dict[str, Array]:
-        reward = bump_reward(settings.num_arms, peak, settings.width)
+        bandit = _bandit(settings, peak, reference_log_probs)
         schedule = Schedule(
             steps=settings.steps,
             group=settings.responses,
@@ -81,22 +82,15 @@ def run(settings: Settings) -> xr.Dataset:
             batch=settings.batch,
             passes=passes[loss],
         )
-        collect = on_policy(
-            policy,
-            None,
-            lambda _, arms: reward[arms],
-            schedule,
-            reference_log_prob=lambda _, arms: reference_log_probs[arms],
-        )
         return train(
             jax.random.key(seed),
             policy,
             reference_log_probs,
             switch(loss, losses),
-            collect,
+            on_bandit(policy, bandit, schedule),
             schedule,
             optax.adam(settings.learning_rate),
-            lambda logits: {"expected_reward": jnp.exp(policy.log_probs(logits)) @ reward},
+            lambda logits: {"expected_reward": jnp.exp(policy.log_probs(logits)) @ bandit.reward},
             record=(settings.steps,),
             behaviour=truncated(reference_log_probs, last=coverage * settings.num_arms - 1),
         )
@@ -125,7 +119,9 @@ def run(settings: Settings) -> xr.Dataset:
     )
 
 
-def _bandit(settings: Settings, peak: int, reference: Float[Array, " K"]) -> CategoricalBandit:
+def _bandit(
+    settings: Settings, peak: ArrayLike, reference: Float[Array, " K"]
+) -> CategoricalBandit:
     return CategoricalBandit(bump_reward(settings.num_arms, peak, settings.width), reference)
 
 

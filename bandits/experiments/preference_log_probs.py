@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.environments import bump_reward, tanh_cauchy_reference
+from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import draw_means, over_seeds, require_converged
 from bandits.experiments.published import (
@@ -33,7 +33,7 @@ from bandits.losses import METHODS, switch
 from bandits.policies import Params
 from bandits.preferences import label_pairs
 from bandits.sweeps import static, sweep
-from bandits.training import Schedule, from_dataset, on_policy, train
+from bandits.training import Schedule, from_dataset, on_bandit, train
 
 NAMES = ("preference_likelihood", "dpo", "ipo")
 CONTRASTIVE = ("dpo", "ipo")
@@ -74,16 +74,17 @@ def run(settings: Settings) -> xr.Dataset:
         reference_log_probs: Float[Array, " K"],
     ) -> dict[str, Array]:
         start_params = jax.tree.map(lambda leaf: leaf[seed], start.params)
-        table = bump_reward(NUM_ARMS, PEAKS[settings.reward], bandit.width)
+        problem = CategoricalBandit(
+            bump_reward(NUM_ARMS, PEAKS[settings.reward], bandit.width), reference_log_probs
+        )
         everything = contexts * group
         schedule = Schedule(settings.steps, group, everything, everything, settings.steps)
         key = jax.random.fold_in(jax.random.key(seed), 1)
-        collect = on_policy(
+        collect = on_bandit(
             policy,
-            start.contexts[seed, :contexts],
-            lambda _, arms: table[arms],
+            problem,
             schedule,
-            reference_log_prob=lambda _, arms: reference_log_probs[arms],
+            prompts=start.contexts[seed, :contexts],
             label=lambda key, rewards: label_pairs(key, rewards, "random"),
         )
         dataset = collect(start_params, key, jnp.int32(0))

@@ -23,14 +23,14 @@ import xarray as xr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from bandits.environments import bump_reward, tanh_cauchy_reference
+from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.experiments.curves import require_converged
 from bandits.losses import METHODS, preferences_by_reward, switch
 from bandits.metrics import ATTRIBUTES
 from bandits.policies import Params, Policy, context_network, distill
 from bandits.policies.network import Dense
 from bandits.sweeps import sweep
-from bandits.training import Schedule, on_policy, train
+from bandits.training import Schedule, on_bandit, train
 from theory import distributions
 
 NUM_ARMS = 100
@@ -153,7 +153,9 @@ def run_methods(
         contexts: int = contexts,
     ) -> dict[str, Array]:
         params = jax.tree.map(lambda leaf: leaf[seed], start.params)
-        table = bump_reward(NUM_ARMS, reward, bandit.width)
+        problem = CategoricalBandit(
+            bump_reward(NUM_ARMS, reward, bandit.width), reference_log_probs
+        )
         everything = contexts * bandit.responses
         schedule = Schedule(
             steps=steps,
@@ -163,12 +165,11 @@ def run_methods(
             passes=passes,
             most_batch=most_batch,
         )
-        collect = on_policy(
+        collect = on_bandit(
             policy,
-            start.contexts[seed, :contexts],
-            lambda _, arms: table[arms],
+            problem,
             schedule,
-            reference_log_prob=lambda _, arms: reference_log_probs[arms],
+            prompts=start.contexts[seed, :contexts],
             label=lambda _, rewards: preferences_by_reward(rewards, least_gaps[loss]),
         )
         return train(
@@ -179,7 +180,9 @@ def run_methods(
             collect,
             schedule,
             optax.adam(learning_rates[loss]),
-            lambda p: judge_policy(policy, p, start.fresh[seed], table, reference_log_probs),
+            lambda p: judge_policy(
+                policy, p, start.fresh[seed], problem.reward, reference_log_probs
+            ),
             record,
             behaviour=temper(params, temperature),
         )

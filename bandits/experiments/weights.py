@@ -5,7 +5,7 @@ rule a policy follows Σ weight · ∇log π. The group: a space of N responses 
 by a policy that has moved a little from its reference.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +65,7 @@ def _random_group(key: PRNGKeyArray, settings: Settings) -> Responses:
     reference = jax.nn.log_softmax(jax.random.normal(reference_key, rewards.shape))
     move = settings.moved * jax.random.normal(move_key, rewards.shape)
     log_probs = jax.nn.log_softmax(reference + move)
-    group = make_group(log_probs, rewards, reference_log_probs=reference, baseline=rewards.mean())
-    return replace(group, behaviour_log_probs=log_probs)
+    return make_group(log_probs, rewards, reference_log_probs=reference, baseline=rewards.mean())
 
 
 @jax.jit

@@ -17,10 +17,7 @@ from theory import checks
 def dpo(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
     """−Σ w_ij log σ(β h_ij), β > 0. Source: arXiv:2305.18290."""
     beta = checks.positive("beta", beta)
-    return _sum_over_pairs(
-        -jax.nn.log_sigmoid(beta * _log_ratio_margins(responses)),
-        responses,
-    )
+    return _sum_over_pairs(-jax.nn.log_sigmoid(beta * _log_ratio_margins(responses)), responses)
 
 
 def ipo(responses: Responses, tau: ArrayLike = 0.05) -> Float[Array, ""]:
@@ -29,19 +26,13 @@ def ipo(responses: Responses, tau: ArrayLike = 0.05) -> Float[Array, ""]:
     The published bandit's target of 10 nats is τ = 0.05.
     """
     tau = checks.positive("tau", tau)
-    return _sum_over_pairs(
-        (_log_ratio_margins(responses) - 0.5 / tau) ** 2,
-        responses,
-    )
+    return _sum_over_pairs((_log_ratio_margins(responses) - 0.5 / tau) ** 2, responses)
 
 
 def hinge(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
     """Σ w_ij max(0, 1 − β h_ij), β > 0: DPO with the hinge for a loss. Source: arXiv:2402.05749."""
     beta = checks.positive("beta", beta)
-    return _sum_over_pairs(
-        jax.nn.relu(1.0 - beta * _log_ratio_margins(responses)),
-        responses,
-    )
+    return _sum_over_pairs(jax.nn.relu(1.0 - beta * _log_ratio_margins(responses)), responses)
 
 
 def slic(

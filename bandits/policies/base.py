@@ -7,6 +7,7 @@ import jax
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from bandits.policies.network import minimize
 from theory import distributions
 
 Params = Any
@@ -47,16 +48,9 @@ def distill(
 
     The defaults are those of the published bandit, whose policies start this way.
     """
-    optimizer = optax.adam(learning_rate)
 
     def divergence(params: Params) -> Float[Array, ""]:
         of_contexts = jax.vmap(policy.log_probs, in_axes=(None, 0))(params, contexts)
         return distributions.kl_divergence(of_contexts, log_probs).mean()
 
-    def step(carry: tuple[Params, optax.OptState], _: None) -> tuple[Any, None]:
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(divergence)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
-    return params
+    return minimize(divergence, params, optax.adam(learning_rate), steps)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bandits import sampling
 from bandits.policies.base import Params, Policy
-from bandits.policies.network import Dense, apply_dense, init_layers, layer_norm
+from bandits.policies.network import Dense, apply_dense, apply_layers, init_layers, layer_norm
 from theory.checks import InvalidInput
 
 LogProbs = Callable[..., Float[Array, " K"]]
@@ -81,11 +81,9 @@ def context_network(
         return layers
 
     def log_probs(layers: list[Dense], context: Float[Array, " d"]) -> Float[Array, " K"]:
-        first, *hidden, last = layers
+        first, *others = layers
         x = jax.nn.relu(layer_norm(apply_dense(first, context)))
-        for layer in hidden:
-            x = jax.nn.relu(apply_dense(layer, x))
-        return jax.nn.log_softmax(apply_dense(last, x))
+        return jax.nn.log_softmax(apply_layers(others, x))
 
     return _over_arms(init, log_probs)
 

@@ -1,11 +1,12 @@
-"""The layer that neural policies are made of."""
+"""The layers that neural policies and reward models are made of, and how they are fitted."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
@@ -36,6 +37,33 @@ def apply_dense(layer: Dense, x: Float[Array, "*batch inputs"]) -> Float[Array, 
     return x @ layer.kernel + layer.bias
 
 
+def apply_layers(
+    layers: Sequence[Dense], x: Float[Array, "*batch inputs"]
+) -> Float[Array, "*batch outputs"]:
+    """Layer after layer, with ReLU between them."""
+    *hidden, last = layers
+    for layer in hidden:
+        x = jax.nn.relu(apply_dense(layer, x))
+    return apply_dense(last, x)
+
+
 def layer_norm(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
     """Mean 0 and variance 1 over the last axis, without gain or bias."""
     return jax.nn.standardize(jnp.asarray(x), epsilon=1e-5)
+
+
+def minimize(
+    loss: Callable[[Any], Float[Array, ""]],
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+) -> Any:
+    """The parameters after so many full-batch steps of an optimiser."""
+
+    def step(carry: tuple[Any, optax.OptState], _: None) -> tuple[Any, None]:
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
+    return params
