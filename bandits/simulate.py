@@ -137,7 +137,7 @@ def simulate(
     problem = _pose(reference, reward, target, preferences, beta)
     _require_data(methods, problem, reward, target, preferences, natural_gradient)
     if preferences is not None:
-        _require_preferences_in_support(preferences, problem)
+        checks.require_pairs_in_support("preferences", preferences, problem.start, problem.labels)
     settings = _settings(methods, beta, hyperparameters or {})
     losses = {name: METHODS[name].bind(**values) for name, values in settings.items()}
     recorded = log_spaced_steps(steps)
@@ -324,17 +324,6 @@ def _require_data(
                 f"{name} {why}, which a reward must label, but {given} is given; add --reward, or "
                 f"choose a method that learns from --preferences: {offline}"
             )
-
-
-def _require_preferences_in_support(preferences: np.ndarray, problem: _Problem) -> None:
-    """Refuse a preference for or against an arm that no policy can play."""
-    excluded = np.isneginf(np.asarray(problem.start)) & (preferences + preferences.T).any(axis=1)
-    if excluded.any():
-        arm = problem.labels[int(np.argmax(excluded))]
-        raise checks.InvalidInput(
-            f"preferences name the arm {str(arm)!r}, which the reference excludes; give it a "
-            "probability > 0 there (--pseudocount 0.5 for counts) or leave it out"
-        )
 
 
 def _require_reachable(method: str, problem: _Problem) -> None:

@@ -6,7 +6,7 @@ checked.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -188,6 +188,42 @@ def require_preferences(name: str, table: ArrayLike) -> None:
     known = concrete(table)
     if known is not None and not known.any():
         raise InvalidInput(f"{name} is zero everywhere; there must be at least one preference")
+
+
+def require_features(name: str, features: ArrayLike, num_arms: int) -> None:
+    """Refuse what is no ``[K, F]`` table of finite numbers with F >= 1, or tells no arms apart.
+
+    A column that is the same on all arms is invisible to preferences and to a softmax, so features
+    whose columns all are make a class of a single policy.
+    """
+    shape = np.shape(features)
+    if len(shape) != 2 or shape[0] != num_arms or not shape[1]:
+        raise InvalidInput(
+            f"{name} has shape {shape}; it needs one row for each of {num_arms} arms, and columns"
+        )
+    require_finite(name, features)
+    known = concrete(features)
+    if known is not None and not np.ptp(known, axis=0).any():
+        raise InvalidInput(
+            f"{name} has rank 0: every column is the same on all arms; at least one must differ"
+        )
+
+
+def require_pairs_in_support(
+    name: str, table: ArrayLike, reference_log_probs: ArrayLike, labels: Sequence[object] = ()
+) -> None:
+    """Refuse preferences for or against a response that the reference excludes."""
+    pairs, reference = concrete(table), concrete(reference_log_probs)
+    if pairs is None or reference is None:
+        return
+    excluded = np.isneginf(reference) & (pairs + pairs.T).any(axis=1)
+    if excluded.any():
+        arm = int(np.argmax(excluded))
+        called = repr(str(labels[arm])) if labels else str(arm)
+        raise InvalidInput(
+            f"{name} name arm {called}, which the reference excludes; give it a probability > 0 "
+            "there, or leave its pairs out"
+        )
 
 
 def require_known(name: str, value: str, allowed: Iterable[str]) -> None:

@@ -154,7 +154,7 @@ REFUSED = {
     "a preference for an excluded arm": (
         {"reference": Vector(np.array([0.5, 0.5, 0.0, 0.0]), None), "methods": ["dpo"]}
         | {"preferences": np.eye(4, k=1)},
-        "preferences name the arm 'c', which the reference excludes",
+        "preferences name arm 'c', which the reference excludes",
     ),
     "an empty table of preferences": (
         {**ONLY_TARGET, "methods": ["dpo"], "preferences": np.zeros((4, 4))},

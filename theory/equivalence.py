@@ -1,0 +1,238 @@
+"""When two-stage RLHF and DPO are the same: one class, seen as rewards or as policies.
+
+**The two views.** A policy π with π_ref's support has the *implicit reward* r = β log π/π_ref, and
+π = π_ref exp(r/β) is its Gibbs policy, with Z = 1. Two rewards have the same Gibbs policy if and
+only if they differ by a constant. So policies and rewards up to a constant are one set, and
+DPO's loss of a policy is the Bradley–Terry loss of its implicit reward.
+
+**Equivalence.** If the policy class is the set of Gibbs policies of the reward class, then
+(1) fitting a reward by maximum likelihood, and taking the best policy of the class under the KL
+penalty, and (2) fitting a policy by DPO, have the same result.
+
+*Proof.* The first stage and DPO minimise one function over one set, written in two ways; and the
+Gibbs policy of the fitted reward, the best of all policies, lies in the class. ∎
+
+For linear rewards ψ w and log-linear policies π_ref exp(φ θ)/Z the classes are isomorphic if and
+only if the columns of φ and of ψ, without their means over the arms that π_ref can play, span the
+same space. Otherwise the two differ: DPO finds the best *likelihood* in the policy class, RLHF the
+reverse-KL projection of the best likelihood in the reward class.
+
+Source: arXiv:2503.01067, section 3. Features ``[K, F]``, counts ``[K, K]``.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from theory import bradley_terry, checks, convex
+from theory.distributions import kl_divergence
+from theory.gibbs import gibbs_log_probs
+
+PROJECTION_STEPS = 500
+"""Of the natural gradient, which converges linearly where the classes differ."""
+
+
+class Alignment(NamedTuple):
+    """What fine-tuning on preferences ends with.
+
+    Attributes:
+      log_probs: ``[K]``, the policy.
+      reward: ``[K]``, learned (RLHF) or implicit (DPO), in nats of log-odds; up to a constant.
+    """
+
+    log_probs: Float[Array, " K"]
+    reward: Float[Array, " K"]
+
+
+def implicit_reward(
+    log_probs: Float[ArrayLike, "*batch K"],
+    reference_log_probs: Float[ArrayLike, "*batch K"],
+    beta: ArrayLike,
+) -> Float[Array, "*batch K"]:
+    """β log π/π_ref, the reward whose Gibbs policy is π; `gibbs.gibbs_log_probs` leads back.
+
+    −inf where π gives up a response of the reference; 0 where both exclude it, as any number is
+    right there.
+
+    Raises InvalidInput for policies that are no distributions, β <= 0, different numbers of arms,
+    or a π that plays what the reference excludes: no reward leads there.
+    """
+    checks.require_log_distribution("log_probs", log_probs)
+    checks.require_log_distribution("reference_log_probs", reference_log_probs)
+    checks.require_same_arms(log_probs=log_probs, reference_log_probs=reference_log_probs)
+    checks.require_positive("beta", beta)
+    log_p, log_q = jnp.asarray(log_probs), jnp.asarray(reference_log_probs)
+    played, allowed = checks.concrete(log_p > -jnp.inf), checks.concrete(log_q > -jnp.inf)
+    if played is not None and allowed is not None and (played & ~allowed).any():
+        arm = np.argwhere(played & ~allowed)[0][-1]
+        raise checks.InvalidInput(
+            f"log_probs plays arm {arm}, which reference_log_probs excludes; no reward leads there"
+        )
+    held = log_q > -jnp.inf
+    ratio = jnp.where(held, log_p, 0.0) - jnp.where(held, log_q, 0.0)
+    return jnp.asarray(beta)[..., None] * ratio
+
+
+def class_distance(
+    features: Float[ArrayLike, "K F"],
+    other_features: Float[ArrayLike, "K G"],
+    reference_log_probs: Float[ArrayLike, " K"] | None = None,
+) -> float:
+    """How far apart two classes are: the sine of the largest angle between them, from 0 to 1.
+
+    0 if and only if they are isomorphic; 1 if one holds something that is orthogonal to all of the
+    other. Features count up to a constant, and only on arms that the reference can play.
+
+    Raises InvalidInput for features that are no finite ``[K, F]`` tables, tell no arms apart, or
+    are of different numbers of arms.
+    """
+    num_arms = np.shape(features)[0] if np.ndim(features) else 0
+    checks.require_features("features", features, num_arms)
+    checks.require_features("other_features", other_features, num_arms)
+    held = np.ones(num_arms, bool)
+    if reference_log_probs is not None:
+        checks.require_log_distribution("reference_log_probs", reference_log_probs)
+        held = np.asarray(reference_log_probs) > -np.inf
+        if held.shape != (num_arms,):
+            raise checks.InvalidInput(
+                f"reference_log_probs has shape {held.shape} but features has {num_arms} arms; "
+                "they must match"
+            )
+    first, second = (_basis(np.asarray(f, np.float64)[held]) for f in (features, other_features))
+    outside = [a - b @ (b.T @ a) for a, b in ((first, second), (second, first))]
+    return float(min(max(np.linalg.norm(part, 2) if part.size else 0.0 for part in outside), 1.0))
+
+
+def are_isomorphic(
+    features: Float[ArrayLike, "K F"],
+    other_features: Float[ArrayLike, "K G"],
+    reference_log_probs: Float[ArrayLike, " K"] | None = None,
+    tolerance: float = 1e-9,
+) -> bool:
+    """Whether linear rewards on the one and log-linear policies on the other are the same class.
+
+    Raises InvalidInput as `class_distance` does.
+    """
+    checks.require_nonnegative("tolerance", tolerance)
+    return class_distance(features, other_features, reference_log_probs) <= tolerance
+
+
+def fit_dpo(
+    features: Float[ArrayLike, "K F"],
+    counts: Float[ArrayLike, "K K"],
+    reference_log_probs: Float[ArrayLike, " K"],
+    beta: ArrayLike,
+) -> Alignment:
+    """The log-linear policy π_ref exp(φ θ)/Z of least DPO loss, exactly: it is convex in θ.
+
+    −Σ n_ab log σ(β h_ab) / Σ n, h the difference of log π/π_ref, which is linear in θ.
+
+    Raises InvalidInput as `bradley_terry.fit_linear` without a ridge, for a reference that is no
+    distribution or excludes a response that is in some pair, and for β <= 0.
+    """
+    features, counts, reference = _checked(features, counts, reference_log_probs, beta)
+    bradley_terry.require_finite_optimum(features, counts)
+    return _fit_dpo(features, counts, reference, jnp.asarray(beta, features.dtype))
+
+
+def fit_rlhf(
+    policy_features: Float[ArrayLike, "K F"],
+    reward_features: Float[ArrayLike, "K G"],
+    counts: Float[ArrayLike, "K K"],
+    reference_log_probs: Float[ArrayLike, " K"],
+    beta: ArrayLike,
+) -> Alignment:
+    """The linear reward ψ w of maximum likelihood, and the best log-linear policy under it.
+
+    The second stage maximises E_π[r] − β KL(π‖π_ref) over π = π_ref exp(φ θ)/Z by natural gradient
+    with halved steps. A full step is the regression of r/β on φ under π, which ends it at once
+    where r is in the span of φ. Elsewhere the problem need not be convex: the result is a
+    stationary point at least as good as the reference.
+
+    Raises InvalidInput as `fit_dpo` does.
+    """
+    features, counts, reference = _checked(policy_features, counts, reference_log_probs, beta)
+    checks.require_features("reward_features", reward_features, len(counts))
+    weights = bradley_terry.fit_linear(reward_features, counts, ridge=0.0)
+    reward = jnp.asarray(reward_features, float) @ weights
+    beta = jnp.asarray(beta, features.dtype)
+    return Alignment(project_gibbs(features, reward, reference, beta), reward)
+
+
+@jax.jit
+def project_gibbs(
+    features: Float[Array, "K F"],
+    reward: Float[Array, " K"],
+    reference_log_probs: Float[Array, " K"],
+    beta: Float[Array, ""],
+) -> Float[Array, " K"]:
+    """The second stage of `fit_rlhf`: the reverse-KL projection of a Gibbs policy on a class."""
+    target = gibbs_log_probs(reward, reference_log_probs, beta)
+
+    def distance(theta: Float[Array, " F"]) -> Float[Array, ""]:
+        return kl_divergence(_log_linear(features, reference_log_probs, theta), target)
+
+    def fisher(theta: Float[Array, " F"]) -> Float[Array, "F F"]:
+        probs = jnp.exp(_log_linear(features, reference_log_probs, theta))
+        centred = features - probs @ features
+        return (centred * probs[:, None]).T @ centred
+
+    theta = convex.minimize(
+        distance,
+        jnp.zeros(features.shape[1], features.dtype),
+        curvature=fisher,
+        most_steps=PROJECTION_STEPS,
+    )
+    return _log_linear(features, reference_log_probs, theta)
+
+
+@jax.jit
+def _fit_dpo(
+    features: Float[Array, "K F"],
+    counts: Float[Array, "K K"],
+    reference_log_probs: Float[Array, " K"],
+    beta: Float[Array, ""],
+) -> Alignment:
+    held = reference_log_probs > -jnp.inf
+
+    def reward(theta: Float[Array, " F"]) -> Float[Array, " K"]:
+        log_probs = _log_linear(features, reference_log_probs, theta)
+        # Masked before the subtraction, so that −∞ leaves no NaN in the gradient.
+        ratio = jnp.where(held, log_probs, 0.0) - jnp.where(held, reference_log_probs, 0.0)
+        return beta * ratio
+
+    def loss(theta: Float[Array, " F"]) -> Float[Array, ""]:
+        return bradley_terry.bradley_terry_loss(reward(theta), counts)
+
+    theta = convex.minimize(loss, jnp.zeros(features.shape[1], features.dtype))
+    return Alignment(_log_linear(features, reference_log_probs, theta), reward(theta))
+
+
+def _log_linear(
+    features: Float[Array, "K F"], reference_log_probs: Float[Array, " K"], theta: Array
+) -> Float[Array, " K"]:
+    return jax.nn.log_softmax(reference_log_probs + features @ theta)
+
+
+def _basis(features: Float[np.ndarray, "K F"]) -> Float[np.ndarray, "K R"]:
+    """An orthonormal basis of the columns without their means."""
+    centred = features - features.mean(axis=0, keepdims=True)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    rounding = np.finfo(np.float64).eps * max(features.shape)
+    return left[:, singular > rounding * max(singular.max(initial=0.0), np.abs(features).max())]
+
+
+def _checked(
+    features: ArrayLike, counts: ArrayLike, reference_log_probs: ArrayLike, beta: ArrayLike
+) -> tuple[Float[Array, "K F"], Float[Array, "K K"], Float[Array, " K"]]:
+    table, pairs = jnp.asarray(features, float), jnp.asarray(counts, float)
+    bradley_terry.require_data(table, pairs)
+    checks.require_log_distribution("reference_log_probs", reference_log_probs)
+    checks.require_same_arms(counts=counts, reference_log_probs=reference_log_probs)
+    checks.require_positive("beta", beta)
+    checks.require_pairs_in_support("counts", counts, reference_log_probs)
+    return table, pairs, jnp.asarray(reference_log_probs, float)
