@@ -195,6 +195,7 @@ def main() -> None:
     _keep_compiled_programs()
     # What overflows is refused in a sentence of our own; NumPy need not announce it.
     warnings.simplefilter("ignore", RuntimeWarning)
+    warnings.showwarning = _show_warning
     try:
         sys.exit(app.cli(prog="modeseek", description="Mode seeking in JAX, re-measured."))
     except checks.InvalidInput as error:
@@ -206,6 +207,11 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe has gone; leave without a word
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """One sentence, without the line of code that found it."""
+    print(f"modeseek: warning: {message}", file=sys.stderr)
 
 
 def _select(names: tuple[str, ...]) -> list[Experiment]:

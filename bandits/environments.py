@@ -6,6 +6,7 @@ mode. Every builder takes traceable numbers (only ``num_arms`` is static), so a 
 width is a sweep axis like any other. Source: arXiv:2404.14367, section 5.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,6 +18,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from theory import checks, distributions, gibbs
+
+
+class CoverageWarning(UserWarning):
+    """The reference excludes every best arm."""
 
 
 @jax.tree_util.register_dataclass
@@ -37,12 +42,14 @@ class CategoricalBandit:
         """A bandit from a user's own reward ``[..., K]`` and reference probabilities ``[..., K]``.
 
         Raises InvalidInput for non-finite rewards, a reference that is no distribution, fewer than
-        two arms, or different numbers of arms.
+        two arms, or different numbers of arms. A reference that excludes every arm of the highest
+        reward is a CoverageWarning: no policy under a KL penalty gets there.
         """
         checks.require_distribution("reference", reference)
         checks.require_finite("reward", reward)
         checks.require_arms("reward", reward)
         checks.require_same_arms(reward=reward, reference=reference)
+        _warn_of_lost_optimum(reward, reference)
         return cls(jnp.asarray(reward, float), reference_from_probabilities(reference))
 
     @property
@@ -176,6 +183,23 @@ ENVIRONMENTS = {
     "far": EnvironmentEntry(far_bandit, "T24, section 5, reward R1"),
     "near": EnvironmentEntry(near_bandit, "T24, section 5, reward R2"),
 }
+
+
+def _warn_of_lost_optimum(reward: ArrayLike, reference: ArrayLike) -> None:
+    rewards, probs = checks.concrete(reward), checks.concrete(reference)
+    if rewards is None or probs is None:
+        return
+    rewards, probs = np.broadcast_arrays(rewards, probs)
+    reachable = np.where(probs > 0, rewards, -np.inf).max(axis=-1)
+    lost = reachable < rewards.max(axis=-1)
+    if lost.any():
+        best = rewards.max(axis=-1)[lost].flat[0]
+        warnings.warn(
+            f"reference is zero on every arm of the highest reward, {best:g}; no policy under a KL "
+            f"penalty gets there, the most it can reach is {reachable[lost].flat[0]:g}",
+            CoverageWarning,
+            stacklevel=3,
+        )
 
 
 def _require_num_arms(num_arms: int) -> None:

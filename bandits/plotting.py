@@ -30,6 +30,8 @@ METHOD_COLORS = {
     "online_dpo": "#B37400",
     "ipo": "#882255",
     "online_ipo": "#5C0F38",
+    "hypo": "#1A1A1A",
+    "spin": "#88AA22",
     "hinge": "#DDCC77",
     "slic": "#AA4499",
     "best_of_n_minus_worst": "#332288",
@@ -38,6 +40,7 @@ METHOD_COLORS = {
     "unlikelihood": "#661100",
     "reinforce": "#CC6677",
     "ppo": "#AA3311",
+    "rlhf": "#0A5C36",
 }
 METHOD_LABELS = {
     "forward_kl": "forward KL",
@@ -53,6 +56,8 @@ METHOD_LABELS = {
     "online_dpo": "online DPO",
     "ipo": "IPO",
     "online_ipo": "online IPO",
+    "hypo": "HyPO",
+    "spin": "SPIN",
     "hinge": "hinge",
     "slic": "SLiC",
     "best_of_n_minus_worst": "best-of-N − worst",
@@ -61,6 +66,7 @@ METHOD_LABELS = {
     "unlikelihood": "unlikelihood",
     "reinforce": "REINFORCE",
     "ppo": "PPO",
+    "rlhf": "RLHF",
 }
 _FAMILY_LINES = {"divergence": "-", "likelihood": "-", "contrastive": "--", "policy gradient": "-."}
 METHOD_LINES = {name: _FAMILY_LINES[method.family] for name, method in METHODS.items()}

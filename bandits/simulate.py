@@ -1,15 +1,16 @@
 """A bandit of the user's own: train by each method from a reference and label the trajectory."""
 
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,17 +18,20 @@ from bandits import plotting
 from bandits.descent import descend, log_spaced_steps
 from bandits.environments import CategoricalBandit, reference_from_probabilities
 from bandits.files import Vector, align
-from bandits.losses import DIVERGENCES, METHODS, make_group
+from bandits.losses import DIVERGENCES, METHODS
 from bandits.metrics import ATTRIBUTES, DIVERGED_AT, measure
 from bandits.policies import tabular_softmax
 from bandits.reward_models import fit_tabular, require_counts
 from bandits.sweeps import DivergenceWarning, sweep
 from bandits.training import (
-    Minibatch,
+    Collect,
     Schedule,
+    against_own,
     from_dataset,
     on_bandit,
+    on_whole_space,
     train,
+    with_own_samples,
 )
 from theory import checks
 
@@ -38,6 +42,9 @@ OPTIMIZERS = {
 """Optimisers by name; from Python, `bandits.descend` takes any optax factory."""
 
 POLICY = tabular_softmax()
+
+GIVEN_PAIRS = ("preferences", "preferences and samples", "learned rewards")
+"""What methods need that can learn from pairs that are given."""
 
 CLIMB = 1e-3
 """A descent that ends this many nats above its start has diverged."""
@@ -92,8 +99,9 @@ def simulate(
 
     Divergences descend exactly to the target. The other methods run Algorithm 1: on-policy ones on
     responses of the current policy, offline ones on a single batch of the reference's, both
-    labelled by the reward. With preferences of the user's own, offline preference methods learn
-    from those, all at once and without sampling.
+    labelled by the reward. With preferences of the user's own, the methods that need given pairs
+    learn from those, all at once and without sampling; two-stage RLHF fits its reward to them. SPIN
+    takes the target for the law of its demonstrations.
 
     Args:
       reference: probabilities that the policy starts from.
@@ -141,14 +149,19 @@ def simulate(
     settings = _settings(methods, beta, hyperparameters or {})
     losses = {name: METHODS[name].bind(**values) for name, values in settings.items()}
     recorded = log_spaced_steps(steps)
-    schedules = {
-        name: _schedule(name, steps, responses, batch, passes)
+    collections = {
+        name: _collection(
+            name, len(problem.start), steps, responses, batch, passes, preferences is not None
+        )
         for name in methods
-        if not (METHODS[name].whole_space or (preferences is not None and _learns_from_pairs(name)))
+        if name not in DIVERGENCES
     }
+    learned: dict[str, Array] = {}
     if preferences is not None:
-        everything = Schedule(steps, len(preferences), len(preferences), len(preferences), steps)
-        pairs = jnp.asarray(preferences / preferences.sum(), float)
+        learned = {
+            "pairs": jnp.asarray(preferences / preferences.sum(), float),
+            "fitted": fit_tabular(preferences),
+        }
 
     def run_once(
         loss: str,
@@ -157,24 +170,22 @@ def simulate(
         goal: Float[Array, " K"],
         reward: Float[Array, " K"] | None = None,
         pairs: Float[Array, "K K"] | None = None,
+        fitted: Float[Array, " K"] | None = None,
     ) -> dict[str, Array]:
         transform = OPTIMIZERS[optimizer]
 
         def follow(log_probs: Float[Array, "*steps K"]) -> dict[str, Array]:
             return {**measure(log_probs, goal, reward), "log_probs": log_probs}
 
-        if METHODS[loss].whole_space:
+        if loss in DIVERGENCES:
             log_probs = descend(
                 DIVERGENCES[loss], start, goal, learning_rate, recorded, transform, natural_gradient
             )
             # A descent is judged by its records.
             return {**follow(log_probs), DIVERGED_AT: jnp.int32(-1)}
-        if pairs is not None and _learns_from_pairs(loss):
-            schedule, collect = everything, from_dataset(_dataset(start, pairs), everything)
-        else:
-            assert reward is not None
-            schedule = schedules[loss]
-            collect = on_bandit(POLICY, CategoricalBandit(reward, start), schedule)
+        source, schedule = collections[loss]
+        data = _Data(start, goal, reward, pairs, fitted)
+        collect = _collect(source, data, schedule, jax.random.key(seed))
         key = jax.random.key(seed)
         return train(
             key, POLICY, start, losses[loss], collect, schedule, transform(learning_rate),
@@ -187,8 +198,7 @@ def simulate(
         dataset = sweep(
             run_once,
             {"loss": list(dict.fromkeys(methods)), "learning_rate": [learning_rate]},
-            fixed={"start": problem.start, "goal": problem.goal, **gain}
-            | ({} if preferences is None else {"pairs": pairs}),
+            fixed={"start": problem.start, "goal": problem.goal, **gain} | learned,
             dims=["step", "arm"],
             coords={"step": list(recorded), "arm": list(problem.labels)},
             attributes=ATTRIBUTES,
@@ -296,7 +306,10 @@ def _names(arms: Vector) -> Sequence[object]:
 
 
 def _learns_from_pairs(method: str) -> bool:
-    return METHODS[method].needs == "preferences" and not METHODS[method].on_policy
+    """Whether it takes pairs that are given."""
+    return METHODS[method].needs in GIVEN_PAIRS and (
+        METHODS[method].needs != "preferences" or not METHODS[method].on_policy
+    )
 
 
 def _require_data(
@@ -310,19 +323,33 @@ def _require_data(
     """Refuse methods that lack the data they learn from, or the mass to get there."""
     for name in methods:
         method = METHODS[name]
-        if natural_gradient and not method.whole_space:
+        if natural_gradient and name not in DIVERGENCES:
             raise checks.InvalidInput(
-                f"natural_gradient is for exact descent; {name} trains on samples, leave it out"
+                f"natural_gradient is for exact descent of a divergence; {name} is none, leave it "
+                "out"
             )
-        if method.whole_space:
+        if name in DIVERGENCES:
             _require_reachable(name, problem)
+        elif method.needs == "demonstrations":
+            if target is None:
+                raise checks.InvalidInput(
+                    f"{name} learns from demonstrations, but no target is given; add --target, "
+                    "their law"
+                )
+        elif method.needs == "learned rewards":
+            if preferences is None:
+                raise checks.InvalidInput(
+                    f"{name} fits its reward to preferences, but none are given; add "
+                    "--preferences, or choose reverse_kl, which optimises the same objective for a "
+                    "--reward"
+                )
         elif reward is None and not (preferences is not None and _learns_from_pairs(name)):
             given = "only a target" if target is not None else "only preferences"
             why = "samples its own responses" if method.on_policy else "learns from responses"
-            offline = ", ".join(n for n in METHODS if _learns_from_pairs(n))
+            from_pairs = ", ".join(n for n in METHODS if _learns_from_pairs(n))
             raise checks.InvalidInput(
                 f"{name} {why}, which a reward must label, but {given} is given; add --reward, or "
-                f"choose a method that learns from --preferences: {offline}"
+                f"choose a method that learns from --preferences: {from_pairs}"
             )
 
 
@@ -370,31 +397,76 @@ def _settings(
     }
 
 
-def _schedule(method: str, steps: int, responses: int, batch: int, passes: int | None) -> Schedule:
-    """Offline methods pass over one batch for all steps; on-policy ones renew it."""
-    reuse = 15 if METHODS[method].reuses_samples else 1
-    on_policy_passes = reuse if passes is None else passes
+Source = Literal["given pairs", "learned rewards", "demonstrations", "samples", "both"]
+"""Where a method's responses and labels come from; both: given pairs beside own samples."""
+
+
+def _collection(
+    method: str,
+    num_arms: int,
+    steps: int,
+    responses: int,
+    batch: int,
+    passes: int | None,
+    has_preferences: bool,
+) -> tuple[Source, Schedule]:
+    """Whence and how often: exact where the space itself is the data, else in batches."""
+    marks = METHODS[method]
+    reuse = 15 if marks.reuses_samples else 1
+    own_passes = reuse if passes is None else passes
     if responses < 2:
         raise checks.InvalidInput(f"responses is {responses}; a group needs at least 2 to compare")
     checks.require_whole("batch", batch)
     checks.require_multiple("batch", batch, "responses", responses)
-    schedule = Schedule(
-        steps=steps,
-        group=responses,
-        minibatch=batch,
-        batch=batch,
-        passes=on_policy_passes if METHODS[method].on_policy else steps,
+    in_batches = Schedule(steps, responses, batch, batch, own_passes if marks.on_policy else steps)
+    in_batches.check()
+    exact = Schedule.whole_space(steps, num_arms)
+    if marks.needs == "learned rewards":
+        return "learned rewards", exact
+    if marks.needs == "demonstrations":
+        return "demonstrations", dataclasses.replace(exact, passes=own_passes)
+    if has_preferences and _learns_from_pairs(method):
+        return "given pairs", exact
+    if marks.needs == "preferences and samples":
+        return "both", dataclasses.replace(in_batches, passes=1)
+    return "samples", in_batches
+
+
+class _Data(NamedTuple):
+    """What methods may learn from, traced.
+
+    Attributes:
+      start, goal: log-probabilities of the reference and the target.
+      reward: as given.
+      pairs: preferences, as shares.
+      fitted: the reward learned from them.
+    """
+
+    start: Float[Array, " K"]
+    goal: Float[Array, " K"]
+    reward: Float[Array, " K"] | None
+    pairs: Float[Array, "K K"] | None
+    fitted: Float[Array, " K"] | None
+
+
+def _collect(source: Source, data: _Data, schedule: Schedule, key: PRNGKeyArray) -> Collect:
+    unrewarded = CategoricalBandit(jnp.zeros_like(data.start), data.start)
+    if source == "given pairs":
+        return on_whole_space(POLICY, unrewarded, data.pairs)
+    if source == "demonstrations":
+        shown = against_own(jnp.exp(data.goal))
+        return on_whole_space(POLICY, unrewarded, shown, own_reference=True)
+    if source == "learned rewards":
+        assert data.fitted is not None
+        return on_whole_space(POLICY, CategoricalBandit(data.fitted, data.start), data.pairs)
+    assert data.reward is not None
+    samples = on_bandit(POLICY, CategoricalBandit(data.reward, data.start), schedule)
+    if source == "samples":
+        return samples
+    once = from_dataset(samples(data.start, jax.random.fold_in(key, 1), jnp.int32(0)), schedule)
+    return with_own_samples(
+        once, POLICY, schedule.group, reference_log_prob=lambda _, arms: data.start[arms]
     )
-    schedule.check()
-    return schedule
-
-
-def _dataset(start: Float[Array, " K"], pairs: Float[Array, "K K"]) -> Minibatch:
-    """The user's preferences as one group of all arms."""
-    size = start.shape[0]
-    held = make_group(start, jnp.zeros(size), reference_log_probs=start, preferences=pairs)
-    groups = jax.tree.map(lambda leaf: leaf[None], held)
-    return Minibatch(contexts=None, responses=jnp.arange(size)[None], groups=groups)
 
 
 def _require_convergence(dataset: xr.Dataset, settings: Mapping[str, Mapping[str, float]]) -> None:

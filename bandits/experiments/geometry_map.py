@@ -27,7 +27,7 @@ from bandits.preferences import covered_mass, truncated
 from bandits.sweeps import sweep
 from bandits.training import Schedule, on_bandit, train
 
-NAMES = tuple(name for name, method in METHODS.items() if not method.whole_space)
+NAMES = tuple(name for name, method in METHODS.items() if method.one_collection)
 ON_POLICY = tuple(name for name in NAMES if METHODS[name].on_policy)
 OFFLINE = tuple(name for name in NAMES if not METHODS[name].on_policy)
 

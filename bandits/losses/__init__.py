@@ -76,6 +76,14 @@ METHODS: dict[str, Method] = {
         contrastive.ipo, "contrastive", "ipo on the policy's own pairs",
         "T24, section 5", True, True, True, "preferences",
     ),
+    "hypo": Method(
+        contrastive.hypo, "contrastive", "dpo + λ KL(π‖π_ref) on the policy's own samples",
+        "arXiv:2406.01462", True, True, True, "preferences and samples",
+    ),
+    "spin": Method(
+        contrastive.dpo, "contrastive", "dpo, demonstrations preferred to the policy's own",
+        "arXiv:2401.01335", True, True, True, "demonstrations",
+    ),
     "hinge": Method(
         contrastive.hinge, "contrastive", "mean max(0, 1 − β h)",
         "arXiv:2402.05749", False, True, True, "preferences",
@@ -108,6 +116,11 @@ METHODS: dict[str, Method] = {
     "ppo": Method(
         policy_gradient.ppo, "policy gradient", "−mean min(ρ A, clip(ρ, 1 ± ε) A), ρ = π/π_old",
         "arXiv:1707.06347", True, True, True, "rewards",
+    ),
+    "rlhf": Method(
+        policy_gradient.soft_optimize, "policy gradient",
+        "−Σ π r + β KL(π‖π_ref), r fitted to the preferences before",
+        "arXiv:2203.02155", True, False, True, "learned rewards",
     ),
 }  # fmt: skip
 """Every method by name: what the command lists and takes."""

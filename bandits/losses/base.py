@@ -31,7 +31,8 @@ class Method(NamedTuple):
       reuses_samples: it takes several steps on the same samples.
       negative_gradient: some response has a negative weight.
       needs: what it learns from: the whole space (every response in the group, with its probability
-        as share), rewards, preferences, or the responses alone.
+        as share), with rewards given or learned from preferences before; rewards, preferences, or
+        both preferences and samples of the policy itself; demonstrations, or the responses alone.
     """
 
     loss: Callable[..., Float[Array, ""]]
@@ -41,12 +42,25 @@ class Method(NamedTuple):
     on_policy: bool
     reuses_samples: bool
     negative_gradient: bool
-    needs: Literal["whole space", "rewards", "preferences", "responses"]
+    needs: Literal[
+        "whole space",
+        "learned rewards",
+        "rewards",
+        "preferences",
+        "preferences and samples",
+        "demonstrations",
+        "responses",
+    ]
 
     @property
     def whole_space(self) -> bool:
         """Whether the group must hold every response of the space."""
-        return self.needs == "whole space"
+        return self.needs in ("whole space", "learned rewards")
+
+    @property
+    def one_collection(self) -> bool:
+        """Whether samples of one policy, labelled by a reward, are all that it needs."""
+        return self.needs in ("rewards", "preferences", "responses")
 
     @property
     def hyperparameters(self) -> dict[str, float]:

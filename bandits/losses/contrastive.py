@@ -4,12 +4,15 @@ h_ij = log π(y_i)/π_ref(y_i) − log π(y_j)/π_ref(y_j) is the margin of a pa
 "i preferred to j".
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from bandits.losses.likelihood import best_of_n
+from bandits.losses.policy_gradient import reinforce
 from bandits.losses.responses import Responses, require_pairs
 from theory import checks
 
@@ -27,6 +30,21 @@ def ipo(responses: Responses, tau: ArrayLike = 0.05) -> Float[Array, ""]:
     """
     tau = checks.positive("tau", tau)
     return _sum_over_pairs((_log_ratio_margins(responses) - 0.5 / tau) ** 2, responses)
+
+
+def hypo(
+    responses: Responses, beta: ArrayLike = 0.1, kl_coefficient: ArrayLike = 0.1
+) -> Float[Array, ""]:
+    """DPO + λ KL(π‖π_ref), the KL by its score function over the shares; β > 0, λ >= 0.
+
+    The pairs are given, the shares must be the policy's own samples or probabilities: what DPO
+    leaves free on uncovered responses, the KL holds. Source: HyPO, arXiv:2406.01462.
+    """
+    kl_coefficient = checks.nonnegative("kl_coefficient", kl_coefficient)
+    unrewarded = dataclasses.replace(responses, rewards=jnp.zeros_like(responses.rewards))
+    # With no reward and β = 1, REINFORCE descends the KL.
+    divergence = reinforce(unrewarded, beta=1.0, prompt_baseline=1.0)
+    return dpo(responses, beta) + kl_coefficient * divergence
 
 
 def hinge(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:

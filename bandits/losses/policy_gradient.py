@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from bandits.losses.responses import Responses
 from theory import checks
+from theory.distributions import kl_divergence
 
 MOST_LOG_RATIO = 60.0
 """Of PPO, in nats: exp of more overflows float32 in products, and a run so far off is lost."""
@@ -49,6 +50,18 @@ def ppo(
     clipped = jnp.clip(ratios, 1.0 - clip, 1.0 + clip)
     surrogate = jnp.minimum(ratios * advantages, clipped * advantages)
     return -jnp.sum(_shares(responses) * surrogate)
+
+
+def soft_optimize(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
+    """−Σ π r + β KL(π‖π_ref) over the whole space: the policy gradient without samples.
+
+    The second stage of RLHF, where the rewards are learned from preferences. β >= 0. Source:
+    arXiv:2203.02155, section 3.5.
+    """
+    beta = jnp.asarray(checks.nonnegative("beta", beta))
+    log_probs = responses.log_probs
+    expected_reward = jnp.sum(jnp.exp(log_probs) * responses.rewards)
+    return beta * kl_divergence(log_probs, responses.reference_log_probs) - expected_reward
 
 
 def _advantages(

@@ -5,6 +5,7 @@ import pytest
 from scipy.special import softmax
 
 from bandits import files
+from bandits.environments import CoverageWarning
 from bandits.simulate import plot, simulate, summarise, to_distribution
 from theory.checks import InvalidInput
 from theory.gibbs import gibbs_log_probs
@@ -145,7 +146,9 @@ def test_a_zero_that_leaves_the_kl_finite_is_run(method):
 
 
 def test_an_arm_that_the_reference_excludes_stays_excluded_whatever_its_reward():
-    dataset = simulate(vector([0.5, 0.5, 0.0]), reward=vector([0.0, 1.0, 50.0]), methods=PAIR[1:])
+    reference, reward = vector([0.5, 0.5, 0.0]), vector([0.0, 1.0, 50.0])
+    with pytest.warns(CoverageWarning, match="highest reward, 50; .* it can reach is 1"):
+        dataset = simulate(reference, reward=reward, methods=PAIR[1:])
     assert (np.exp(dataset["log_probs"].isel(arm=2)) == 0).all()
     assert np.isfinite(dataset["reverse_kl"]).all()
 

@@ -6,6 +6,7 @@ from scipy.special import expit, log_softmax
 
 from bandits.files import Vector
 from bandits.losses import METHODS
+from bandits.reward_models import fit_tabular
 from bandits.simulate import plot, simulate, summarise
 from theory.checks import InvalidInput
 
@@ -14,6 +15,7 @@ REWARD = Vector(np.array([1.0, 0.5, 0.2, 0.0]), tuple("abcd"))
 TARGET = Vector(np.array([0.4, 0.3, 0.2, 0.1]), tuple("abcd"))
 PREFERENCES = np.array([[0, 3, 4, 0], [1, 0, 2, 0], [1, 0, 0, 2.5], [0, 0, 0.5, 0]])
 FROM_PAIRS = ["dpo", "ipo", "preference_likelihood"]
+FROM_REWARD = [name for name in METHODS if name not in ("spin", "rlhf")]
 RATE, STEPS = 0.3, 40
 
 
@@ -22,7 +24,7 @@ def every_method():
     return simulate(
         REFERENCE,
         reward=REWARD,
-        methods=list(METHODS),
+        methods=FROM_REWARD,
         steps=4,
         learning_rate=0.1,
         responses=4,
@@ -50,10 +52,10 @@ def learned():
 
 
 def test_every_method_runs_from_the_reference(every_method):
-    assert every_method["loss"].values.tolist() == list(METHODS)
+    assert every_method["loss"].values.tolist() == FROM_REWARD
     probs = np.exp(every_method["log_probs"])
     np.testing.assert_allclose(probs.sum("arm"), 1, rtol=1e-5)
-    for name in METHODS:
+    for name in FROM_REWARD:
         one = probs.sel(loss=name)
         np.testing.assert_allclose(one.isel(step=0), REFERENCE.values, rtol=1e-5)
         assert np.abs(one.isel(step=-1) - REFERENCE.values).max() > 1e-4, name
@@ -64,15 +66,15 @@ def test_every_method_runs_from_the_reference(every_method):
 def test_methods_that_see_the_reward_raise_it(every_method):
     reward = every_method["expected_reward"]
     gain = reward.isel(step=-1) - reward.isel(step=0)
-    for name, method in METHODS.items():
-        if method.needs != "responses":
+    for name in FROM_REWARD:
+        if METHODS[name].needs != "responses":
             assert gain.sel(loss=name) > 0, name
 
 
 def test_every_method_is_drawn_and_summarised(every_method):
-    assert [row[0] for row in summarise(every_method)] == ["method", *METHODS]
+    assert [row[0] for row in summarise(every_method)] == ["method", *FROM_REWARD]
     figure = plot(every_method)
-    assert len(figure.axes[1].lines) == len(METHODS)
+    assert len(figure.axes[1].lines) == len(FROM_REWARD)
 
 
 def weights_of(name, ratios):
@@ -114,10 +116,18 @@ def test_pairs_alone_give_a_target_in_their_favour(learned):
 ONLY_PAIRS = {"reward": None, "preferences": PREFERENCES}
 ONLY_TARGET = {"reward": None, "target": TARGET}
 REFUSED = {
+    "two stages without pairs": (
+        {"reward": REWARD, "methods": ["rlhf"]},
+        "rlhf fits its reward to preferences, but none are given; add --preferences",
+    ),
+    "self-play without demonstrations": (
+        {"reward": REWARD, "methods": ["spin"]},
+        "spin learns from demonstrations, but no target is given; add --target",
+    ),
     "on-policy from pairs": (
         {**ONLY_PAIRS, "methods": ["online_dpo"]},
         "online_dpo samples its own responses, .* only preferences is given; add --reward, or .*"
-        "dpo, ipo, hinge, slic",
+        "dpo, ipo, hypo, hinge, slic, rlhf",
     ),
     "best-of-N from pairs": (
         {**ONLY_PAIRS, "methods": ["dpo", "best_of_n"]},
@@ -180,7 +190,7 @@ REFUSED = {
     "no passes": ({"methods": ["ppo"], "passes": 0}, "passes is 0; it must be a whole"),
     "natural gradient on samples": (
         {"methods": ["forward_kl", "ppo"], "natural_gradient": True},
-        "natural_gradient is for exact descent; ppo trains on samples",
+        "natural_gradient is for exact descent of a divergence; ppo",
     ),
 }
 
@@ -198,3 +208,35 @@ def test_a_method_that_diverges_is_refused_with_its_steps():
         InvalidInput, match=r"ipo diverged after [1-4] steps with learning_rate=1e\+30, tau=0.05"
     ):
         simulate(REFERENCE, preferences=PREFERENCES, methods=["ipo"], steps=4, learning_rate=1e30)
+
+
+def test_two_stages_end_at_the_gibbs_policy_of_the_fitted_reward():
+    dataset = simulate(
+        REFERENCE, preferences=PREFERENCES, methods=["rlhf"], beta=0.5, learning_rate=4, steps=4000
+    )
+    fitted = np.asarray(fit_tabular(PREFERENCES))
+    expected = log_softmax(np.log(REFERENCE.values) + fitted / 0.5)
+    np.testing.assert_allclose(dataset["log_probs"].isel(step=-1)[0], expected, atol=2e-4)
+
+
+def test_two_stages_learn_from_the_pairs_even_beside_a_reward():
+    both = {"methods": ["rlhf"], "preferences": PREFERENCES, "steps": 20}
+    beside = simulate(REFERENCE, reward=Vector(-REWARD.values, tuple("abcd")), **both)
+    alone = simulate(REFERENCE, **both)
+    np.testing.assert_array_equal(beside["log_probs"], alone["log_probs"])
+
+
+def test_hypo_stays_nearer_to_the_reference_than_dpo():
+    dataset = from_pairs(0, ["dpo", "hypo"], kl_coefficient=1.0)
+    log_ratio = dataset["log_probs"].isel(step=-1) - np.log(REFERENCE.values)
+    kl = (np.exp(dataset["log_probs"].isel(step=-1)) * log_ratio).sum("arm")
+    assert kl.sel(loss="hypo") < 0.7 * kl.sel(loss="dpo")
+
+
+def test_self_play_moves_to_its_demonstrations():
+    dataset = simulate(
+        REFERENCE, target=TARGET, methods=["spin"], beta=1.0, learning_rate=1, steps=600
+    )
+    np.testing.assert_allclose(
+        np.exp(dataset["log_probs"].isel(step=-1)[0]), TARGET.values, atol=0.01
+    )

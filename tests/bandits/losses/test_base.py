@@ -60,7 +60,7 @@ def test_values_out_of_range_are_refused_by_name(name):
     for hyperparameter in method.hyperparameters:
         if hyperparameter in ("floor", "prompt_baseline"):
             continue
-        takes_zero = hyperparameter in ("coefficient", "regularization")
+        takes_zero = hyperparameter in ("coefficient", "kl_coefficient", "regularization")
         takes_zero |= hyperparameter == "beta" and method.family == "policy gradient"
         if takes_zero:
             method.bind(**{hyperparameter: 0})

@@ -26,6 +26,9 @@ MARKS = {
     "best_of_n_minus_mean": (False, True, True),
     "best_of_n_minus_sum": (False, True, True),
     "unlikelihood": (False, True, True),
+    "hypo": (True, True, True),
+    "spin": (True, True, True),
+    "rlhf": (True, False, True),
     "hinge": (False, True, True),
     "slic": (False, True, True),
     "supervised": (False, True, False),
@@ -46,7 +49,10 @@ def test_methods_carry_their_published_marks():
         for name, method in METHODS.items()
     }
     assert found == MARKS
-    assert {name for name, method in METHODS.items() if method.whole_space} == set(DIVERGENCES)
+    assert {name for name, method in METHODS.items() if method.whole_space} == {
+        *DIVERGENCES,
+        "rlhf",
+    }
 
 
 @each

@@ -17,106 +17,23 @@ every step and discards.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from bandits.environments import CategoricalBandit
-from bandits.losses import Loss, Responses, make_group
+from bandits.losses import Loss
 from bandits.metrics import DIVERGED_AT
 from bandits.policies import Params, Policy
-from theory import checks
+from bandits.training.collect import Collect, Minibatch
+from bandits.training.schedule import Schedule
 from theory.checks import InvalidInput
 
 BASELINE_DECAY = 0.9
 """Of the running mean of the rewards, a minibatch."""
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Minibatch:
-    """M responses, C to each of P = M/C prompts.
-
-    Attributes:
-      contexts: ``[P, ...]``, or None where the policy has none.
-      responses: ``[P, C, ...]``: arms or sequences.
-      groups: their log-probabilities and labels, every array with the leading axis P; ``log_probs``
-        are the behaviour's until the loss is taken.
-    """
-
-    contexts: Any
-    responses: Array
-    groups: Responses
-
-
-Label = Callable[[PRNGKeyArray, Float[Array, " C"]], Float[Array, "C C"]]
-"""(key, rewards) -> preferences."""
-
-Collect = Callable[[Params, PRNGKeyArray, Int[Array, ""]], Minibatch]
-"""(behaviour parameters, key, number of the minibatch in its batch) -> a minibatch."""
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Schedule:
-    """The numbers of Algorithm 1.
-
-    Attributes:
-      steps: gradient steps in all.
-      group: C, responses to a prompt.
-      minibatch: M, responses in a gradient step, a multiple of C.
-      batch: B, responses collected in an iteration, a multiple of M; traceable.
-      passes: T, passes over a batch, >= 1; traceable. Offline is a T that lasts for all steps.
-      most_batch: the largest batch, needed where ``batch`` is traced: it sizes the store.
-    """
-
-    steps: int = dataclasses.field(metadata={"static": True})
-    group: int = dataclasses.field(metadata={"static": True})
-    minibatch: int = dataclasses.field(metadata={"static": True})
-    batch: ArrayLike
-    passes: ArrayLike = 1
-    most_batch: int | None = dataclasses.field(default=None, metadata={"static": True})
-
-    def check(self) -> None:
-        """Refuse numbers that do not fit together."""
-        for name in ("steps", "group", "minibatch", "batch", "passes"):
-            checks.require_whole(name, getattr(self, name))
-        most = self._most
-        if isinstance(most, jax.core.Tracer):
-            raise InvalidInput("batch is traced; give most_batch, the largest that it can be")
-        checks.require_whole("most_batch", most)
-        for name, batch in (("batch", self.batch), ("most_batch", most)):
-            known = checks.concrete(batch)
-            if known is not None and (known < self.group).any():
-                raise InvalidInput(
-                    f"{name} is {known.min()}; a group alone has {self.group} responses"
-                )
-            checks.require_multiple(name, batch, "minibatch", self.minibatch)
-        checks.require_multiple("minibatch", self.minibatch, "group", self.group)
-        known = checks.concrete(self.batch)
-        if known is not None and (known > np.max(most)).any():
-            raise InvalidInput(f"batch is {known.max()}; most_batch allows {most}")
-
-    def fits(self) -> Bool[Array, ""]:
-        """Whether a traced B and T fit the other numbers, as `check` demands of known ones."""
-        batch, passes = jnp.asarray(self.batch), jnp.asarray(self.passes)
-        whole = (batch % self.minibatch == 0) & (batch >= self.minibatch)
-        return whole & (batch <= self.slots * self.minibatch) & (passes >= 1)
-
-    @property
-    def slots(self) -> int:
-        """Minibatches in the largest batch."""
-        return int(np.max(np.asarray(self._most))) // self.minibatch
-
-    @property
-    def _most(self) -> ArrayLike:
-        return self.batch if self.most_batch is None else self.most_batch
 
 
 def train(
@@ -239,100 +156,6 @@ def train(
     return {**records, DIVERGED_AT: end.diverged_at}
 
 
-def on_policy(
-    policy: Policy,
-    prompts: Any,
-    reward: Callable[[Any, Array], Float[Array, " C"]],
-    schedule: Schedule,
-    *,
-    reference_log_prob: Callable[[Any, Array], Float[Array, " C"]],
-    label: Label | None = None,
-) -> Collect:
-    """Responses of the behaviour policy to prompts drawn from a set, labelled by a reward.
-
-    Args:
-      policy: which the behaviour's parameters belong to.
-      prompts: ``[n, ...]`` training contexts, None for a policy without. A minibatch takes P
-        different ones at random; all of them in order where P = n, some several times where P > n.
-      reward: (context, responses ``[C, ...]``) -> ``[C]``, true or learned.
-      schedule: its C and M.
-      reference_log_prob: (context, responses) -> ``[C]``, log π_ref.
-      label: (key, rewards) -> preferences ``[C, C]``; by default every pair by its rewards.
-    """
-    count, group = schedule.minibatch // schedule.group, schedule.group
-    prompts = jax.tree.map(jnp.asarray, prompts)
-
-    def collect(behaviour: Params, key: PRNGKeyArray, number: Array) -> Minibatch:
-        split = jax.random.split(key, 1 + count)
-        prompt_key, keys = split[0], split[1:]
-        contexts = jax.tree.map(lambda p: p[_choose_prompts(prompt_key, len(p), count)], prompts)
-
-        def respond(context: Any, key: PRNGKeyArray) -> tuple[Array, Responses]:
-            responses = policy.sample(behaviour, key, context, group)
-            log_probs = policy.log_prob(behaviour, context, responses)
-            rewards = reward(context, responses)
-            return responses, make_group(
-                log_probs,
-                rewards,
-                reference_log_probs=reference_log_prob(context, responses),
-                preferences=None if label is None else label(jax.random.fold_in(key, 1), rewards),
-            )
-
-        responses, groups = jax.vmap(respond)(contexts, keys)
-        return Minibatch(contexts, responses, groups)
-
-    return collect
-
-
-def on_bandit(
-    policy: Policy,
-    bandit: CategoricalBandit,
-    schedule: Schedule,
-    *,
-    prompts: Any = None,
-    label: Label | None = None,
-) -> Collect:
-    """`on_policy` on the arms of a bandit, whose rewards are the same for every prompt."""
-    return on_policy(
-        policy,
-        prompts,
-        lambda _, arms: bandit.reward[arms],
-        schedule,
-        reference_log_prob=lambda _, arms: bandit.reference_log_probs[arms],
-        label=label,
-    )
-
-
-def from_dataset(dataset: Minibatch, schedule: Schedule) -> Collect:
-    """The minibatches of a fixed dataset, in order: offline training.
-
-    Args:
-      dataset: ``[n, ...]`` prompts with their responses; n C is the batch B.
-      schedule: its C and M; B must not exceed the dataset.
-
-    Raises InvalidInput where the dataset's groups are not of C, or it holds fewer than B responses.
-    """
-    groups, group = dataset.responses.shape[:2]
-    count = schedule.minibatch // schedule.group
-    if group != schedule.group:
-        raise InvalidInput(f"group is {schedule.group}; the dataset has {group} a prompt")
-    if groups < schedule.slots * count:
-        raise InvalidInput(
-            f"batch is {schedule.slots * schedule.minibatch}; the dataset holds {groups * group} "
-            "responses"
-        )
-
-    def collect(behaviour: Params, key: PRNGKeyArray, number: Array) -> Minibatch:
-        del behaviour, key  # what was collected once does not depend on the policy
-
-        def part(values: Array) -> Array:
-            return jax.lax.dynamic_slice_in_dim(values, number * count, count)
-
-        return jax.tree.map(part, dataset)
-
-    return collect
-
-
 class _State(NamedTuple):
     """What a step hands to the next."""
 
@@ -342,12 +165,6 @@ class _State(NamedTuple):
     store: Minibatch
     baseline: Float[Array, ""]
     diverged_at: Int[Array, ""]
-
-
-def _choose_prompts(key: PRNGKeyArray, size: int, count: int) -> Int[Array, " P"]:
-    if count == size:
-        return jnp.arange(size)
-    return jax.random.choice(key, size, (count,), replace=count > size)
 
 
 def _mark(records: dict[str, Array], diverged_at: Int[Array, ""]) -> dict[str, Array]:

@@ -1,0 +1,34 @@
+"""Algorithm 1 of T24: what is collected, how long it is used, and the loop over both."""
+
+from bandits.training.collect import (
+    Collect,
+    Label,
+    Minibatch,
+    PairsOfPolicy,
+    against_own,
+    from_dataset,
+    on_bandit,
+    on_policy,
+    on_whole_space,
+    own_pairs,
+    with_own_samples,
+)
+from bandits.training.loop import BASELINE_DECAY, train
+from bandits.training.schedule import Schedule
+
+__all__ = [
+    "BASELINE_DECAY",
+    "Collect",
+    "Label",
+    "Minibatch",
+    "PairsOfPolicy",
+    "Schedule",
+    "against_own",
+    "from_dataset",
+    "on_bandit",
+    "on_policy",
+    "on_whole_space",
+    "own_pairs",
+    "train",
+    "with_own_samples",
+]

@@ -1,0 +1,268 @@
+"""Where the responses of Algorithm 1 come from, and who labels them."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from bandits.environments import CategoricalBandit
+from bandits.losses import Responses, make_group
+from bandits.policies import Params, Policy
+from bandits.training.schedule import Schedule
+from theory.checks import InvalidInput
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Minibatch:
+    """M responses, C to each of P = M/C prompts.
+
+    Attributes:
+      contexts: ``[P, ...]``, or None where the policy has none.
+      responses: ``[P, C, ...]``: arms or sequences.
+      groups: their log-probabilities and labels, every array with the leading axis P; ``log_probs``
+        are the behaviour's until the loss is taken.
+    """
+
+    contexts: Any
+    responses: Array
+    groups: Responses
+
+
+Label = Callable[[PRNGKeyArray, Float[Array, " C"]], Float[Array, "C C"]]
+"""(key, rewards) -> preferences."""
+
+Collect = Callable[[Params, PRNGKeyArray, Int[Array, ""]], Minibatch]
+"""(behaviour parameters, key, number of the minibatch in its batch) -> a minibatch."""
+
+PairsOfPolicy = Callable[[Float[Array, " K"]], Float[Array, "K K"]]
+"""Log-probabilities of the behaviour -> the weight of every pair of the space."""
+
+
+def on_policy(
+    policy: Policy,
+    prompts: Any,
+    reward: Callable[[Any, Array], Float[Array, " C"]],
+    schedule: Schedule,
+    *,
+    reference_log_prob: Callable[[Any, Array], Float[Array, " C"]],
+    label: Label | None = None,
+) -> Collect:
+    """Responses of the behaviour policy to prompts drawn from a set, labelled by a reward.
+
+    Args:
+      policy: which the behaviour's parameters belong to.
+      prompts: ``[n, ...]`` training contexts, None for a policy without. A minibatch takes P
+        different ones at random; all of them in order where P = n, some several times where P > n.
+      reward: (context, responses ``[C, ...]``) -> ``[C]``, true or learned.
+      schedule: its C and M.
+      reference_log_prob: (context, responses) -> ``[C]``, log π_ref.
+      label: (key, rewards) -> preferences ``[C, C]``; by default every pair by its rewards.
+    """
+    count, group = schedule.minibatch // schedule.group, schedule.group
+    prompts = jax.tree.map(jnp.asarray, prompts)
+
+    def collect(behaviour: Params, key: PRNGKeyArray, number: Array) -> Minibatch:
+        split = jax.random.split(key, 1 + count)
+        prompt_key, keys = split[0], split[1:]
+        contexts = jax.tree.map(lambda p: p[_choose_prompts(prompt_key, len(p), count)], prompts)
+
+        def respond(context: Any, key: PRNGKeyArray) -> tuple[Array, Responses]:
+            responses = policy.sample(behaviour, key, context, group)
+            log_probs = policy.log_prob(behaviour, context, responses)
+            rewards = reward(context, responses)
+            return responses, make_group(
+                log_probs,
+                rewards,
+                reference_log_probs=reference_log_prob(context, responses),
+                preferences=None if label is None else label(jax.random.fold_in(key, 1), rewards),
+            )
+
+        responses, groups = jax.vmap(respond)(contexts, keys)
+        return Minibatch(contexts, responses, groups)
+
+    return collect
+
+
+def on_bandit(
+    policy: Policy,
+    bandit: CategoricalBandit,
+    schedule: Schedule,
+    *,
+    prompts: Any = None,
+    label: Label | None = None,
+) -> Collect:
+    """`on_policy` on the arms of a bandit, whose rewards are the same for every prompt."""
+    return on_policy(
+        policy,
+        prompts,
+        lambda _, arms: bandit.reward[arms],
+        schedule,
+        reference_log_prob=lambda _, arms: bandit.reference_log_probs[arms],
+        label=label,
+    )
+
+
+def from_dataset(dataset: Minibatch, schedule: Schedule) -> Collect:
+    """The minibatches of a fixed dataset, in order: offline training.
+
+    Args:
+      dataset: ``[n, ...]`` prompts with their responses; n C is the batch B.
+      schedule: its C and M; B must not exceed the dataset.
+
+    Raises InvalidInput where the dataset's groups are not of C, or it holds fewer than B responses.
+    """
+    groups, group = dataset.responses.shape[:2]
+    count = schedule.minibatch // schedule.group
+    if group != schedule.group:
+        raise InvalidInput(f"group is {schedule.group}; the dataset has {group} a prompt")
+    if groups < schedule.slots * count:
+        raise InvalidInput(
+            f"batch is {schedule.slots * schedule.minibatch}; the dataset holds {groups * group} "
+            "responses"
+        )
+
+    def collect(behaviour: Params, key: PRNGKeyArray, number: Array) -> Minibatch:
+        del behaviour, key  # what was collected once does not depend on the policy
+
+        def part(values: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(values, number * count, count)
+
+        return jax.tree.map(part, dataset)
+
+    return collect
+
+
+def with_own_samples(
+    offline: Collect,
+    policy: Policy,
+    count: int,
+    *,
+    reference_log_prob: Callable[[Any, Array], Float[Array, " C"]],
+) -> Collect:
+    """The groups of another collection, each beside samples of the policy itself: HyPO's data.
+
+    The pairs are those of the other collection; expectations, through the shares, are over the
+    policy's ``count`` samples, which carry no labels. For samples of the policy as it is, choose
+    T = 1.
+
+    Args:
+      offline: where the pairs come from.
+      policy: which the behaviour's parameters belong to.
+      count: samples beside each group.
+      reference_log_prob: (context, responses) -> their log π_ref.
+    """
+
+    def collect(behaviour: Params, key: PRNGKeyArray, number: Array) -> Minibatch:
+        held = offline(behaviour, key, number)
+        keys = jax.random.split(jax.random.fold_in(key, 1), len(held.responses))
+
+        def beside(
+            context: Any, responses: Array, group: Responses, key: PRNGKeyArray
+        ) -> tuple[Array, Responses]:
+            own = policy.sample(behaviour, key, context, count)
+            own_log_probs = policy.log_prob(behaviour, context, own)
+            zeros, size = jnp.zeros_like(own_log_probs), len(responses)
+            added = {
+                "log_probs": own_log_probs,
+                "reference_log_probs": reference_log_prob(context, own),
+                "behaviour_log_probs": own_log_probs,
+                "rewards": zeros,
+                "shares": jnp.full_like(own_log_probs, 1.0 / count),
+            }
+            group = dataclasses.replace(group, shares=jnp.zeros_like(group.shares))
+            joined = {
+                name: jnp.concatenate([getattr(group, name), values])
+                for name, values in added.items()
+            }
+            pairs = jnp.zeros((size + count,) * 2, group.preferences.dtype)
+            pairs = pairs.at[:size, :size].set(group.preferences)
+            return (
+                jnp.concatenate([responses, own]),
+                dataclasses.replace(group, preferences=pairs, **joined),
+            )
+
+        responses, groups = jax.vmap(beside)(held.contexts, held.responses, held.groups, keys)
+        return Minibatch(held.contexts, responses, groups)
+
+    return collect
+
+
+def on_whole_space(
+    policy: Policy,
+    bandit: CategoricalBandit,
+    preferences: Float[Array, "K K"] | PairsOfPolicy | None = None,
+    *,
+    own_reference: bool = False,
+) -> Collect:
+    """Every response of a small space in one group: expectations in place of samples.
+
+    Shares are the behaviour's probabilities, so that with B = M = C = K and T = 1 the update of
+    every method that reads shares or pairs is its expectation, without noise.
+
+    Args:
+      policy: over the bandit's arms, without a context.
+      bandit: the rewards, true or learned, and the reference.
+      preferences: given pairs; or what pairs a policy makes, such as `own_pairs`; by default its
+        own, labelled by the rewards.
+      own_reference: whether log-ratios are taken to the behaviour instead of the reference, as in
+        self-play (SPIN, arXiv:2401.01335), whose T says for how long.
+    """
+    if preferences is None:
+        wins = bandit.reward[:, None] > bandit.reward[None, :]
+        preferences = own_pairs(wins.astype(bandit.reward.dtype))
+    arms = jnp.arange(bandit.num_arms)
+
+    def collect(behaviour: Params, key: PRNGKeyArray, number: Array) -> Minibatch:
+        del key, number  # nothing is drawn
+        log_probs = policy.log_probs(behaviour, None)
+        group = make_group(
+            log_probs,
+            bandit.reward,
+            reference_log_probs=log_probs if own_reference else bandit.reference_log_probs,
+            preferences=preferences(log_probs) if callable(preferences) else preferences,
+            shares=jnp.exp(log_probs),
+        )
+        return Minibatch(None, arms[None], jax.tree.map(lambda leaf: leaf[None], group))
+
+    return collect
+
+
+def own_pairs(wins: Float[Array, "K K"]) -> PairsOfPolicy:
+    """The expected labels of two independent samples of a policy: 2 π_i π_j P(i ≻ j), i ≠ j.
+
+    ``wins`` is P, [i, j]; the weights sum to less than 1, by the chance that the two are the same.
+    """
+
+    def pairs(log_probs: Float[Array, " K"]) -> Float[Array, "K K"]:
+        probs = jnp.exp(log_probs)
+        return 2.0 * _apart(probs[:, None] * probs[None, :] * wins)
+
+    return pairs
+
+
+def against_own(demonstrations: Float[Array, " K"]) -> PairsOfPolicy:
+    """The expected pairs of self-play: a demonstration preferred to a sample of the policy.
+
+    ``demonstrations`` are the probabilities of the responses that are shown.
+    """
+
+    def pairs(log_probs: Float[Array, " K"]) -> Float[Array, "K K"]:
+        return _apart(demonstrations[:, None] * jnp.exp(log_probs)[None, :])
+
+    return pairs
+
+
+def _apart(weights: Float[Array, "K K"]) -> Float[Array, "K K"]:
+    """Without the diagonal: a response is not compared with itself."""
+    return jnp.where(jnp.eye(len(weights), dtype=bool), 0.0, weights)
+
+
+def _choose_prompts(key: PRNGKeyArray, size: int, count: int) -> Int[Array, " P"]:
+    if count == size:
+        return jnp.arange(size)
+    return jax.random.choice(key, size, (count,), replace=count > size)

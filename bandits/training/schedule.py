@@ -1,0 +1,75 @@
+"""The numbers of Algorithm 1: how much is collected, how often it is used, for how long."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool
+
+from theory import checks
+from theory.checks import InvalidInput
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Schedule:
+    """The numbers of Algorithm 1.
+
+    Attributes:
+      steps: gradient steps in all.
+      group: C, responses to a prompt.
+      minibatch: M, responses in a gradient step, a multiple of C.
+      batch: B, responses collected in an iteration, a multiple of M; traceable.
+      passes: T, passes over a batch, >= 1; traceable. Offline is a T that lasts for all steps.
+      most_batch: the largest batch, needed where ``batch`` is traced: it sizes the store.
+    """
+
+    steps: int = dataclasses.field(metadata={"static": True})
+    group: int = dataclasses.field(metadata={"static": True})
+    minibatch: int = dataclasses.field(metadata={"static": True})
+    batch: ArrayLike
+    passes: ArrayLike = 1
+    most_batch: int | None = dataclasses.field(default=None, metadata={"static": True})
+
+    @classmethod
+    def whole_space(cls, steps: int, num_arms: int, passes: ArrayLike = 1) -> "Schedule":
+        """A collection is every response once, in one group: expectations, without sampling."""
+        return cls(steps, num_arms, num_arms, num_arms, passes)
+
+    def check(self) -> None:
+        """Refuse numbers that do not fit together."""
+        for name in ("steps", "group", "minibatch", "batch", "passes"):
+            checks.require_whole(name, getattr(self, name))
+        most = self._most
+        if isinstance(most, jax.core.Tracer):
+            raise InvalidInput("batch is traced; give most_batch, the largest that it can be")
+        checks.require_whole("most_batch", most)
+        for name, batch in (("batch", self.batch), ("most_batch", most)):
+            known = checks.concrete(batch)
+            if known is not None and (known < self.group).any():
+                raise InvalidInput(
+                    f"{name} is {known.min()}; a group alone has {self.group} responses"
+                )
+            checks.require_multiple(name, batch, "minibatch", self.minibatch)
+        checks.require_multiple("minibatch", self.minibatch, "group", self.group)
+        known = checks.concrete(self.batch)
+        if known is not None and (known > np.max(most)).any():
+            raise InvalidInput(f"batch is {known.max()}; most_batch allows {most}")
+
+    def fits(self) -> Bool[Array, ""]:
+        """Whether a traced B and T fit the other numbers, as `check` demands of known ones."""
+        batch, passes = jnp.asarray(self.batch), jnp.asarray(self.passes)
+        whole = (batch % self.minibatch == 0) & (batch >= self.minibatch)
+        return whole & (batch <= self.slots * self.minibatch) & (passes >= 1)
+
+    @property
+    def slots(self) -> int:
+        """Minibatches in the largest batch."""
+        return int(np.max(np.asarray(self._most))) // self.minibatch
+
+    @property
+    def _most(self) -> ArrayLike:
+        return self.batch if self.most_batch is None else self.most_batch
