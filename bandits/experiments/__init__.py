@@ -11,6 +11,7 @@ from bandits.experiments import (
     mode_seeking,
     negative_gradient,
     on_policy_batch_size,
+    partial_coverage,
     preference_log_probs,
     sample_reuse,
     weights,
@@ -33,6 +34,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         complementarity.EXPERIMENT,
         combinatorial.EXPERIMENT,
         geometry_map.EXPERIMENT,
+        partial_coverage.EXPERIMENT,
     )
 }
 

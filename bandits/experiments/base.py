@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -29,6 +29,7 @@ class Claim:
       holds: whether the measurement bears the sentence out.
       asserted: whether the project vouches for it, so that its failure is an error.
       note: where it starts to hold or ceases to, if that needs saying.
+      table: numbers behind the effect, by row.
     """
 
     experiment: str
@@ -40,6 +41,7 @@ class Claim:
     holds: bool
     asserted: bool = True
     note: str = ""
+    table: Mapping[str, Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)

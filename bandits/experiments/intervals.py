@@ -19,6 +19,12 @@ class Interval(NamedTuple):
     high: float
 
 
+def exact(value: ArrayLike) -> Interval:
+    """What is computed without any chance: the number itself."""
+    number = float(np.asarray(value))
+    return Interval(number, number, number)
+
+
 def mean_interval(samples: ArrayLike) -> Interval:
     """The mean of independent samples ``[n]``, with Student's t interval; NaN for n < 2.
 
