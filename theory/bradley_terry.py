@@ -81,7 +81,10 @@ def require_data(
 
 
 def require_finite_optimum(
-    features: Float[ArrayLike, "K F"], counts: Float[ArrayLike, "K K"], ridge: ArrayLike = 0.0
+    features: Float[ArrayLike, "K F"],
+    counts: Float[ArrayLike, "K K"],
+    ridge: ArrayLike = 0.0,
+    remedy: str = "ridge is 0; choose one > 0",
 ) -> None:
     """Refuse separable data without a ridge: some w ranks every pair right, and one strictly."""
     rows, table, strength = (checks.concrete(x) for x in (features, counts, ridge))
@@ -98,8 +101,7 @@ def require_finite_optimum(
     )
     if -result.fun > 1e-9:
         raise InvalidInput(
-            "ridge is 0 but the preferences are separable, so the maximum-likelihood reward is "
-            "infinite; choose a ridge > 0"
+            "the preferences are separable, so the maximum-likelihood reward is infinite; " + remedy
         )
 
 

@@ -35,6 +35,9 @@ from theory.gibbs import gibbs_log_probs
 PROJECTION_STEPS = 500
 """Of the natural gradient, which converges linearly where the classes differ."""
 
+REMEDY = "add labels that disagree, such as half a label for each order of every pair"
+"""For data on which neither problem has a solution."""
+
 
 class Alignment(NamedTuple):
     """What fine-tuning on preferences ends with.
@@ -135,7 +138,7 @@ def fit_dpo(
     distribution or excludes a response that is in some pair, and for β <= 0.
     """
     features, counts, reference = _checked(features, counts, reference_log_probs, beta)
-    bradley_terry.require_finite_optimum(features, counts)
+    bradley_terry.require_finite_optimum(features, counts, remedy=REMEDY)
     return _fit_dpo(features, counts, reference, jnp.asarray(beta, features.dtype))
 
 
@@ -151,12 +154,14 @@ def fit_rlhf(
     The second stage maximises E_π[r] − β KL(π‖π_ref) over π = π_ref exp(φ θ)/Z by natural gradient
     with halved steps. A full step is the regression of r/β on φ under π, which ends it at once
     where r is in the span of φ. Elsewhere the problem need not be convex: the result is a
-    stationary point at least as good as the reference.
+    stationary point at least as good as the reference. Probabilities are exact to rounding; the
+    logarithms of those below 1e-12 are not.
 
     Raises InvalidInput as `fit_dpo` does.
     """
     features, counts, reference = _checked(policy_features, counts, reference_log_probs, beta)
     checks.require_features("reward_features", reward_features, len(counts))
+    bradley_terry.require_finite_optimum(reward_features, counts, remedy=REMEDY)
     weights = bradley_terry.fit_linear(reward_features, counts, ridge=0.0)
     reward = jnp.asarray(reward_features, float) @ weights
     beta = jnp.asarray(beta, features.dtype)
@@ -234,5 +239,11 @@ def _checked(
     checks.require_log_distribution("reference_log_probs", reference_log_probs)
     checks.require_same_arms(counts=counts, reference_log_probs=reference_log_probs)
     checks.require_positive("beta", beta)
+    for name, value, axes in (("reference_log_probs", reference_log_probs, 1), ("beta", beta, 0)):
+        if np.ndim(value) != axes:
+            raise checks.InvalidInput(
+                f"{name} has shape {np.shape(value)}; a fit is of one problem, use jax.vmap for "
+                "several"
+            )
     checks.require_pairs_in_support("counts", counts, reference_log_probs)
     return table, pairs, jnp.asarray(reference_log_probs, float)

@@ -56,7 +56,8 @@ def class_sizes(num_values: int, length: int) -> ClassSizes:
     Raises InvalidInput for fewer than two values or one token.
     """
     _require_space(num_values, length)
-    responses = num_values**length
+    # Python's integers, which do not overflow.
+    responses = int(num_values) ** int(length)
     tokens = length * (num_values - 1)
     return ClassSizes(responses, responses - 1, responses - 1, tokens, tokens)
 
@@ -88,11 +89,9 @@ def optimal_tokens(
     """
     _require_tokens(token_rewards)
     checks.require_log_distribution("token_reference_log_probs", token_reference_log_probs)
-    if np.shape(token_reference_log_probs) != np.shape(token_rewards):
-        raise checks.InvalidInput(
-            f"token_reference_log_probs has shape {np.shape(token_reference_log_probs)} but "
-            f"token_rewards {np.shape(token_rewards)}; they must match"
-        )
+    _require_same_shape(
+        token_reference_log_probs=token_reference_log_probs, token_rewards=token_rewards
+    )
     checks.require_positive("beta", beta)
     return jax.nn.log_softmax(
         jnp.asarray(token_reference_log_probs) + jnp.asarray(token_rewards) / jnp.asarray(beta)
@@ -108,6 +107,7 @@ def expected_additive_reward(
     """
     _require_tokens(token_rewards)
     checks.require_log_distribution("token_log_probs", token_log_probs)
+    _require_same_shape(token_log_probs=token_log_probs, token_rewards=token_rewards)
     return jnp.sum(jnp.exp(jnp.asarray(token_log_probs)) * jnp.asarray(token_rewards))
 
 
@@ -120,11 +120,15 @@ def best_additive_reward(token_rewards: Float[ArrayLike, "L V"]) -> Float[Array,
 def seen_share(num_responses: ArrayLike, pairs: ArrayLike) -> Float[Array, "*batch"]:
     """Expected share of K responses in n pairs of independent uniform ones: 1 − (1 − 1/K)^{2n}.
 
-    Raises InvalidInput for K < 1 or n < 0.
+    Raises InvalidInput for K < 2 or n < 0.
     """
-    checks.require_whole("num_responses", num_responses)
+    # As a float: spaces of sequences are larger than any integer type.
+    size = jnp.asarray(num_responses, float)
     checks.require_nonnegative("pairs", pairs)
-    return -jnp.expm1(2.0 * jnp.asarray(pairs) * jnp.log1p(-1.0 / jnp.asarray(num_responses)))
+    known = checks.concrete(size)
+    if known is not None and not (known >= 2).all():
+        raise checks.InvalidInput(f"num_responses is {num_responses}; at least 2 are needed")
+    return -jnp.expm1(2.0 * jnp.asarray(pairs) * jnp.log1p(-1.0 / size))
 
 
 def _require_space(num_values: int, length: int) -> None:
@@ -132,6 +136,14 @@ def _require_space(num_values: int, length: int) -> None:
     checks.require_whole("length", length)
     if num_values < 2:
         raise checks.InvalidInput(f"num_values is {num_values}; at least 2 are needed")
+
+
+def _require_same_shape(**tables: ArrayLike) -> None:
+    (name, first), (other, second) = tables.items()
+    if np.shape(first) != np.shape(second):
+        raise checks.InvalidInput(
+            f"{name} has shape {np.shape(first)} but {other} {np.shape(second)}; they must match"
+        )
 
 
 def _require_tokens(token_rewards: ArrayLike) -> None:

@@ -4,6 +4,7 @@ from bandits.experiments import (
     combinatorial,
     complementarity,
     data_distribution,
+    displacement,
     geometry_map,
     learning_rate_sweep,
     lemmas,
@@ -13,6 +14,7 @@ from bandits.experiments import (
     on_policy_batch_size,
     partial_coverage,
     preference_log_probs,
+    rlhf_dpo_equivalence,
     sample_reuse,
     weights,
 )
@@ -35,6 +37,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         combinatorial.EXPERIMENT,
         geometry_map.EXPERIMENT,
         partial_coverage.EXPERIMENT,
+        displacement.EXPERIMENT,
+        rlhf_dpo_equivalence.EXPERIMENT,
     )
 }
 

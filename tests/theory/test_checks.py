@@ -44,6 +44,38 @@ REFUSED = [
         "q is zero on arm 2 where p is not, .*; q must be positive wherever p is",
     ),
     (
+        checks.require_features,
+        ("x", np.eye(3), 4),
+        r"x has shape \(3, 3\); it needs one row for each of 4 arms, and columns",
+    ),
+    (checks.require_features, ("x", np.ones(4), 4), r"x has shape \(4,\); it needs one row"),
+    (checks.require_features, ("x", 1.0, 1), r"x has shape \(\); it needs one row"),
+    (checks.require_features, ("x", np.ones((4, 0)), 4), r"x has shape \(4, 0\); .* columns"),
+    (checks.require_features, ("x", np.ones((2, 2, 2)), 2), r"x has shape \(2, 2, 2\)"),
+    (checks.require_features, ("x", [[0.0], [NAN]], 2), r"x\[1, 0\] is nan; .* a finite number"),
+    (checks.require_features, ("x", [[0.0, INF], [1, 0]], 2), r"x\[0, 1\] is inf"),
+    (
+        checks.require_features,
+        ("x", [[1.0, -2.0], [1.0, -2.0]], 2),
+        "x has rank 0: every column is the same on all arms; at least one must differ",
+    ),
+    (
+        checks.require_pairs_in_support,
+        ("labels", np.array([[0, 0, 1], [0, 0, 0], [0, 0, 0]]), [0.0, -INF, -INF]),
+        "labels name arm 2, which the reference excludes; give it a probability > 0 there, or "
+        "leave its pairs out",
+    ),
+    (
+        checks.require_pairs_in_support,
+        ("labels", np.array([[0, 0], [0.1, 0]]), [0.0, -INF]),
+        "labels name arm 1, which",
+    ),
+    (
+        checks.require_pairs_in_support,
+        ("labels", np.array([[0, 1], [0, 0]]), [-INF, 0.0], ["left", "right"]),
+        "labels name arm 'left', which the reference excludes",
+    ),
+    (
         checks.require_known,
         ("method", "revers_kl", ["forward_kl", "reverse_kl"]),
         r"unknown method 'revers_kl'; did you mean 'reverse_kl'\? allowed: forward_kl, reverse_kl",
@@ -88,6 +120,10 @@ def test_no_suggestion_is_made_where_nothing_is_near():
         (checks.require_index, ("first", [0, 2], 3)),
         (checks.require_support, ("p", [0.5, 0.5, 0.0], "q", [0.5, 0.5, 0.0])),
         (checks.require_known, ("method", "a", ["a", "b"])),
+        (checks.require_features, ("x", [[1, 0], [1, 1]], 2)),
+        (checks.require_features, ("x", [[1e300], [-1e300]], 2)),
+        (checks.require_pairs_in_support, ("n", np.diag([1, 0], 1), [-1.0, -1.0, -INF])),
+        (checks.require_pairs_in_support, ("n", np.ones((2, 2)), [-1e300, 0.0])),
     ],
 )
 def test_good_value_passes(check, arguments):
@@ -109,11 +145,16 @@ def test_values_are_not_checked_while_traced_but_lengths_are():
         checks.require_positive("p", values)
         checks.require_index("first", index, 2)
         checks.require_support("p", values, "q", jnp.zeros(2))
+        checks.require_features("x", values[:, None], 2)
+        checks.require_pairs_in_support("n", values[:, None] * values, jnp.array([0.0, -jnp.inf]))
+        checks.require_pairs_in_support("n", np.ones((2, 2)), values)
         return values
 
     run(jnp.array([-1.0, jnp.nan]), 7)
     with pytest.raises(checks.InvalidInput, match="p has 1 arms"):
         run(jnp.ones(1), 0)
+    with pytest.raises(checks.InvalidInput, match=r"x has shape .*one row for each of 4 arms"):
+        jax.jit(lambda x: checks.require_features("x", x, 4))(jnp.eye(3))
     with pytest.raises(checks.InvalidInput, match="q has 3 arms but p has 2"):
         jax.jit(lambda p, q: checks.require_same_arms(p=p, q=q))(jnp.ones(2), jnp.ones(3))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, special
 
-from theory import gibbs
+from theory import equivalence, gibbs
 from theory.checks import InvalidInput
 from theory.partial_coverage import (
     displaced,
@@ -118,6 +118,69 @@ def test_descent_on_dpo_follows_the_path_and_its_peak(winner, loser):
     peak = np.argmax(probs[:, 2])
     np.testing.assert_allclose(probs[peak, 2], displacement_peak(winner, loser), rtol=1e-3)
     np.testing.assert_allclose(margins[peak], peak_margin(winner, loser), atol=0.1)
+
+
+FIVE = np.array([0.02, 0.38, 0.3, 0.2, 0.1])
+
+
+def descend_gradients(reference, loss, steps, rate):
+    """Plain gradient descent of a table of logits on a loss of the margin of arm 0 over arm 1."""
+    start = jnp.log(reference)
+
+    def margin(logits):
+        ratio = jax.nn.log_softmax(logits) - start
+        return ratio[0] - ratio[1]
+
+    def step(logits, _):
+        gradient = jax.grad(lambda x: loss(margin(x)))(logits)
+        return logits - rate * gradient, (jax.nn.softmax(logits), margin(logits))
+
+    return jax.lax.scan(step, start, length=steps)[1]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda h: -jax.nn.log_sigmoid(0.7 * h), lambda h: (h - 1 / (2 * 0.1)) ** 2],
+    ids=["dpo", "ipo"],
+)
+def test_gradients_of_either_loss_lead_along_one_path(loss):
+    probs, margins = descend_gradients(FIVE, loss, steps=4000, rate=0.02)
+    pair = np.stack(displaced(FIVE[0], FIVE[1], margins), axis=1)
+    np.testing.assert_allclose(pair[:, :2], probs[:, :2], rtol=1e-9)
+    np.testing.assert_allclose(pair[:, 2:] * FIVE[2:] / FIVE[2:].sum(), probs[:, 2:], rtol=1e-9)
+    assert margins[-1] > peak_margin(FIVE[0], FIVE[1])
+    highest = probs[:, 2:].sum(axis=1).max()
+    np.testing.assert_allclose(highest, displacement_peak(FIVE[0], FIVE[1]), rtol=1e-4)
+
+
+def test_gradients_of_ipo_stop_at_its_parking_place():
+    probs, margins = descend_gradients(FIVE, lambda h: (h - 5.0) ** 2, steps=1000, rate=0.02)
+    parked = np.array(ipo_parking(FIVE[0], FIVE[1], 0.1))
+    np.testing.assert_allclose(margins[-1], 5.0, rtol=1e-9)
+    np.testing.assert_allclose([*probs[-1, :2], probs[-1, 2:].sum()], parked, rtol=1e-9)
+
+
+def test_descent_on_dpo_leaves_the_bound_that_holds_for_rlhf():
+    beta, bound = 1.0, 0.25
+    limit = np.exp(rlhf_bound(np.log(FIVE), bound, beta))
+    probs, _ = descend_gradients(
+        FIVE, lambda h: -jax.nn.log_sigmoid(beta * h), steps=4000, rate=0.05
+    )
+    assert (probs[0] <= limit).all()
+    assert probs[-1, 0] > 10 * limit[0]
+    corners = bound * np.stack(np.meshgrid(*[[-1, 1]] * 5), axis=-1).reshape(-1, 5)
+    optima = gibbs.gibbs_log_probs(corners, np.log(FIVE), np.full(len(corners), beta))
+    assert (np.exp(optima) <= limit + 1e-12).all()
+
+
+def test_a_zero_of_the_reference_is_kept_by_rlhf_and_not_by_optima_of_dpo():
+    reward = np.array([0.0, 0.0, 1e6])
+    assert np.exp(gibbs.gibbs_log_probs(reward, log(HALVES), 0.1))[2] == 0
+    counts, features = np.array([[0, 3, 0], [1, 0, 0], [0, 0, 0]]), np.eye(3)
+    rlhf = equivalence.fit_rlhf(features, features, counts, log(HALVES), 0.1)
+    np.testing.assert_allclose(np.exp(rlhf.log_probs[:2]), special.softmax([10 * np.log(3), 0]))
+    assert np.exp(rlhf.log_probs)[2] == 0
+    assert np.exp(dpo_optimum(log(HALVES), LECTURE, 1.0))[2] == 1
 
 
 def test_the_published_peak_and_where_ipo_parks():
