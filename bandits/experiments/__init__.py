@@ -5,6 +5,7 @@ from bandits.experiments import (
     complementarity,
     data_distribution,
     displacement,
+    generation_verification_gap,
     geometry_map,
     learning_rate_sweep,
     lemmas,
@@ -39,6 +40,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         partial_coverage.EXPERIMENT,
         displacement.EXPERIMENT,
         rlhf_dpo_equivalence.EXPERIMENT,
+        generation_verification_gap.EXPERIMENT,
     )
 }
 

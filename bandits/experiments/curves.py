@@ -26,11 +26,20 @@ def new_reward_panels(bottom: float = 0.13, height: float = 5.6) -> tuple[Figure
 
 def draw_means(axes: Axes, results: xr.DataArray, along: str, method: str, **line: object) -> None:
     """The mean over seeds against a coordinate, with its 95% interval as a band."""
+    style = {
+        "color": plotting.METHOD_COLORS[method],
+        "linestyle": plotting.METHOD_LINES[method],
+        "label": plotting.METHOD_LABELS[method],
+    }
+    draw_mean_line(axes, results, along, **(style | line))
+
+
+def draw_mean_line(axes: Axes, results: xr.DataArray, along: str, **line: object) -> None:
+    """The same in a style of its own; ``color`` is also the band's."""
     effect, low, high = _intervals(results, along)
-    x, color = results[along].values, plotting.METHOD_COLORS[method]
-    style = {"color": color, "label": plotting.METHOD_LABELS[method], "marker": "o"}
-    axes.plot(x, effect, plotting.METHOD_LINES[method], **(style | line))  # type: ignore[arg-type]
-    axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    x = results[along].values
+    axes.plot(x, effect, **({"marker": "o"} | line))  # type: ignore[arg-type]
+    axes.fill_between(x, low, high, color=line["color"], alpha=0.15, linewidth=0)  # type: ignore[arg-type]
 
 
 def draw_points(
