@@ -39,7 +39,7 @@ def draw_mean_line(axes: Axes, results: xr.DataArray, along: str, **line: object
     effect, low, high = _intervals(results, along)
     x = results[along].values
     axes.plot(x, effect, **({"marker": "o"} | line))  # type: ignore[arg-type]
-    axes.fill_between(x, low, high, color=line["color"], alpha=0.15, linewidth=0)  # type: ignore[arg-type]
+    axes.fill_between(x, low, high, color=line["color"], alpha=0.15, linewidth=0)
 
 
 def draw_points(

@@ -282,8 +282,8 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
             f"With the same {at} pairs DPO on all policies reaches (holds if surely below 0.3)",
             large,
             large.high < 0.3,
-            note=f"It searches {dataset.attrs['policy_parameters']:,} free parameters, the reward has "
-            f"{dataset.attrs['reward_parameters']}.",
+            note=f"It searches {dataset.attrs['policy_parameters']:,} free parameters, the reward "
+            f"has {dataset.attrs['reward_parameters']}.",
         ),
         *(
             EXPERIMENT.claim(
