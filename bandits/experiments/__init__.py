@@ -7,6 +7,7 @@ from bandits.experiments import (
     displacement,
     generation_verification_gap,
     geometry_map,
+    kl_projections,
     learning_rate_sweep,
     lemmas,
     mass_relocation,
@@ -41,6 +42,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         displacement.EXPERIMENT,
         rlhf_dpo_equivalence.EXPERIMENT,
         generation_verification_gap.EXPERIMENT,
+        kl_projections.EXPERIMENT,
     )
 }
 

@@ -95,6 +95,11 @@ def require_converged(dataset: xr.Dataset) -> None:
             f"{int((at >= 0).sum())} of {at.size} runs diverged, the first after "
             f"{int(at.values[tuple(first)])} steps at {where}; choose a smaller learning rate"
         )
+    require_no_nan(dataset)
+
+
+def require_no_nan(dataset: xr.Dataset) -> None:
+    """Refuse results that are undefined somewhere."""
     for name, values in dataset.data_vars.items():
         if values.isnull().any():
             raise InvalidInput(f"{name} is NaN in some runs; these settings leave it undefined")
