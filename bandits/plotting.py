@@ -118,6 +118,42 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
     return Figure(figsize=(width, height), layout=layout)
 
 
+def new_panels(
+    count: int,
+    width: float,
+    row_height: float,
+    margins: tuple[float, float, float, float],
+    *,
+    columns: int = 6,
+    wspace: float = 0.08,
+    hspace: float = 0.3,
+    shared: bool = True,
+    projection: str | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of equal panels in rows; with shared axes only the outer ones are labelled.
+
+    Sizes are in inches, ``margins`` (left, bottom, right, top) too.
+    """
+    rows = -(-count // columns)
+    left, bottom, right, top = margins
+    height = rows * row_height + bottom + top
+    figure = new_figure(width, height)
+    grid = figure.subplots(
+        rows, columns, squeeze=False, sharex=shared, sharey=shared,
+        subplot_kw={"projection": projection},
+    )  # fmt: skip
+    figure.subplots_adjust(
+        left / width, bottom / height, 1 - right / width, 1 - top / height, wspace, hspace
+    )
+    panels, spare = list(grid.flat[:count]), list(grid.flat[count:])
+    for axes in spare:
+        axes.axis("off")
+    if shared:
+        for axes in panels[-columns:]:
+            axes.tick_params(labelbottom=True)
+    return figure, panels
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write the figure; the format follows from the name."""
     with style():

@@ -18,6 +18,7 @@ from bandits.experiments import (
     preference_log_probs,
     rlhf_dpo_equivalence,
     sample_reuse,
+    simplex_paths,
     weights,
 )
 from bandits.experiments.base import Claim, Experiment
@@ -43,6 +44,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         rlhf_dpo_equivalence.EXPERIMENT,
         generation_verification_gap.EXPERIMENT,
         kl_projections.EXPERIMENT,
+        simplex_paths.EXPERIMENT,
     )
 }
 

@@ -128,14 +128,10 @@ def _bandit(
 def plot(dataset: xr.Dataset) -> Figure:
     """A map a method: final reward over the peak's distance and the coverage, offline first."""
     names = [*OFFLINE, *ON_POLICY]
-    columns = 6
-    rows = -(-len(names) // columns)
-    figure = plotting.new_figure(16, 2.75 * rows + 1.0)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True)
-    figure.subplots_adjust(0.075, 0.1, 0.915, 0.94, wspace=0.08, hspace=0.3)
+    figure, panels = plotting.new_panels(len(names), 16, 2.55, margins=(1.2, 0.95, 1.35, 0.5))
     peaks, masses = dataset["distance"].values, dataset["mass"].values
     image = None
-    for axes, name in zip(panels.flat, names, strict=False):
+    for axes, name in zip(panels, names, strict=True):
         mean = dataset["expected_reward"].sel(loss=name).mean("seed").transpose("coverage", "peak")
         image = axes.imshow(
             mean, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="cividis",
@@ -145,10 +141,6 @@ def plot(dataset: xr.Dataset) -> Figure:
         shown = range(0, len(peaks), 2)
         axes.set_xticks(list(shown), [str(peaks[i]) for i in shown])
         axes.set_yticks(range(len(masses)), [f"{m:.1%}" for m in masses])
-    for axes in panels.flat[len(names) :]:
-        axes.axis("off")
-    for axes in panels.flat[len(names) - columns : len(names)]:
-        axes.tick_params(labelbottom=True)
     figure.supxlabel(
         "C1: arms from the reference's median to the reward's peak", fontsize=14, y=0.015
     )

@@ -248,7 +248,7 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
     leaks = uncovered.sel(setting="shared features")
     leaked, held = float(leaks.sel(loss="dpo").max()), leaks.sel(loss=list(REMEDIES)).max("step")
     peak, parked = float(dataset["peak"]), float(dataset["parked"])
-    worst = str(held["loss"].values[int(held.argmax("loss"))])
+    worst = str(held.idxmax("loss").item())
     within = dataset["share_of_bound"].values <= 1 + 1e-9
     kept = float(unlikely.sel(loss="hypo")[-1])
     return [

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
@@ -81,13 +82,11 @@ def _weights(groups: Responses) -> dict[str, Float[Array, "groups N"]]:
 def plot(dataset: xr.Dataset) -> Figure:
     """A panel a method: the weights of one group, as shares of the largest."""
     names = dataset["loss"].values
-    columns = 6
-    rows = -(-len(names) // columns)
-    figure = plotting.new_figure(16, 2.55 * rows + 0.9)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True)
-    figure.subplots_adjust(0.05, 0.075, 0.99, 0.955, wspace=0.07, hspace=0.3)
+    figure, panels = plotting.new_panels(
+        len(names), 16, 2.45, margins=(0.75, 0.85, 0.15, 0.4), wspace=0.07
+    )
     one = dataset.isel(group=int(dataset.attrs["drawn_group"]))
-    for axes, name in zip(panels.flat, names, strict=False):
+    for axes, name in zip(panels, names, strict=True):
         weights = one["weight"].sel(loss=name).values
         weights = weights / np.abs(weights).max()
         colors = [plotting.RAISED if w > 0 else plotting.PUSHED for w in weights]
@@ -96,16 +95,10 @@ def plot(dataset: xr.Dataset) -> Figure:
         axes.set_title(plotting.METHOD_LABELS[str(name)], fontsize=13)
         axes.set(ylim=(-1.08, 1.08), xticks=[0, weights.size - 1], yticks=[-1, 0, 1])
         axes.set_xticklabels(["worst", "best"])
-    for axes in panels.flat[len(names) :]:
-        axes.axis("off")
-    for axes in panels.flat[: len(names)][-columns:]:
-        axes.tick_params(labelbottom=True)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("weight")
-    legend = panels.flat[-1]
-    for color, label in ((plotting.RAISED, "raised"), (plotting.PUSHED, "pushed down")):
-        legend.bar([0], [0], color=color, label=label)
-    legend.legend(loc="center", fontsize=14)
+    figure.supylabel("weight, as a share of the largest", fontsize=14, x=0.004)
+    legend = {"raised": plotting.RAISED, "pushed down": plotting.PUSHED}
+    handles = [Patch(color=color, label=label) for label, color in legend.items()]
+    figure.legend(handles=handles, loc="lower center", ncols=2, fontsize=14)
     return figure
 
 

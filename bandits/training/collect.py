@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bandits.environments import CategoricalBandit
@@ -197,7 +198,7 @@ def on_whole_space(
     bandit: CategoricalBandit,
     preferences: Float[Array, "K K"] | PairsOfPolicy | None = None,
     *,
-    own_reference: bool = False,
+    own_reference: ArrayLike = False,
 ) -> Collect:
     """Every response of a small space in one group: expectations in place of samples.
 
@@ -223,7 +224,7 @@ def on_whole_space(
         group = make_group(
             log_probs,
             bandit.reward,
-            reference_log_probs=log_probs if own_reference else bandit.reference_log_probs,
+            reference_log_probs=jnp.where(own_reference, log_probs, bandit.reference_log_probs),
             preferences=preferences(log_probs) if callable(preferences) else preferences,
             shares=jnp.exp(log_probs),
         )

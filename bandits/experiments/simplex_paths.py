@@ -1,0 +1,262 @@
+"""The paths of all methods over the policies on three responses, from several references.
+
+A labeller of the Bradley–Terry model prefers by the true reward, so that every method that learns
+the KL-regularised optimum has the same end, π* ∝ π_ref exp(r/β), and its own way there. Updates are
+expectations over the whole space; methods that pick the best of a group see many samples instead.
+Steps are gradients divided by their norm: the path is that of plain gradient descent in the logits,
+at even speed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mpltern  # noqa: F401  registers the ternary projection
+import numpy as np
+import optax
+import xarray as xr
+from jaxtyping import Array, Float, Int
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bandits import plotting
+from bandits.environments import CategoricalBandit
+from bandits.experiments.base import Claim, Experiment
+from bandits.experiments.curves import require_converged
+from bandits.experiments.intervals import exact
+from bandits.losses import METHODS, Loss, switch
+from bandits.policies import tabular_softmax
+from bandits.preferences import preference_probabilities
+from bandits.reward_models import fit_tabular
+from bandits.sweeps import sweep
+from bandits.training import (
+    Schedule,
+    against_own,
+    on_bandit,
+    on_whole_space,
+    own_pairs,
+    train,
+)
+from theory import gibbs
+
+IN_GROUPS = tuple(n for n in METHODS if n.startswith("best_of_n") or n == "unlikelihood")
+"""They choose among the responses of a group, so their expectation needs groups."""
+
+EXPECTED = tuple(name for name in METHODS if name not in IN_GROUPS)
+TO_OPTIMUM = (
+    "forward_kl", "reverse_kl", "jeffreys", "jensen_shannon", "dpo", "online_dpo", "spin",
+    "reinforce", "ppo", "rlhf",
+)  # fmt: skip
+"""Methods whose end is the KL-regularised optimum."""
+
+PASSES = {"spin": 10, "ppo": 4}
+"""T of on-policy methods, where not 1; offline it is all steps."""
+
+START: dict[str, Any] = {
+    "marker": "o", "color": plotting.INK, "markersize": 4, "linestyle": "", "label": "reference",
+}  # fmt: skip
+OPTIMUM: dict[str, Any] = {
+    "marker": "x", "color": plotting.INK, "markersize": 7, "linestyle": "",
+    "label": "its KL-regularised optimum",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The bandit and the descents.
+
+    Attributes:
+      reward: of the three responses.
+      references: where paths start.
+      beta: of the KL penalty, of DPO, and of all methods that have one.
+      step: length of the first step in logits, falling to 0 along a cosine.
+      steps: of normalised gradient descent.
+      group: N, of methods that choose from groups.
+      batch: responses in their minibatches.
+    """
+
+    reward: tuple[float, ...] = (1.0, 0.5, 0.0)
+    references: tuple[tuple[float, ...], ...] = (
+        (0.08, 0.12, 0.8),
+        (0.1, 0.8, 0.1),
+        (1 / 3, 1 / 3, 1 / 3),
+        (0.02, 0.49, 0.49),
+    )
+    beta: float = 0.5
+    step: float = 0.03
+    steps: int = 1200
+    group: int = 4
+    batch: int = 800
+
+
+def run(settings: Settings) -> xr.Dataset:
+    """The path of every method from every reference, and the optimum."""
+    references = np.log(np.array(settings.references)).astype(np.float32)
+    reward = np.array(settings.reward, np.float32)
+    # The labels are those of many pairs of the reference, so the reward can be learned exactly.
+    wins = preference_probabilities(jnp.asarray(reward), temperature=1.0)
+    fitted = [fit_tabular(own_pairs(wins)(row), ridge=0.0) for row in jnp.asarray(references)]
+    arrays = {
+        "references": references,
+        "reward": reward,
+        "fitted": np.array(fitted),
+        "wins": np.asarray(wins),
+    }
+    parts = [_follow(settings, names, arrays) for names in (EXPECTED, IN_GROUPS)]
+    optimum = gibbs.gibbs_log_probs(reward, references, settings.beta)
+    return xr.concat(parts, "loss").assign(optimum=(("start", "response"), np.exp(optimum)))
+
+
+def _follow(
+    settings: Settings, names: tuple[str, ...], arrays: dict[str, np.ndarray]
+) -> xr.Dataset:
+    """Methods that share a way of collecting: one program."""
+    policy = tabular_softmax()
+    losses = [_bound(name, settings.beta) for name in names]
+    in_groups = names is IN_GROUPS
+    rates = optax.cosine_decay_schedule(settings.step, settings.steps)
+    recorded = tuple(range(0, settings.steps + 1, max(settings.steps // 200, 1)))
+
+    def run_one(
+        loss: Int[Array, ""],
+        start: Int[Array, ""],
+        passes: Int[Array, " n"],
+        references: Float[Array, "n 3"],
+        reward: Float[Array, " 3"],
+        fitted: Float[Array, "n 3"],
+        wins: Float[Array, "3 3"],
+    ) -> dict[str, Array]:
+        reference = references[start]
+
+        def is_(name: str) -> Array | bool:
+            return loss == names.index(name) if name in names else False
+
+        bandit = CategoricalBandit(jnp.where(is_("rlhf"), fitted[start], reward), reference)
+        if in_groups:
+            schedule = Schedule(
+                settings.steps, settings.group, settings.batch, settings.batch, passes[loss]
+            )
+            collect = on_bandit(policy, bandit, schedule)
+        else:
+            schedule = Schedule.whole_space(settings.steps, 3, passes[loss])
+            optimum = jnp.exp(gibbs.gibbs_log_probs(reward, reference, settings.beta))
+
+            def pairs(behaviour: Float[Array, " 3"]) -> Float[Array, "3 3"]:
+                drawn = own_pairs(wins)(jnp.where(is_("hypo"), reference, behaviour))
+                return jnp.where(is_("spin"), against_own(optimum)(behaviour), drawn)
+
+            collect = on_whole_space(policy, bandit, pairs, own_reference=is_("spin"))
+        return train(
+            jax.random.key(start),
+            policy,
+            reference,
+            switch(loss, losses),
+            collect,
+            schedule,
+            optax.chain(optax.normalize_by_update_norm(), optax.scale_by_learning_rate(rates)),
+            lambda logits: {"probability": jnp.exp(policy.log_probs(logits))},
+            recorded,
+        )
+
+    passes = [PASSES.get(name, 1) if METHODS[name].on_policy else settings.steps for name in names]
+    dataset = sweep(
+        run_one,
+        {"loss": np.arange(len(names)), "start": np.arange(len(settings.references))},
+        fixed={"passes": np.array(passes), **arrays},
+        dims=["step", "response"],
+        coords={"step": list(recorded), "response": ["best", "middle", "worst"]},
+        attributes={"probability": {"long_name": "probability", "units": "1"}},
+    ).assign_coords(loss=list(names))
+    require_converged(dataset)
+    return dataset
+
+
+def _bound(name: str, beta: float) -> Loss:
+    """β wherever a method has one, and a baseline that removes the mean of the space."""
+    known = METHODS[name].hyperparameters
+    wanted = {"beta": beta, "prompt_baseline": 1.0}
+    return METHODS[name].bind(**{key: value for key, value in wanted.items() if key in known})
+
+
+def plot(dataset: xr.Dataset) -> Figure:
+    """A triangle a method: its paths, and the KL-regularised optima they could end at."""
+    figure, panels = plotting.new_panels(
+        len(METHODS), 16, 2.4, (0.3, 0.75, 0.3, 0.4), shared=False, projection="ternary"
+    )
+    for axes, name in zip(panels, METHODS, strict=True):
+        color = plotting.METHOD_COLORS[name]
+        for start in dataset["start"].values:
+            path = dataset["probability"].sel(loss=name, start=start).values.T
+            axes.plot(*path, color=color, linewidth=2.2)
+            axes.plot(*path[:, :1], **START)
+            axes.plot(*path[:, -1:], "o", color=color, markersize=8)
+            axes.plot(*dataset["optimum"].sel(start=start).values[:, None], **OPTIMUM)
+        axes.set_title(plotting.METHOD_LABELS[name], fontsize=14, pad=5)
+        for axis in (axes.taxis, axes.laxis, axes.raxis):  # type: ignore[attr-defined]
+            axis.set_ticks([])
+    for corner, label, ha, va in zip(
+        np.eye(3), ("  best", "middle", "worst"), ("left", "left", "right"), ("top", "top", "top"),
+        strict=True,
+    ):  # fmt: skip
+        panels[0].text(*corner, label, ha=ha, va=va, fontsize=12)  # type: ignore[call-arg]
+    handles = [Line2D([], [], **style) for style in (START, OPTIMUM)]
+    figure.legend(handles=handles, loc="lower center", ncols=2, fontsize=14)
+    return figure
+
+
+def judge(dataset: xr.Dataset) -> list[Claim]:
+    """Who ends at the optimum, by which length of way, and who ends elsewhere."""
+    end = dataset["probability"].isel(step=-1)
+    distance = 0.5 * abs(end - dataset["optimum"]).sum("response")
+    there = distance.sel(loss=list(TO_OPTIMUM)).max("start")
+    farthest = str(there.idxmax("loss").item())
+    others = [n for n in METHODS if n not in TO_OPTIMUM]
+    nearest = distance.sel(loss=others).max("start")
+    passing = str(nearest.idxmin("loss").item())
+    probability = dataset["probability"]
+    on_policy = ["best_of_n", "reward_weighted", "advantage_weighted"]
+    collapsed = end.sel(loss=on_policy, response="best").min()
+    imitation = 0.5 * abs(
+        end.sel(loss="supervised") - probability.sel(loss="supervised").isel(step=0)
+    ).sum("response")
+    return [
+        EXPERIMENT.claim(
+            f"{len(TO_OPTIMUM)} methods end at one policy, the KL-regularised optimum: largest "
+            "total variation from it (holds if below 0.01)",
+            exact(there.max()),
+            float(there.max()) < 0.01,
+            note=f"The farthest is {plotting.METHOD_LABELS[farthest]}.",
+        ),
+        EXPERIMENT.claim(
+            "and the others elsewhere: total variation of the nearest of them from it, from its "
+            "worst start (holds if above 0.01)",
+            exact(nearest.min()),
+            float(nearest.min()) > 0.01,
+            note=f"The nearest is {plotting.METHOD_LABELS[passing]}.",
+        ),
+        EXPERIMENT.claim(
+            "On-policy likelihood (best-of-N, RWR, AWR) keeps no distance from the reference: "
+            "least probability of the best response at the end (holds if above 0.95)",
+            exact(collapsed),
+            float(collapsed) > 0.95,
+        ),
+        EXPERIMENT.claim(
+            "Likelihood of the reference's own responses goes nowhere: largest total variation "
+            "(holds if below 0.01)",
+            exact(imitation.max()),
+            float(imitation.max()) < 0.01,
+        ),
+    ]
+
+
+EXPERIMENT = Experiment(
+    name="simplex_paths",
+    source="S25: geometry of the methods",
+    question="Which way does each method take over the simplex, and where does it end?",
+    full=Settings(),
+    quick=Settings(steps=400, step=0.08, batch=80),
+    run=run,
+    plot=plot,
+    judge=judge,
+)
