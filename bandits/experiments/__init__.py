@@ -3,6 +3,7 @@
 from bandits.experiments import (
     combinatorial,
     complementarity,
+    coverage_sweep,
     data_distribution,
     displacement,
     generation_verification_gap,
@@ -43,6 +44,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         displacement.EXPERIMENT,
         rlhf_dpo_equivalence.EXPERIMENT,
         generation_verification_gap.EXPERIMENT,
+        coverage_sweep.EXPERIMENT,
         kl_projections.EXPERIMENT,
         simplex_paths.EXPERIMENT,
     )

@@ -1,10 +1,8 @@
 """The paths of all methods over the policies on three responses, from several references.
 
 A labeller of the Bradley–Terry model prefers by the true reward, so that every method that learns
-the KL-regularised optimum has the same end, π* ∝ π_ref exp(r/β), and its own way there. Updates are
-expectations over the whole space; methods that pick the best of a group see many samples instead.
-Steps are gradients divided by their norm: the path is that of plain gradient descent in the logits,
-at even speed.
+the KL-regularised optimum has the same end, π* ∝ π_ref exp(r/β), and its own way there. The data
+of offline methods come from the reference.
 """
 
 from dataclasses import dataclass
@@ -14,44 +12,35 @@ import jax
 import jax.numpy as jnp
 import mpltern  # noqa: F401  registers the ternary projection
 import numpy as np
-import optax
 import xarray as xr
 from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bandits import plotting
-from bandits.environments import CategoricalBandit
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import require_converged
+from bandits.experiments.expected import (
+    IN_EXPECTATION,
+    IN_GROUPS,
+    Descent,
+    Problem,
+    train_in_expectation,
+)
 from bandits.experiments.intervals import exact
-from bandits.losses import METHODS, Loss, switch
+from bandits.losses import METHODS
 from bandits.policies import tabular_softmax
 from bandits.preferences import preference_probabilities
 from bandits.reward_models import fit_tabular
 from bandits.sweeps import sweep
-from bandits.training import (
-    Schedule,
-    against_own,
-    on_bandit,
-    on_whole_space,
-    own_pairs,
-    train,
-)
+from bandits.training import own_pairs
 from theory import gibbs
 
-IN_GROUPS = tuple(n for n in METHODS if n.startswith("best_of_n") or n == "unlikelihood")
-"""They choose among the responses of a group, so their expectation needs groups."""
-
-EXPECTED = tuple(name for name in METHODS if name not in IN_GROUPS)
 TO_OPTIMUM = (
     "forward_kl", "reverse_kl", "jeffreys", "jensen_shannon", "dpo", "online_dpo", "spin",
     "reinforce", "ppo", "rlhf",
 )  # fmt: skip
 """Methods whose end is the KL-regularised optimum."""
-
-PASSES = {"spin": 10, "ppo": 4}
-"""T of on-policy methods, where not 1; offline it is all steps."""
 
 START: dict[str, Any] = {
     "marker": "o", "color": plotting.INK, "markersize": 4, "linestyle": "", "label": "reference",
@@ -70,6 +59,7 @@ class Settings:
       reward: of the three responses.
       references: where paths start.
       beta: of the KL penalty, of DPO, and of all methods that have one.
+      kl_coefficient: λ of HyPO.
       step: length of the first step in logits, falling to 0 along a cosine.
       steps: of normalised gradient descent.
       group: N, of methods that choose from groups.
@@ -84,6 +74,7 @@ class Settings:
         (0.02, 0.49, 0.49),
     )
     beta: float = 0.5
+    kl_coefficient: float = 0.1
     step: float = 0.03
     steps: int = 1200
     group: int = 4
@@ -103,7 +94,7 @@ def run(settings: Settings) -> xr.Dataset:
         "fitted": np.array(fitted),
         "wins": np.asarray(wins),
     }
-    parts = [_follow(settings, names, arrays) for names in (EXPECTED, IN_GROUPS)]
+    parts = [_follow(settings, names, arrays) for names in (IN_EXPECTATION, IN_GROUPS)]
     optimum = gibbs.gibbs_log_probs(reward, references, settings.beta)
     return xr.concat(parts, "loss").assign(optimum=(("start", "response"), np.exp(optimum)))
 
@@ -113,70 +104,47 @@ def _follow(
 ) -> xr.Dataset:
     """Methods that share a way of collecting: one program."""
     policy = tabular_softmax()
-    losses = [_bound(name, settings.beta) for name in names]
-    in_groups = names is IN_GROUPS
-    rates = optax.cosine_decay_schedule(settings.step, settings.steps)
     recorded = tuple(range(0, settings.steps + 1, max(settings.steps // 200, 1)))
+    descent = Descent(
+        beta=settings.beta,
+        kl_coefficient=settings.kl_coefficient,
+        step=settings.step,
+        steps=settings.steps,
+        record=recorded,
+        group=settings.group,
+        batch=settings.batch,
+    )
 
     def run_one(
         loss: Int[Array, ""],
         start: Int[Array, ""],
-        passes: Int[Array, " n"],
         references: Float[Array, "n 3"],
         reward: Float[Array, " 3"],
         fitted: Float[Array, "n 3"],
         wins: Float[Array, "3 3"],
     ) -> dict[str, Array]:
         reference = references[start]
-
-        def is_(name: str) -> Array | bool:
-            return loss == names.index(name) if name in names else False
-
-        bandit = CategoricalBandit(jnp.where(is_("rlhf"), fitted[start], reward), reference)
-        if in_groups:
-            schedule = Schedule(
-                settings.steps, settings.group, settings.batch, settings.batch, passes[loss]
-            )
-            collect = on_bandit(policy, bandit, schedule)
-        else:
-            schedule = Schedule.whole_space(settings.steps, 3, passes[loss])
-            optimum = jnp.exp(gibbs.gibbs_log_probs(reward, reference, settings.beta))
-
-            def pairs(behaviour: Float[Array, " 3"]) -> Float[Array, "3 3"]:
-                drawn = own_pairs(wins)(jnp.where(is_("hypo"), reference, behaviour))
-                return jnp.where(is_("spin"), against_own(optimum)(behaviour), drawn)
-
-            collect = on_whole_space(policy, bandit, pairs, own_reference=is_("spin"))
-        return train(
+        return train_in_expectation(
+            names,
+            loss,
             jax.random.key(start),
             policy,
             reference,
-            switch(loss, losses),
-            collect,
-            schedule,
-            optax.chain(optax.normalize_by_update_norm(), optax.scale_by_learning_rate(rates)),
+            Problem(reward, reference, reference, fitted[start], wins),
+            descent,
             lambda logits: {"probability": jnp.exp(policy.log_probs(logits))},
-            recorded,
         )
 
-    passes = [PASSES.get(name, 1) if METHODS[name].on_policy else settings.steps for name in names]
     dataset = sweep(
         run_one,
         {"loss": np.arange(len(names)), "start": np.arange(len(settings.references))},
-        fixed={"passes": np.array(passes), **arrays},
+        fixed=arrays,
         dims=["step", "response"],
         coords={"step": list(recorded), "response": ["best", "middle", "worst"]},
         attributes={"probability": {"long_name": "probability", "units": "1"}},
     ).assign_coords(loss=list(names))
     require_converged(dataset)
     return dataset
-
-
-def _bound(name: str, beta: float) -> Loss:
-    """β wherever a method has one, and a baseline that removes the mean of the space."""
-    known = METHODS[name].hyperparameters
-    wanted = {"beta": beta, "prompt_baseline": 1.0}
-    return METHODS[name].bind(**{key: value for key, value in wanted.items() if key in known})
 
 
 def plot(dataset: xr.Dataset) -> Figure:

@@ -40,8 +40,11 @@ Label = Callable[[PRNGKeyArray, Float[Array, " C"]], Float[Array, "C C"]]
 Collect = Callable[[Params, PRNGKeyArray, Int[Array, ""]], Minibatch]
 """(behaviour parameters, key, number of the minibatch in its batch) -> a minibatch."""
 
+Law = Callable[[Float[Array, " K"]], Float[Array, " K"]]
+"""Log-probabilities of the behaviour -> those of the responses that are collected."""
+
 PairsOfPolicy = Callable[[Float[Array, " K"]], Float[Array, "K K"]]
-"""Log-probabilities of the behaviour -> the weight of every pair of the space."""
+"""Log-probabilities of a law -> the weight of every pair of the space."""
 
 
 def on_policy(
@@ -198,11 +201,12 @@ def on_whole_space(
     bandit: CategoricalBandit,
     preferences: Float[Array, "K K"] | PairsOfPolicy | None = None,
     *,
+    law: Law | None = None,
     own_reference: ArrayLike = False,
 ) -> Collect:
     """Every response of a small space in one group: expectations in place of samples.
 
-    Shares are the behaviour's probabilities, so that with B = M = C = K and T = 1 the update of
+    Shares are the law's probabilities, so that with B = M = C = K and T = 1 the update of
     every method that reads shares or pairs is its expectation, without noise.
 
     Args:
@@ -210,6 +214,8 @@ def on_whole_space(
       bandit: the rewards, true or learned, and the reference.
       preferences: given pairs; or what pairs a policy makes, such as `own_pairs`; by default its
         own, labelled by the rewards.
+      law: what responses are drawn from, given the behaviour's log-probabilities; by default those.
+        Offline data keep one law whatever the behaviour.
       own_reference: whether log-ratios are taken to the behaviour instead of the reference, as in
         self-play (SPIN, arXiv:2401.01335), whose T says for how long.
     """
@@ -220,13 +226,14 @@ def on_whole_space(
 
     def collect(behaviour: Params, key: PRNGKeyArray, number: Array) -> Minibatch:
         del key, number  # nothing is drawn
-        log_probs = policy.log_probs(behaviour, None)
+        own = policy.log_probs(behaviour, None)
+        drawn = own if law is None else law(own)
         group = make_group(
-            log_probs,
+            drawn,
             bandit.reward,
-            reference_log_probs=jnp.where(own_reference, log_probs, bandit.reference_log_probs),
-            preferences=preferences(log_probs) if callable(preferences) else preferences,
-            shares=jnp.exp(log_probs),
+            reference_log_probs=jnp.where(own_reference, own, bandit.reference_log_probs),
+            preferences=preferences(drawn) if callable(preferences) else preferences,
+            shares=jnp.exp(drawn),
         )
         return Minibatch(None, arms[None], jax.tree.map(lambda leaf: leaf[None], group))
 
