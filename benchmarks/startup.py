@@ -26,8 +26,18 @@ IMPORTS = {
     "bandits, every name": "import jax, bandits; [getattr(bandits, n) for n in bandits.__all__]",
 }
 
-CATEGORICAL_LIMIT, QUICK_LIMIT = 20, 60
-LIMITS = {"mode_seeking": 10, "mass_relocation": 10, "combinatorial": 90}
+CATEGORICAL_LIMIT, QUICK_LIMIT = 20, 100
+COVERAGE = (
+    "displacement",
+    "coverage_sweep",
+    "rlhf_dpo_equivalence",
+    "generation_verification_gap",
+    "online_offline_hypotheses",
+    "kl_projections",
+    "simplex_paths",
+)
+LIMITS = {"mode_seeking": 10, "mass_relocation": 10, "combinatorial": 90, "partial_coverage": 10}
+LIMITS |= dict.fromkeys(COVERAGE, 30)
 """Seconds that a user should wait at most, on two cores."""
 
 

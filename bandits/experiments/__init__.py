@@ -15,6 +15,7 @@ from bandits.experiments import (
     mode_seeking,
     negative_gradient,
     on_policy_batch_size,
+    online_offline_hypotheses,
     partial_coverage,
     preference_log_probs,
     rlhf_dpo_equivalence,
@@ -45,6 +46,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         rlhf_dpo_equivalence.EXPERIMENT,
         generation_verification_gap.EXPERIMENT,
         coverage_sweep.EXPERIMENT,
+        online_offline_hypotheses.EXPERIMENT,
         kl_projections.EXPERIMENT,
         simplex_paths.EXPERIMENT,
     )

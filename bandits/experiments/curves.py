@@ -62,19 +62,27 @@ def draw_bars(
     """For each value of ``groups``, a bar a method: the mean over seeds with its 95% interval."""
     width = 0.8 / len(methods)
     for i, method in enumerate(methods):
-        effect, low, high = _intervals(results.sel(loss=method), groups)
-        at = np.arange(len(effect)) + (i - (len(methods) - 1) / 2) * width
-        axes.bar(
-            at,
-            effect,
-            width * 0.92,
-            yerr=[effect - low, high - effect],
+        draw_bar_row(
+            axes,
+            results.sel(loss=method),
+            groups,
+            shift=(i - (len(methods) - 1) / 2) * width,
+            width=width * 0.92,
             color=plotting.METHOD_COLORS[method],
             label=plotting.METHOD_LABELS[method],
-            error_kw={"ecolor": plotting.INK, "elinewidth": 1.2},
-            **bars,  # type: ignore[arg-type]
+            **bars,
         )
     axes.set_xticks(range(results.sizes[groups]), [str(v) for v in results[groups].values])
+
+
+def draw_bar_row(
+    axes: Axes, results: xr.DataArray, along: str, shift: float = 0.0, **bars: object
+) -> None:
+    """A bar for each value of a coordinate: the mean over seeds with its 95% interval."""
+    effect, low, high = _intervals(results, along)
+    style = {"error_kw": {"ecolor": plotting.INK, "elinewidth": 1.2}}
+    at = np.arange(len(effect)) + shift
+    axes.bar(at, effect, yerr=[effect - low, high - effect], **(style | bars))  # type: ignore[arg-type]
 
 
 def over_seeds(results: xr.DataArray) -> Interval:
