@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
-from bandits.experiments.curves import draw_mean_line
+from bandits.experiments.curves import draw_mean_line, require_no_nan
 from bandits.experiments.intervals import mean_interval
 from bandits.losses import METHODS, make_group
 from bandits.policies import Policy, all_sequences, log_linear, tabular_softmax
@@ -143,7 +143,7 @@ def _learn_all(settings: Settings, space: Space, rewards: list[str]) -> xr.Datas
             "label_accuracy": jnp.mean(right == (gaps > 0)),
         }
 
-    return sweep(
+    dataset = sweep(
         run_one,
         {
             "problem": np.arange(len(rewards)),
@@ -156,6 +156,8 @@ def _learn_all(settings: Settings, space: Space, rewards: list[str]) -> xr.Datas
         attributes={"share": {"long_name": "share of the optimum's reward", "units": "1"}},
         block_runs=10,
     ).assign_coords(problem=rewards)
+    require_no_nan(dataset)
+    return dataset
 
 
 def _true_reward(

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
+from bandits.experiments.curves import require_no_nan
 from bandits.experiments.intervals import exact, mean_interval
 from bandits.sweeps import sweep
 from theory import equivalence
@@ -77,7 +78,7 @@ def run(settings: Settings) -> xr.Dataset:
         return {"dpo": dpo.log_probs, "rlhf": rlhf.log_probs}
 
     with jax.enable_x64(True):
-        return sweep(
+        dataset = sweep(
             solve,
             {
                 "distance": np.array(settings.distances, np.float64),
@@ -86,6 +87,8 @@ def run(settings: Settings) -> xr.Dataset:
             dims=["response"],
             attributes={"distance": {"long_name": "distance of the classes", "units": "1"}},
         )
+    require_no_nan(dataset)
+    return dataset
 
 
 def _gaps(dataset: xr.Dataset) -> xr.DataArray:
@@ -149,8 +152,8 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
         EXPERIMENT.claim(
             "In one class RLHF and DPO, solved exactly, are one policy: largest total variation "
             f"over {same.size} random problems (holds if below 1e-8)",
-            exact(same.max()),
-            float(same.max()) < SAME,
+            exact(same.max(skipna=False)),
+            float(same.max(skipna=False)) < SAME,
         ),
         EXPERIMENT.claim(
             "They differ as soon as the classes do: total variation per unit of distance, at "

@@ -38,7 +38,8 @@ def hypo(
     """DPO + λ KL(π‖π_ref), the KL by its score function over the shares; β > 0, λ >= 0.
 
     The pairs are given, the shares must be the policy's own samples or probabilities: what DPO
-    leaves free on uncovered responses, the KL holds. Source: HyPO, arXiv:2406.01462.
+    leaves free on uncovered responses, the KL holds. As samples are their own baseline, C of them
+    shorten the KL's expected gradient by 1 − 1/C. Source: HyPO, arXiv:2406.01462.
     """
     kl_coefficient = checks.nonnegative("kl_coefficient", kl_coefficient)
     unrewarded = dataclasses.replace(responses, rewards=jnp.zeros_like(responses.rewards))

@@ -162,8 +162,9 @@ def with_own_samples(
     """
 
     def collect(behaviour: Params, key: PRNGKeyArray, number: Array) -> Minibatch:
-        held = offline(behaviour, key, number)
-        keys = jax.random.split(jax.random.fold_in(key, 1), len(held.responses))
+        offline_key, own_key = jax.random.split(key)
+        held = offline(behaviour, offline_key, number)
+        keys = jax.random.split(own_key, len(held.responses))
 
         def beside(
             context: Any, responses: Array, group: Responses, key: PRNGKeyArray

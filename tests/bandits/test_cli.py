@@ -18,6 +18,7 @@ from bandits.experiments import EXPERIMENTS
 from bandits.experiments.base import Experiment
 from bandits.experiments.intervals import Interval
 from bandits.losses import METHODS
+from bandits.reward_models import fit_tabular
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -25,6 +26,8 @@ FILES = {
     "p.csv": "arm,value\na,0.2\nb,0.3\nc,0.5\n",
     "q.csv": "arm,value\nc,0.1\nb,0.4\na,0.5\n",
     "reward.csv": "a,1\nb,0.5\nc,0\n",
+    "last.csv": "a,0\nb,0.5\nc,1\n",
+    "pairs.csv": "winner,loser,count\na,b,2\na,c,1\nc,b,0.5\n",
     "counts.csv": "a,2\nb,3\nc,5\n",
     "zero.csv": "a,0.5\nb,0.5\nc,0\n",
     "negative.csv": "a,1.5\nb,-0.5\nc,0\n",
@@ -252,8 +255,55 @@ def test_the_examples_shipped_run_as_their_readme_says(command, place, method):
     assert method in out
 
 
+def final_probabilities():
+    with xr.open_dataset("simulation/trajectory.nc", engine="scipy") as dataset:
+        last = np.exp(dataset["log_probs"].isel(step=-1))
+        return dict(zip(dataset["loss"].values.astype(str), last.values, strict=True))
+
+
+def test_simulate_fits_two_stages_and_hypo_to_preferences(command):
+    code, out, err = command(
+        *("simulate", "--reference", "p.csv", "--preferences", "pairs.csv"),
+        *("--method", "rlhf", "hypo", "--beta", "0.5", "--hyperparameter", "kl_coefficient=0.2"),
+        *("--learning-rate", "4", "--steps", "1500"),
+    )
+    assert (code, err) == (0, "")
+    counts = np.array([[0, 2, 1], [0, 0, 0], [0, 0.5, 0]])
+    p, final = np.array([0.2, 0.3, 0.5]), final_probabilities()
+    gibbs = p * np.exp(np.asarray(fit_tabular(counts)) / 0.5)
+    np.testing.assert_allclose(final["rlhf"], gibbs / gibbs.sum(), atol=1e-3)
+    assert final["hypo"][0] > p[0] > final["hypo"][1]
+    assert final["hypo"][2] > 0.2  # DPO alone would give up every response that lost
+    for name in ("rlhf", "hypo"):
+        assert name in out
+
+
+def test_simulate_plays_against_itself_to_the_target(command):
+    code, out, err = command(
+        *("simulate", "--reference", "p.csv", "--target", "q.csv", "--method", "spin"),
+        *("--beta", "1", "--learning-rate", "1", "--steps", "600"),
+    )
+    assert (code, err) == (0, "")
+    assert "spin" in out
+    np.testing.assert_allclose(final_probabilities()["spin"], [0.5, 0.4, 0.1], atol=0.01)
+
+
+def test_a_reference_without_the_best_arm_is_one_line_of_warning(folder):
+    result = subprocess_command(
+        *("simulate", "--reference", "zero.csv", "--reward", "last.csv"),
+        *("--method", "reverse_kl", "--steps", "1"),
+    )
+    assert result.returncode == 0
+    assert result.stderr == (
+        "modeseek: warning: reference is zero on every arm of the highest reward, 1; no policy "
+        "under a KL penalty gets there, the most it can reach is 0.5\n"
+    )
+    assert (folder / "simulation" / "trajectory.png").exists()
+
+
 SIMULATE = ["simulate", "--reference", "p.csv"]
 TO_TARGET = [*SIMULATE, "--target", "q.csv"]
+FROM_PAIRS = [*SIMULATE, "--preferences", "pairs.csv", "--method"]
 ONE_STEP = [*TO_TARGET, "--method", "forward_kl", "--steps", "1"]
 DIVERGING = [*TO_TARGET, "--method", "forward_kl", "--natural-gradient", "--learning-rate", "2e38"]
 
@@ -301,6 +351,33 @@ REFUSED = {
     "missing file": ([*SIMULATE, "--target", "missing.csv"], "cannot read missing.csv: No such"),
     "folder for a file": ([*SIMULATE, "--target", "."], "cannot read ."),
     "unreachable target": ([*SIMULATE, "--target", "zero.csv"], "on arm 'c'", "--pseudocount"),
+    "two stages without pairs": (
+        [*SIMULATE, "--reward", "reward.csv", "--method", "rlhf"],
+        "rlhf fits its reward to preferences, but none are given",
+        "--preferences",
+    ),
+    "HyPO from a target": ([*TO_TARGET, "--method", "hypo"], "only a target is given", "--reward"),
+    "self-play from pairs": (
+        [*FROM_PAIRS, "spin"],
+        "spin learns from demonstrations, but no target is given",
+        "--target",
+    ),
+    "two stages with natural gradient": (
+        [*FROM_PAIRS, "rlhf", "--natural-gradient"],
+        "natural_gradient is for exact descent of a divergence; rlhf",
+    ),
+    "kl_coefficient negative": (
+        [*FROM_PAIRS, "hypo", "--hyperparameter", "kl_coefficient=-1"],
+        "kl_coefficient is -1",
+    ),
+    "kl_coefficient without HyPO": (
+        [*FROM_PAIRS, "rlhf", "--hyperparameter", "kl_coefficient=1"],
+        "unknown hyperparameter 'kl_coefficient'",
+    ),
+    "pairs of an excluded arm": (
+        ["simulate", "--reference", "zero.csv", "--preferences", "pairs.csv", "--method", "rlhf"],
+        "preferences name arm 'c', which the reference excludes",
+    ),
     "unwritable folder": ([*ONE_STEP, "--out", "file/out"], "folder file/out"),
     "a file for a folder": ([*ONE_STEP, "--out", "file"], "the folder file"),
     "unwritable figures": (["figures", "--out", "file/out"], "cannot write to the folder file/out"),

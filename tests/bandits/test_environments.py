@@ -1,3 +1,5 @@
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from bandits import environments
-from bandits.environments import CategoricalBandit
+from bandits.environments import CategoricalBandit, CoverageWarning
 from theory.checks import InvalidInput
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -220,3 +222,48 @@ def test_bad_beta_is_refused(beta):
 def test_bad_shape_is_refused_by_the_arguments_own_name(build, message):
     with pytest.raises(InvalidInput, match=f"^{message}"):
         build()
+
+
+@pytest.mark.parametrize(
+    ("reward", "reference", "best", "reachable"),
+    [
+        ([1.0, 0.5, -2.0], [0.0, 0.4, 0.6], "1", "0.5"),
+        ([3.0, -0.25, 3.0], [0.0, 1.0, 0.0], "3", "-0.25"),
+        ([[1.0, 0.0], [0.0, 2.0]], [1.0, 0.0], "2", "0"),
+        ([0.0, 7.0], [[0.5, 0.5], [1.0, 0.0]], "7", "0"),
+    ],
+    ids=["one best", "two best", "a batch of rewards", "a batch of references"],
+)
+def test_a_reference_without_any_best_arm_is_a_warning(reward, reference, best, reachable):
+    expected = f"highest reward, {best}; .* the most it can reach is {reachable}$"
+    with pytest.warns(CoverageWarning, match=expected) as caught:
+        bandit = CategoricalBandit.from_arrays(reward, reference)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__  # where the bandit was made
+    assert bandit.num_arms == np.shape(reward)[-1]
+
+
+@pytest.mark.parametrize(
+    ("reward", "reference"),
+    [
+        ([1.0, 0.5, 1.0], [0.0, 0.4, 0.6]),
+        ([1.0, 0.5, 0.0], [1e-300, 1.0, 0.0]),
+        ([0.0, 0.0], [1.0, 0.0]),
+        ([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5]], [0.5, 0.5, 0.0]),
+    ],
+    ids=["one of two", "hardly", "equal rewards", "batch"],
+)
+def test_a_reference_that_keeps_one_of_the_best_arms_is_no_warning(reward, reference):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CategoricalBandit.from_arrays(reward, reference)
+
+
+def test_a_traced_bandit_is_not_warned_of():
+    def mass(reward):
+        bandit = CategoricalBandit.from_arrays(reward, np.array([0.0, 1.0]))
+        return jnp.exp(bandit.target_log_probs(0.5))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(jax.jit(mass)(np.array([1.0, 0.0])), [0, 1])

@@ -64,6 +64,7 @@ def test_a_claim_is_the_experiments_and_can_be_written_as_json():
             "holds": bool(holds),
             "asserted": False,
             "note": "so",
+            "table": None,
         }
 
 

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from bandits.experiments.curves import (
     draw_bars,
+    draw_mean_line,
     draw_means,
     draw_points,
     over_seeds,
@@ -53,6 +54,29 @@ def test_draw_means_draws_the_mean_and_its_interval_at_every_coordinate(axes, or
     for x, bottom, top in zip([10, 50, 200], low, high, strict=True):
         here = corners[corners[:, 0] == x, 1]
         assert (here.min(), here.max()) == pytest.approx((bottom, top))
+
+
+def test_draw_mean_line_draws_in_the_style_given_and_the_band_in_its_color(axes):
+    results = RESULTS.sel(loss="ipo").transpose("batch", "seed")
+    draw_mean_line(axes, results, "batch", color="#123456", linestyle="--", label="mine")
+    effect, low, high = intervals("ipo")
+    (line,), (band,) = axes.lines, axes.collections
+    np.testing.assert_array_equal(line.get_xdata(), [10, 50, 200])
+    np.testing.assert_allclose(line.get_ydata(), effect)
+    assert (line.get_color(), line.get_linestyle(), line.get_label()) == ("#123456", "--", "mine")
+    assert line.get_marker() == "o"
+    corners = band.get_paths()[0].vertices
+    for x, bottom, top in zip([10, 50, 200], low, high, strict=True):
+        here = corners[corners[:, 0] == x, 1]
+        assert (here.min(), here.max()) == pytest.approx((bottom, top))
+    color = [int(pair, 16) / 255 for pair in ("12", "34", "56")]
+    assert band.get_facecolor()[0, :3] == pytest.approx(color)
+    assert 0 < band.get_facecolor()[0, 3] < 1
+
+
+def test_the_marker_of_a_mean_line_may_be_chosen(axes):
+    draw_mean_line(axes, RESULTS.sel(loss="ipo"), "batch", color="k", marker="s")
+    assert axes.lines[0].get_marker() == "s"
 
 
 def test_draw_points_draws_the_mean_and_its_interval_beside_every_coordinate(axes):

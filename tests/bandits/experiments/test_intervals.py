@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 from scipy import stats
 
-from bandits.experiments.intervals import mean_interval, proportion_interval
+from bandits.experiments.intervals import exact, mean_interval, proportion_interval
 from theory.checks import InvalidInput
 
 
@@ -48,3 +49,19 @@ def test_a_sample_that_is_not_finite_is_refused_and_not_averaged_in(samples):
 def test_a_proportion_needs_a_trial_and_no_more_successes(successes, trials):
     with pytest.raises(InvalidInput, match=f"successes is {successes} of {trials} trials"):
         proportion_interval(successes, trials)
+
+
+@pytest.mark.parametrize("value", [0.25, np.float32(0.25), np.array(0.25), xr.DataArray(0.25)])
+def test_what_is_computed_without_chance_is_its_own_interval(value):
+    assert exact(value) == (0.25, 0.25, 0.25)
+    assert all(type(number) is float for number in exact(value))
+
+
+def test_what_was_computed_need_not_be_finite():
+    assert exact(np.inf) == (np.inf,) * 3
+    assert np.isnan(exact(np.nan)).all()
+
+
+def test_several_numbers_are_no_single_effect():
+    with pytest.raises(TypeError):
+        exact([0.25, 0.5])

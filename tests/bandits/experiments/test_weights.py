@@ -74,7 +74,7 @@ def test_the_figure_has_a_panel_a_method_in_shares_of_its_largest_weight(measure
     figure = EXPERIMENT.draw(measured)
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in panels] == [METHOD_LABELS[name] for name in METHODS]
-    assert panels[0].get_ylabel() == "weight"
+    assert figure.get_supylabel() == "weight, as a share of the largest"
     assert [t.get_text() for t in panels[-1].get_xticklabels()] == ["worst", "best"]
     for axes, weights in zip(panels, measured["weight"].isel(group=0).values, strict=True):
         heights = [bar.get_height() for bar in axes.patches]

@@ -1,11 +1,15 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import expit
+from scipy import optimize
+from scipy.special import expit, log_softmax, softmax
 
-from bandits.losses import METHODS, make_group
-from bandits.losses.contrastive import dpo, ipo
+from bandits.losses import METHODS, make_group, response_weights
+from bandits.losses.contrastive import dpo, hypo, ipo
+from theory.distributions import kl_divergence
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -36,6 +40,14 @@ BY_HAND = {
         {"tau": 0.25},
         by_pairs([(2 * L - 2) ** 2, (L + 2) ** 2], [2 * (2 * L - 2), -2 * (L + 2)]),
     ),
+    # Beside DPO's, the KL's: shares of 1/3 and log-ratios whose mean is 0.
+    "hypo": (
+        {"beta": 1.0, "kl_coefficient": 0.3},
+        (
+            0.75 * np.log(5 / 4) + 0.25 * np.log(3) + 0.1 * L**2,
+            [0.15 - 1 / 6 - 0.1 * L, -0.15 + 0.1 * L, 1 / 6],
+        ),
+    ),
     "hinge": ({"beta": 1.0}, by_pairs([0, 1 + L], [0, -1])),
     "slic": (
         {"margin": 1.0, "regularization": 0.4},
@@ -59,12 +71,17 @@ def textbook(name, x, g, **h):
     of_pair = {
         "dpo": lambda i, j: -np.log(expit(h["beta"] * (ratios[i] - ratios[j]))),
         "ipo": lambda i, j: (ratios[i] - ratios[j] - 1 / (2 * h["tau"])) ** 2,
+        "hypo": lambda i, j: -np.log(expit(h["beta"] * (ratios[i] - ratios[j]))),
         "hinge": lambda i, j: max(0, 1 - h["beta"] * (ratios[i] - ratios[j])),
         "slic": lambda i, j: max(0, h["margin"] - x[i] + x[j]) - h["regularization"] * x[i],
     }
     if name in of_pair:
         pairs = np.argwhere(g.preferences > 0)
-        return sum(g.preferences[i, j] * of_pair[name](i, j) for i, j in pairs)
+        loss = sum(g.preferences[i, j] * of_pair[name](i, j) for i, j in pairs)
+        if name == "hypo":  # the log-ratios of the KL are held at g's policy while x moves
+            held = g.log_probs - g.reference_log_probs
+            loss += h["kl_coefficient"] * g.shares @ ((held - g.shares @ held) * x)
+        return loss
     pushed = {
         "best_of_n_minus_worst": lambda: floored[rest[0]],
         "best_of_n_minus_mean": lambda: np.mean(floored[rest]),
@@ -170,3 +187,112 @@ def test_unlikelihood_stays_finite_for_a_bad_response_that_is_certain(evaluate):
         loss, weights = evaluate(METHODS["unlikelihood"].loss, group)
         assert np.isfinite(loss)
         assert np.isfinite(weights).all()
+
+
+@given(seeds, st.floats(0.05, 2))
+def test_hypo_without_the_kl_is_dpo(evaluate, random_group, seed, beta):
+    group = random_group(seed)
+    found = evaluate(hypo, group, beta=beta, kl_coefficient=0.0)
+    expected = evaluate(dpo, group, beta=beta)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
+@jax.jit
+def slope_of_dpo_and_kl(logits, group, beta, coefficient):
+    """By autodiff of the exact KL, in the logits."""
+
+    def value(logits):
+        log_probs = jax.nn.log_softmax(logits)
+        ratios = log_probs - group.reference_log_probs
+        losses = -jax.nn.log_sigmoid(beta * (ratios[:, None] - ratios[None, :]))
+        kl = kl_divergence(log_probs, group.reference_log_probs)
+        return jnp.sum(group.preferences * losses) + coefficient * kl
+
+    return jax.grad(value)(logits)
+
+
+@given(seeds, st.floats(0.05, 2), st.floats(0, 3))
+def test_exact_hypo_descends_dpo_and_the_kl_to_the_reference(
+    evaluate, random_group, seed, beta, coefficient
+):
+    group = random_group(seed, whole_space=True)
+    weights = evaluate(hypo, group, beta=beta, kl_coefficient=coefficient)[1]
+    in_logits = weights @ (np.eye(4) - group.shares)
+    expected = -slope_of_dpo_and_kl(group.log_probs, group, beta, coefficient)
+    np.testing.assert_allclose(in_logits, expected, rtol=1e-9, atol=1e-12)
+
+
+REFERENCE = np.array([0.2, 0.3, 0.4, 0.1])
+
+
+@jax.jit
+def flow(beta, coefficient):
+    """Gradient descent from the reference, 0 preferred to 1, over the whole space of four."""
+    pair = jnp.zeros((4, 4)).at[0, 1].set(1.0)
+
+    def step(_, logits):
+        log_probs = jax.nn.log_softmax(logits)
+        probs = jnp.exp(log_probs)
+        group = make_group(
+            log_probs,
+            jnp.zeros(4),
+            reference_log_probs=jnp.log(REFERENCE),
+            preferences=pair,
+            shares=probs,
+        )
+        weights = response_weights(lambda g: hypo(g, beta=beta, kl_coefficient=coefficient), group)
+        return logits + weights - probs * weights.sum()
+
+    return jax.nn.softmax(jax.lax.fori_loop(0, 20_000, step, jnp.log(REFERENCE)))
+
+
+@pytest.mark.parametrize(("beta", "coefficient"), [(2.0, 0.5), (1.0, 0.6), (0.1, 1.0)])
+def test_a_strong_kl_keeps_the_optimum_of_hypo_on_one_separable_pair_interior(beta, coefficient):
+    def objective(logits):
+        ratios = log_softmax(logits) - np.log(REFERENCE)
+        dpo_loss = -np.log(expit(beta * (ratios[0] - ratios[1])))
+        return dpo_loss + coefficient * softmax(logits) @ ratios
+
+    best = optimize.minimize(objective, np.log(REFERENCE), options={"gtol": 1e-9}).x
+    found = flow(beta, coefficient)
+    np.testing.assert_allclose(found, softmax(best), rtol=1e-4)
+    assert found[1] > 0.01
+    assert flow(beta, 0.0)[1] < 0.1 * found[1]  # DPO goes on for ever
+
+
+@pytest.mark.parametrize("coefficient", [0.1, 0.03])
+def test_a_weak_kl_gives_the_loser_up_and_holds_the_rest_at_the_reference(coefficient):
+    """For the KL is finite without the loser, and rises from there as p log p, DPO's loss as p^β.
+
+    The rest ends where the KL alone puts it: the reference, given that the loser is out.
+    """
+    found = flow(0.5, coefficient)
+    assert found[1] < 1e-6
+    expected = np.where([True, False, True, True], REFERENCE, 0) / (1 - REFERENCE[1])
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    of_dpo = flow(0.5, 0.0)
+    assert np.abs(of_dpo - expected).max() > 0.05
+
+
+def test_the_kl_of_hypo_is_over_the_shares_and_not_over_the_pairs(evaluate):
+    reference = np.log([0.25, 0.25, 0.25, 0.25])
+    pair = np.zeros((4, 4))
+    pair[0, 1] = 1.0
+    group = make_group(
+        np.log([0.4, 0.1, 0.3, 0.2]),
+        np.ones(4),
+        reference_log_probs=reference,
+        preferences=pair,
+        shares=np.array([0, 0, 0.5, 0.5]),
+    )
+    of_dpo = evaluate(dpo, group)[1]
+    of_kl = evaluate(hypo, group, kl_coefficient=2.0)[1] - of_dpo
+    half = 0.5 * np.log(0.3 / 0.2)
+    np.testing.assert_allclose(of_kl, [0, 0, -half, half], rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("coefficient", [-0.1, np.nan])
+def test_hypo_refuses_a_negative_coefficient(coefficient):
+    with pytest.raises(ValueError, match="kl_coefficient is"):
+        hypo(make_group(np.log(PROBS), **GROUP), kl_coefficient=coefficient)

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bandits.losses import make_group
-from bandits.losses.policy_gradient import ppo, reinforce
-from theory import mode_seeking
+from bandits.losses.policy_gradient import ppo, reinforce, soft_optimize
+from theory import gibbs, mode_seeking
+from theory.distributions import kl_divergence
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -135,3 +136,69 @@ def test_ppo_gives_no_weight_to_a_response_that_is_far_outside_the_trust_region(
         loss, weights = evaluate(ppo, group, beta=0.0)
     assert np.isfinite(loss)
     np.testing.assert_array_equal(weights, [0, 0])
+
+
+@given(seeds, st.floats(0, 2))
+def test_soft_optimization_is_minus_the_regularised_objective(evaluate, random_group, seed, beta):
+    group = random_group(seed, whole_space=True)
+    loss, weights = evaluate(soft_optimize, group, beta=beta)
+    probs, ratios = np.exp(group.log_probs), group.log_probs - group.reference_log_probs
+    np.testing.assert_allclose(
+        loss, beta * probs @ ratios - probs @ group.rewards, rtol=1e-11, atol=1e-13
+    )
+    if beta > 0:
+        value = gibbs.regularised_objective(
+            group.log_probs, group.rewards, group.reference_log_probs, beta
+        )
+        np.testing.assert_allclose(loss, -value, rtol=1e-11, atol=1e-13)
+    slopes = probs * (group.rewards - beta * ratios - beta)
+    np.testing.assert_allclose(weights, slopes, rtol=1e-10, atol=1e-13)
+
+
+@given(seeds, st.floats(0.05, 2))
+def test_soft_optimization_is_the_reverse_kl_to_the_gibbs_policy(
+    evaluate, random_group, seed, beta
+):
+    group = random_group(seed, whole_space=True)
+    target = gibbs.gibbs_log_probs(group.rewards, group.reference_log_probs, beta)
+    best = gibbs.optimal_value(group.rewards, group.reference_log_probs, beta)
+    loss, weights = evaluate(soft_optimize, group, beta=beta)
+    np.testing.assert_allclose(
+        loss, beta * kl_divergence(group.log_probs, target) - best, rtol=1e-10, atol=1e-12
+    )
+    at_optimum = dataclasses.replace(group, log_probs=np.asarray(target))
+    loss, weights = evaluate(soft_optimize, at_optimum, beta=beta)
+    np.testing.assert_allclose(loss, -best, rtol=1e-11, atol=1e-13)
+    in_logits = weights @ (np.eye(4) - np.exp(target))
+    np.testing.assert_allclose(in_logits, 0, atol=1e-12)
+
+
+@given(seeds, st.floats(0, 2))
+def test_soft_optimization_is_reinforce_without_samples(evaluate, random_group, seed, beta):
+    group = random_group(seed, whole_space=True)
+    in_logits = [
+        evaluate(loss, group, beta=beta)[1] @ (np.eye(4) - group.shares)
+        for loss in (soft_optimize, reinforce)
+    ]
+    np.testing.assert_allclose(*in_logits, rtol=1e-9, atol=1e-13)
+
+
+def test_soft_optimization_leaves_excluded_responses_out(evaluate):
+    with np.errstate(divide="ignore"):
+        log_probs, reference = np.log([[0.6, 0.4, 0.0], [0.5, 0.5, 0.0]])
+    rewards = np.array([1.0, 0.0, 9.0])
+    whole = evaluate(
+        soft_optimize, make_group(log_probs, rewards, reference_log_probs=reference), beta=0.3
+    )
+    part = evaluate(
+        soft_optimize,
+        make_group(log_probs[:2], rewards[:2], reference_log_probs=reference[:2]),
+        beta=0.3,
+    )
+    np.testing.assert_allclose(whole[0], part[0], rtol=1e-13)
+    np.testing.assert_allclose(whole[1], [*part[1], 0], rtol=1e-13)
+
+
+def test_soft_optimization_refuses_a_negative_beta():
+    with pytest.raises(ValueError, match=r"beta is -0\.1"):
+        soft_optimize(make_group(np.log(PROBS), **GROUP), beta=-0.1)
