@@ -136,16 +136,17 @@ def simulate(
     checks.require_known("optimizer", optimizer, OPTIMIZERS)
     checks.require_positive("learning_rate", learning_rate)
     checks.require_positive("beta", beta)
+    checks.require_distribution("reference", reference.values)
     if preferences is not None:
         preferences = np.asarray(preferences, np.float64)
         require_counts(preferences)
         checks.require_same_arms(preferences=preferences, reference=reference.values)
+        start = reference_from_probabilities(reference.values)
+        checks.require_pairs_in_support("preferences", preferences, start, reference.labels or ())
     if not 1 <= steps <= MOST_STEPS:
         raise checks.InvalidInput(f"steps is {steps}; it must be from 1 to {MOST_STEPS}")
     problem = _pose(reference, reward, target, preferences, beta)
     _require_data(methods, problem, reward, target, preferences, natural_gradient)
-    if preferences is not None:
-        checks.require_pairs_in_support("preferences", preferences, problem.start, problem.labels)
     settings = _settings(methods, beta, hyperparameters or {})
     losses = {name: METHODS[name].bind(**values) for name, values in settings.items()}
     recorded = log_spaced_steps(steps)
@@ -275,7 +276,6 @@ def _pose(
     preferences: np.ndarray | None,
     beta: float,
 ) -> _Problem:
-    checks.require_distribution("reference", reference.values)
     if reward is not None and target is not None:
         raise checks.InvalidInput("give either a reward or a target, one of the two")
     if reward is None and target is None and preferences is None:

@@ -162,7 +162,7 @@ REFUSED = {
         "responses is 1; a group needs at least 2",
     ),
     "a preference for an excluded arm": (
-        {"reference": Vector(np.array([0.5, 0.5, 0.0, 0.0]), None), "methods": ["dpo"]}
+        {"reference": Vector(np.array([0.5, 0.5, 0.0, 0.0]), tuple("abcd")), "methods": ["dpo"]}
         | {"preferences": np.eye(4, k=1)},
         "preferences name arm 'c', which the reference excludes",
     ),
