@@ -1,4 +1,4 @@
-"""Categorical bandits with controllable reward geometry.
+"""Categorical bandits with controllable reward geometry, over arms or over lengths of responses.
 
 K arms on a line; a reward for each, and a reference policy to start from. Condition C1, the
 geometric alignment of the two, is set by where the reward's peak lies relative to the reference's
@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from theory import checks, distributions, gibbs
+from theory.variable_length import skewed_lengths
 
 
 class CoverageWarning(UserWarning):
@@ -172,6 +173,23 @@ def near_bandit(width: ArrayLike = 10.0) -> CategoricalBandit:
     return CategoricalBandit(bump_reward(100, 20, width), tanh_cauchy_reference(100))
 
 
+def min_length(
+    max_length: int = 40, mode: ArrayLike = 12.0, spread: ArrayLike = 0.6
+) -> CategoricalBandit:
+    """Shorter is better: r = −|y|/T over lengths from 0 to T, a right-skewed reference."""
+    reference = skewed_lengths(max_length, mode, spread)
+    return CategoricalBandit(-jnp.arange(max_length + 1) / max_length, reference)
+
+
+def mode_length(
+    max_length: int = 40, mode: ArrayLike = 12.0, spread: ArrayLike = 0.6
+) -> CategoricalBandit:
+    """The reference's usual length is best: r = −||y| − mode|/T over lengths from 0 to T."""
+    reference = skewed_lengths(max_length, mode, spread)
+    distance = jnp.abs(jnp.arange(max_length + 1) - mode)
+    return CategoricalBandit(-distance / max_length, reference)
+
+
 class EnvironmentEntry(NamedTuple):
     """A named problem: how to build it, and where it was published."""
 
@@ -182,6 +200,8 @@ class EnvironmentEntry(NamedTuple):
 ENVIRONMENTS = {
     "far": EnvironmentEntry(far_bandit, "T24, section 5, reward R1"),
     "near": EnvironmentEntry(near_bandit, "T24, section 5, reward R2"),
+    "min_length": EnvironmentEntry(min_length, "T24, section 4.2, Min Length and Skew Length"),
+    "mode_length": EnvironmentEntry(mode_length, "T24, section 4.2, Mode Length"),
 }
 
 

@@ -3,15 +3,19 @@
 from bandits.policies.base import Params, Policy, distill
 from bandits.policies.categorical import context_network, log_linear, tabular_softmax
 from bandits.policies.sequences import all_sequences, causal_transformer, product_of_tokens
+from bandits.policies.variable_length import all_responses, hazard_table, recurrent
 
 __all__ = [
     "Params",
     "Policy",
+    "all_responses",
     "all_sequences",
     "causal_transformer",
     "context_network",
     "distill",
+    "hazard_table",
     "log_linear",
     "product_of_tokens",
+    "recurrent",
     "tabular_softmax",
 ]

@@ -54,7 +54,7 @@ def product_of_tokens(num_values: int, length: int) -> Policy:
     def log_prob(
         logits: Float[Array, "L V"], context: Any, responses: Int[Array, "C L"]
     ) -> Float[Array, " C"]:
-        return _own_tokens(jax.nn.log_softmax(logits), responses).sum(axis=-1)
+        return own_tokens(jax.nn.log_softmax(logits), responses).sum(axis=-1)
 
     def sample(
         logits: Float[Array, "L V"], key: PRNGKeyArray, context: Any, count: int
@@ -151,7 +151,7 @@ def causal_transformer(
         params: Transformer, context: Int[Array, ""], responses: Int[Array, "C L"]
     ) -> Float[Array, " C"]:
         log_probs = next_tokens(params, shifted(context, responses))
-        return _own_tokens(log_probs, responses).sum(axis=-1)
+        return own_tokens(log_probs, responses).sum(axis=-1)
 
     def sample(
         params: Transformer, key: PRNGKeyArray, context: Int[Array, ""], count: int
@@ -171,7 +171,7 @@ def causal_transformer(
     return Policy(init, log_probs, log_prob, sample)
 
 
-def _own_tokens(
+def own_tokens(
     log_probs: Float[Array, "*batch L V"], tokens: Int[Array, "C L"]
 ) -> Float[Array, "C L"]:
     """At every place, the log-probability of the token that stands there."""

@@ -1,0 +1,263 @@
+"""T24's synthetic length problems: a reward learned from preferences, judged by the true one.
+
+The response is a length, from 0 to T; the policy a table of hazards, started at a broad,
+right-skewed reference. *Min*: shorter is better. *Mode*: the reference's most probable length is
+best. *Skew*: as Min, but the preference data hold short responses only. The data are pairs of the
+reference, labelled by the true (gold) reward with noise. Offline preference methods learn from
+them; a reward model, the proxy, is fitted to them, and all other methods are trained against it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+from matplotlib.figure import Figure
+
+from bandits import plotting
+from bandits.environments import CategoricalBandit, min_length, mode_length
+from bandits.experiments.curves import draw_means, require_converged
+from bandits.losses import METHODS, Responses, make_group, switch
+from bandits.policies import Policy, hazard_table
+from bandits.policies.variable_length import lengths
+from bandits.preferences import preference_probabilities, truncated
+from bandits.reward_models import fit_linear
+from bandits.sampling import sample_categorical
+from bandits.sweeps import sweep
+from bandits.training import Collect, Minibatch, Schedule, from_dataset, on_policy, train
+from theory import distributions
+from theory.variable_length import table_of_lengths
+
+PROBLEMS = ("min", "mode", "skew")
+TITLES = {
+    "min": "Min: shorter is better",
+    "mode": "Mode: the usual length is best",
+    "skew": "Skew: as Min, short data only",
+}
+ATTRIBUTES = {
+    "gold": {"long_name": "true reward", "units": "maximum lengths"},
+    "proxy": {"long_name": "learned reward", "units": "nats of log-odds"},
+    "reference_kl": {"long_name": "KL(policy‖reference)", "units": "nats"},
+    "mean_length": {"long_name": "mean length", "units": "tokens"},
+}
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The problems and their data.
+
+    Attributes:
+      max_length: T.
+      mode: of the reference's lengths.
+      spread: of their logarithm.
+      cut: the longest response in the data of Skew.
+      pairs: labelled pairs.
+      temperature: of the labeller, in units of the gold reward.
+      bumps: the reward model adds up so many bumps over the lengths.
+      ridge: of the reward model.
+      learning_rate: of Adam.
+      seeds: independent data and training.
+    """
+
+    max_length: int = 40
+    mode: float = 12.0
+    spread: float = 0.6
+    cut: int = 12
+    pairs: int = 500
+    temperature: float = 0.05
+    bumps: int = 8
+    ridge: float = 1e-4
+    learning_rate: float = 0.03
+    seeds: int = 10
+
+    def bandit(self, problem: str) -> CategoricalBandit:
+        """The gold problem over lengths."""
+        build = mode_length if problem == "mode" else min_length
+        return build(self.max_length, self.mode, self.spread)
+
+    def features(self) -> Float[Array, "K F"]:
+        """Bumps over the lengths, evenly spread, as wide as they are apart."""
+        every = jnp.arange(self.max_length + 1)[:, None]
+        centres = jnp.linspace(0, self.max_length, self.bumps)
+        return jnp.exp(-(((every - centres) / (self.max_length / (self.bumps - 1))) ** 2))
+
+
+def draw_pairs(
+    key: Array, law: Float[Array, " K"], gold: Float[Array, " K"], settings: Lengths
+) -> Int[Array, "n 2"]:
+    """Pairs of lengths from a law, the preferred one first."""
+    draw_key, label_key = jax.random.split(key)
+    drawn = sample_categorical(draw_key, law, 2 * settings.pairs).reshape(-1, 2)
+    wins = preference_probabilities(gold, settings.temperature)[drawn[:, 0], drawn[:, 1]]
+    right = jax.random.uniform(label_key, wins.shape) < wins
+    return jnp.where(right[:, None], drawn, drawn[:, ::-1])
+
+
+def fit_proxy(
+    pairs: Int[Array, "n 2"], features: Float[Array, "K F"], ridge: ArrayLike
+) -> Float[Array, " K"]:
+    """The reward of every length, learned from pairs; two of one length say nothing."""
+    size = len(features)
+    counts = jnp.zeros((size, size)).at[pairs[:, 0], pairs[:, 1]].add(1.0)
+    counts = jnp.where(jnp.eye(size, dtype=bool), 0.0, counts)
+    return features @ fit_linear(features, counts, ridge)
+
+
+def train_lengths(
+    settings: Lengths,
+    methods: Sequence[str],
+    axes: Mapping[str, Any],
+    *,
+    steps: int,
+    record: Sequence[int],
+    minibatch: int = 40,
+    group: int = 4,
+    most_batch: int | None = None,
+) -> xr.Dataset:
+    """Train methods that are all offline, on pairs, or all on-policy, against the proxy.
+
+    Args:
+      settings: the problems.
+      methods: names; the axis ``loss``.
+      axes: others, each a list: ``problem``, of `PROBLEMS`; ``batch``, B, and ``passes``, T, of
+        on-policy methods, by default the minibatch and 1.
+      steps: gradient steps.
+      record: when policies are judged.
+      minibatch: M, in responses.
+      group: C of on-policy methods; of offline ones it is 2.
+      most_batch: the largest B, where it is an axis.
+
+    Returns:
+      Gold and proxy reward, KL from the reference, mean length and the law of the length.
+    """
+    policy = hazard_table(1, settings.max_length)
+    offline = not METHODS[methods[0]].on_policy
+    losses = [METHODS[name].bind() for name in methods]
+    bandits = [settings.bandit(problem) for problem in PROBLEMS]
+    reference = bandits[0].reference_log_probs
+    laws = [truncated(reference, last=settings.cut) if p == "skew" else reference for p in PROBLEMS]
+
+    def run_one(
+        loss: Int[Array, ""],
+        problem: Int[Array, ""],
+        seed: Int[Array, ""],
+        golds: Float[Array, "3 K"],
+        laws: Float[Array, "3 K"],
+        reference: Float[Array, " K"],
+        features: Float[Array, "K F"],
+        batch: ArrayLike = minibatch,
+        passes: ArrayLike = 1,
+    ) -> dict[str, Array]:
+        data_key, train_key = jax.random.split(jax.random.key(seed))
+        gold = golds[problem]
+        pairs = draw_pairs(data_key, laws[problem], gold, settings)
+        # In units of the gold reward, up to a constant.
+        proxy = settings.temperature * fit_proxy(pairs, features, settings.ridge)
+        start = table_of_lengths(reference, jnp.zeros(1))
+        if offline:
+            whole = 2 * settings.pairs
+            schedule = Schedule(steps, 2, minibatch, whole, steps)
+            collect = from_dataset(_dataset(pairs, reference, settings.max_length), schedule)
+        else:
+            schedule = Schedule(steps, group, minibatch, batch, passes, most_batch)
+            collect = _on_lengths(policy, proxy, reference, schedule)
+
+        def evaluate(logits: Float[Array, "T 2"]) -> dict[str, Array]:
+            law = policy.log_probs(logits, None)
+            probs = jnp.exp(law)
+            return {
+                "gold": probs @ gold,
+                "proxy": probs @ proxy,
+                "reference_kl": distributions.kl_divergence(law, reference),
+                "mean_length": probs @ jnp.arange(settings.max_length + 1),
+                "length_probability": probs,
+            }
+
+        return train(
+            train_key,
+            policy,
+            start,
+            switch(loss, losses),
+            collect,
+            schedule,
+            optax.adam(settings.learning_rate),
+            evaluate,
+            record,
+        )
+
+    chosen = list(axes.get("problem", PROBLEMS))
+    dataset = sweep(
+        run_one,
+        {
+            "loss": np.arange(len(methods)),
+            **axes,
+            "problem": np.array([PROBLEMS.index(name) for name in chosen]),
+            "seed": np.arange(settings.seeds),
+        },
+        fixed={
+            "golds": jnp.stack([bandit.reward for bandit in bandits]),
+            "laws": jnp.stack(laws),
+            "reference": reference,
+            "features": settings.features(),
+        },
+        dims=["step", "length"],
+        coords={"step": list(record), "length": np.arange(settings.max_length + 1)},
+        attributes=ATTRIBUTES,
+        block_runs=16,
+    ).assign_coords(loss=list(methods), problem=chosen)
+    require_converged(dataset)
+    return dataset
+
+
+def _on_lengths(
+    policy: Policy, proxy: Float[Array, " K"], reference: Float[Array, " K"], schedule: Schedule
+) -> Collect:
+    return on_policy(
+        policy,
+        None,
+        lambda _, responses: proxy[lengths(responses)],
+        schedule,
+        reference_log_prob=lambda _, responses: reference[lengths(responses)],
+    )
+
+
+def _dataset(pairs: Int[Array, "n 2"], reference: Float[Array, " K"], max_length: int) -> Minibatch:
+    """The labelled pairs as responses of one content token, repeated, then stops."""
+    first_wins = jnp.array([[0.0, 1.0], [0.0, 0.0]])
+    responses = (jnp.arange(max_length + 1) < pairs[..., None]).astype(int)
+
+    def group(pair: Int[Array, " 2"]) -> Responses:
+        log_probs = reference[pair]
+        return make_group(
+            log_probs, jnp.zeros(2), reference_log_probs=log_probs, preferences=first_wins
+        )
+
+    return Minibatch(None, responses, jax.vmap(group)(pairs))
+
+
+def draw_over(dataset: xr.Dataset, along: str, label: str) -> Figure:
+    """A panel a problem: gold reward over B or T, half-way (thin) and at the end (bold)."""
+    figure = plotting.new_figure(16, 5.8)
+    panels = figure.subplots(1, len(PROBLEMS))
+    figure.subplots_adjust(0.06, 0.24, 0.99, 0.91, wspace=0.2)
+    half, last = (int(step) for step in dataset["step"].values[1:])
+    for axes, problem in zip(panels, PROBLEMS, strict=True):
+        for method in dataset["loss"].values:
+            one = dataset["gold"].sel(loss=method, problem=problem)
+            name = plotting.METHOD_LABELS[method]
+            for step, width in ((half, 1.2), (last, 3.0)):
+                line = {"linewidth": width, "label": f"{name}, {step} steps"}
+                draw_means(axes, one.sel(step=step), along, method, **line)
+        axes.set(title=TITLES[problem], xscale="log", xlabel=label)
+        axes.set_xticks(dataset[along].values, [str(v) for v in dataset[along].values])
+        axes.minorticks_off()
+    panels[0].set_ylabel("true reward")
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="lower center", ncols=dataset.sizes["loss"])
+    return figure
