@@ -115,7 +115,10 @@ def simulate(
     reward: Annotated[Path | None, tyro.conf.arg(help="One reward an arm; or --target.")] = None,
     target: Annotated[Path | None, tyro.conf.arg(help="Probabilities to move to.")] = None,
     preferences: Annotated[
-        Path | None, tyro.conf.arg(help="Pairs for the offline methods: winner,loser[,count].")
+        Path | None,
+        tyro.conf.arg(
+            help="Pairs: winner,loser[,count]; rewards are fitted to them with a ridge of 1e-3."
+        ),
     ] = None,
     out: OutputFolder = Path("simulation"),
     method: Annotated[

@@ -20,7 +20,7 @@ METHOD_COLORS = {
     "forward_kl": "#0072B2",
     "reverse_kl": "#D55E00",
     "jeffreys": "#CC79A7",
-    "jensen_shannon": "#777777",
+    "jensen_shannon": "#8C564B",
     "supervised": "#999933",
     "preference_likelihood": "#009E73",
     "best_of_n": "#56B4E9",
@@ -69,8 +69,11 @@ METHOD_LABELS = {
     "rlhf": "RLHF",
 }
 _FAMILY_LINES = {"divergence": "-", "likelihood": "-", "contrastive": "--", "policy gradient": "-."}
-METHOD_LINES = {name: _FAMILY_LINES[method.family] for name, method in METHODS.items()}
-"""A line a family, so that close colours are not confused."""
+METHOD_LINES = {
+    name: ":" if name.startswith("online") else _FAMILY_LINES[method.family]
+    for name, method in METHODS.items()
+}
+"""A line a family, dotted for its online forms, so that close colours are not confused."""
 
 RAISED, PUSHED = "#0072B2", "#D55E00"
 """Responses with a positive and a negative weight."""

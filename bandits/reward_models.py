@@ -13,7 +13,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from bandits.policies.network import Dense, apply_layers, init_layers, minimize
+from bandits.fitting import minimize
+from bandits.policies.network import Dense, apply_layers, init_layers
 from theory import checks
 from theory.bradley_terry import (
     bradley_terry_loss,

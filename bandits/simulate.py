@@ -107,8 +107,9 @@ def simulate(
       reference: probabilities that the policy starts from.
       reward: one finite number an arm; the target is then π_ref exp(r/β) / Z.
       target: probabilities to move to; not beside a reward.
-      preferences: ``[K, K]``, how often row was preferred to column. Alone, the target follows from
-        the Bradley–Terry reward fitted to them.
+      preferences: ``[K, K]``, how often row was preferred to column. Alone, the Bradley–Terry reward
+        fitted to them, with the ridge of `reward_models.fit_tabular`, takes the place of a reward:
+        the target follows from it, and on-policy methods are trained by it.
       beta: β > 0, the coefficient of the KL penalty, for every method that has one.
       methods: names from `bandits.losses.METHODS`.
       hyperparameters: others, by name, for the methods that have them.
@@ -204,6 +205,10 @@ def simulate(
             coords={"step": list(recorded), "arm": list(problem.labels)},
             attributes=ATTRIBUTES,
         ).squeeze("learning_rate")
+    if reward is None and "expected_reward" in dataset:
+        dataset["expected_reward"].attrs.update(
+            long_name="expected learned reward", units="nats of log-odds"
+        )
     dataset["target_log_probs"] = ("arm", np.asarray(problem.goal))
     dataset["reference_log_probs"] = ("arm", np.asarray(problem.start))
     _require_convergence(dataset, settings)
@@ -336,6 +341,8 @@ def _require_data(
                     f"{name} learns from demonstrations, but no target is given; add --target, "
                     "their law"
                 )
+            shown, start = np.exp(problem.goal), np.exp(problem.start)
+            checks.require_support("target", shown, "reference", start)
         elif method.needs == "learned rewards":
             if preferences is None:
                 raise checks.InvalidInput(
@@ -343,12 +350,14 @@ def _require_data(
                     "--preferences, or choose reverse_kl, which optimises the same objective for a "
                     "--reward"
                 )
-        elif reward is None and not (preferences is not None and _learns_from_pairs(name)):
-            given = "only a target" if target is not None else "only preferences"
+        elif problem.reward is None or not (
+            reward is not None or method.on_policy or _learns_from_pairs(name)
+        ):
+            given = "only a target is" if target is not None else "only preferences are"
             why = "samples its own responses" if method.on_policy else "learns from responses"
             from_pairs = ", ".join(n for n in METHODS if _learns_from_pairs(n))
             raise checks.InvalidInput(
-                f"{name} {why}, which a reward must label, but {given} is given; add --reward, or "
+                f"{name} {why}, which a reward must label, but {given} given; add --reward, or "
                 f"choose a method that learns from --preferences: {from_pairs}"
             )
 

@@ -91,7 +91,7 @@ def over_seeds(results: xr.DataArray) -> Interval:
     return mean_interval(results.mean(others).values)
 
 
-def require_converged(dataset: xr.Dataset) -> None:
+def require_not_diverged(dataset: xr.Dataset) -> None:
     """Refuse runs that diverged: say which, and at which step; they must not be averaged in."""
     at = dataset[DIVERGED_AT]
     if (at >= 0).any():

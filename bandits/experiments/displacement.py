@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from bandits import plotting
 from bandits.environments import CategoricalBandit
 from bandits.experiments.base import Claim, Experiment
-from bandits.experiments.curves import require_converged
+from bandits.experiments.curves import require_not_diverged
 from bandits.experiments.intervals import exact
 from bandits.losses import METHODS, switch
 from bandits.policies import tabular_softmax
@@ -96,7 +96,7 @@ def run(settings: Settings) -> xr.Dataset:
         coords={"step": np.arange(settings.steps + 1), "response": list(RESPONSES)},
         attributes={"winner": {"long_name": "reference probability of the winner", "units": "1"}},
     ).assign_coords(loss=list(NAMES))
-    require_converged(dataset)
+    require_not_diverged(dataset)
     masses = np.array(settings.uncovered)[None, :]
     p_w = winners[:, None]
     p_l = 1.0 - p_w - masses
@@ -143,8 +143,8 @@ def plot(dataset: xr.Dataset) -> Figure:
     measured = _measure(dataset)
     _draw_over_winners(peak, dataset, measured, "peak")
     _draw_over_winners(parked, dataset, measured, "parked")
-    peak.set(title="DPO: the most that they ever hold", ylabel="mass of responses in no pair")
-    parked.set_title("IPO: what they hold for ever")
+    peak.set(title="DPO: its largest mass on responses in no pair", ylabel="probability")
+    parked.set_title("IPO: its mass there for ever")
     handles, labels = peak.get_legend_handles_labels()
     peak.legend(handles, labels, loc="lower left")
     return figure
@@ -167,7 +167,7 @@ def _draw_path(axes: Axes, dataset: xr.Dataset) -> None:
 
 def _draw_over_winners(axes: Axes, closed: xr.Dataset, measured: xr.Dataset, quantity: str) -> None:
     for mass, color in zip(closed["mass"].values, MASS_COLORS, strict=False):
-        label = f"{mass:g} at the start"
+        label = f"closed form, {mass:g} at the start"
         line, dots = (data[quantity].sel(mass=mass) for data in (closed, measured))
         axes.plot(line["winner"], line, color=color, label=label)
         axes.plot(dots["winner"][::3], dots[::3], "o", color=color)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from bandits import plotting
 from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.experiments.base import Claim, Experiment
-from bandits.experiments.curves import over_seeds, require_converged
+from bandits.experiments.curves import over_seeds, require_not_diverged
 from bandits.losses import METHODS, switch
 from bandits.metrics import ATTRIBUTES
 from bandits.policies import tabular_softmax
@@ -110,7 +110,7 @@ def run(settings: Settings) -> xr.Dataset:
         coords={"step": [settings.steps]},
         attributes=ATTRIBUTES,
     ).assign_coords(loss=list(NAMES), peak=list(settings.peaks), coverage=list(settings.coverages))
-    require_converged(dataset)
+    require_not_diverged(dataset)
     laws = [truncated(reference, last=c * settings.num_arms - 1) for c in settings.coverages]
     mass = np.asarray(covered_mass(reference, jnp.stack(laws)))
     distances = [int(_bandit(settings, peak, reference).peak_distance()) for peak in settings.peaks]

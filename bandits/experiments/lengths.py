@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.environments import CategoricalBandit, min_length, mode_length
-from bandits.experiments.curves import draw_means, require_converged
+from bandits.experiments.curves import draw_means, require_not_diverged
 from bandits.losses import METHODS, Responses, make_group, switch
 from bandits.policies import Policy, hazard_table
 from bandits.policies.variable_length import lengths
@@ -211,7 +211,7 @@ def train_lengths(
         attributes=ATTRIBUTES,
         block_runs=16,
     ).assign_coords(loss=list(methods), problem=chosen)
-    require_converged(dataset)
+    require_not_diverged(dataset)
     return dataset
 
 

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 
 from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
-from bandits.experiments.curves import require_converged
+from bandits.experiments.curves import require_no_nan, require_not_diverged
 from bandits.experiments.expected import (
     IN_EXPECTATION,
     IN_GROUPS,
@@ -44,6 +44,10 @@ TO_OPTIMUM = (
 
 START: dict[str, Any] = {
     "marker": "o", "color": plotting.INK, "markersize": 4, "linestyle": "", "label": "reference",
+}  # fmt: skip
+END: dict[str, Any] = {
+    "marker": "o", "color": "#888888", "markersize": 9, "linestyle": "", "label": "end",
+    "clip_on": False,
 }  # fmt: skip
 OPTIMUM: dict[str, Any] = {
     "marker": "x", "color": plotting.INK, "markersize": 7, "linestyle": "",
@@ -143,7 +147,7 @@ def _follow(
         coords={"step": list(recorded), "response": ["best", "middle", "worst"]},
         attributes={"probability": {"long_name": "probability", "units": "1"}},
     ).assign_coords(loss=list(names))
-    require_converged(dataset)
+    require_not_diverged(dataset)
     return dataset
 
 
@@ -158,7 +162,7 @@ def plot(dataset: xr.Dataset) -> Figure:
             path = dataset["probability"].sel(loss=name, start=start).values.T
             axes.plot(*path, color=color, linewidth=2.2)
             axes.plot(*path[:, :1], **START)
-            axes.plot(*path[:, -1:], "o", color=color, markersize=8)
+            axes.plot(*path[:, -1:], **END | {"color": color})
             axes.plot(*dataset["optimum"].sel(start=start).values[:, None], **OPTIMUM)
         axes.set_title(plotting.METHOD_LABELS[name], fontsize=14, pad=5)
         for axis in (axes.taxis, axes.laxis, axes.raxis):  # type: ignore[attr-defined]
@@ -168,13 +172,14 @@ def plot(dataset: xr.Dataset) -> Figure:
         strict=True,
     ):  # fmt: skip
         panels[0].text(*corner, label, ha=ha, va=va, fontsize=12)  # type: ignore[call-arg]
-    handles = [Line2D([], [], **style) for style in (START, OPTIMUM)]
-    figure.legend(handles=handles, loc="lower center", ncols=2, fontsize=14)
+    handles = [Line2D([], [], **style) for style in (START, END, OPTIMUM)]
+    figure.legend(handles=handles, loc="lower center", ncols=3, fontsize=14)
     return figure
 
 
 def judge(dataset: xr.Dataset) -> list[Claim]:
     """Who ends at the optimum, by which length of way, and who ends elsewhere."""
+    require_no_nan(dataset)
     end = dataset["probability"].isel(step=-1)
     distance = 0.5 * abs(end - dataset["optimum"]).sum("response")
     there = distance.sel(loss=list(TO_OPTIMUM)).max("start")

@@ -7,7 +7,7 @@ import jax
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from bandits.policies.network import minimize
+from bandits.fitting import minimize
 from theory import distributions
 
 Params = Any

@@ -1,12 +1,11 @@
-"""The layers that neural policies and reward models are made of, and how they are fitted."""
+"""The layers that neural policies and reward models are made of."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
@@ -50,20 +49,3 @@ def apply_layers(
 def layer_norm(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
     """Mean 0 and variance 1 over the last axis, without gain or bias."""
     return jax.nn.standardize(jnp.asarray(x), epsilon=1e-5)
-
-
-def minimize(
-    loss: Callable[[Any], Float[Array, ""]],
-    params: Any,
-    optimizer: optax.GradientTransformation,
-    steps: int,
-) -> Any:
-    """The parameters after so many full-batch steps of an optimiser."""
-
-    def step(carry: tuple[Any, optax.OptState], _: None) -> tuple[Any, None]:
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
-    return params
