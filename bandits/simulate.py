@@ -107,9 +107,9 @@ def simulate(
       reference: probabilities that the policy starts from.
       reward: one finite number an arm; the target is then π_ref exp(r/β) / Z.
       target: probabilities to move to; not beside a reward.
-      preferences: ``[K, K]``, how often row was preferred to column. Alone, the Bradley–Terry reward
-        fitted to them, with the ridge of `reward_models.fit_tabular`, takes the place of a reward:
-        the target follows from it, and on-policy methods are trained by it.
+      preferences: ``[K, K]``, how often row was preferred to column. Alone, the reward that
+        `reward_models.fit_tabular` fits to them takes the place of a given one: the target follows
+        from it, and on-policy methods are trained by it.
       beta: β > 0, the coefficient of the KL penalty, for every method that has one.
       methods: names from `bandits.losses.METHODS`.
       hyperparameters: others, by name, for the methods that have them.

@@ -124,18 +124,10 @@ REFUSED = {
         {"reward": REWARD, "methods": ["spin"]},
         "spin learns from demonstrations, but no target is given; add --target",
     ),
-    "on-policy from pairs": (
-        {**ONLY_PAIRS, "methods": ["online_dpo"]},
-        "online_dpo samples its own responses, .* only preferences is given; add --reward, or .*"
-        "dpo, ipo, hypo, hinge, slic, rlhf",
-    ),
-    "best-of-N from pairs": (
-        {**ONLY_PAIRS, "methods": ["dpo", "best_of_n"]},
-        "best_of_n samples its own .* only preferences",
-    ),
     "supervised from pairs": (
         {**ONLY_PAIRS, "methods": ["supervised"]},
-        "supervised .* only preferences",
+        "supervised learns from responses, .* only preferences are given; add --reward, or .*"
+        "dpo, ipo, hypo, hinge, slic, rlhf",
     ),
     "best-of-N from a target": (
         {**ONLY_TARGET, "methods": ["best_of_n"]},
@@ -240,3 +232,25 @@ def test_self_play_moves_to_its_demonstrations():
     np.testing.assert_allclose(
         np.exp(dataset["log_probs"].isel(step=-1)[0]), TARGET.values, atol=0.01
     )
+
+
+def test_policy_gradients_are_the_second_stage_where_only_pairs_are_given():
+    dataset = simulate(
+        REFERENCE,
+        preferences=PREFERENCES,
+        methods=["rlhf", "reinforce"],
+        beta=0.5,
+        hyperparameters={"prompt_baseline": 1.0},
+        learning_rate=0.3,
+        steps=600,
+        batch=400,
+    )
+    probs = np.exp(dataset["log_probs"].isel(step=-1))
+    np.testing.assert_allclose(probs.sel(loss="reinforce"), probs.sel(loss="rlhf"), atol=0.03)
+    assert dataset["expected_reward"].attrs["long_name"] == "expected learned reward"
+
+
+def test_demonstrations_that_the_reference_excludes_are_refused():
+    reference = Vector(np.array([0.5, 0.5, 0.0, 0.0]), tuple("abcd"))
+    with pytest.raises(InvalidInput, match="reference is zero on arm 2 where target is not"):
+        simulate(reference, target=TARGET, methods=["spin"], steps=4)
