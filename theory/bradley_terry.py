@@ -44,7 +44,8 @@ def fit_linear(
 ) -> Float[Array, " F"]:
     """Weights w of the rewards r = φ w, by Newton's method to the precision of the numbers.
 
-    Where the data leave w open, it is the one of least norm.
+    Where the data leave w open, it is the one of least norm. Traced data are not checked for a
+    finite optimum: there the result is where the steps end.
 
     Args:
       features: φ, a row an arm.
@@ -92,6 +93,8 @@ def require_finite_optimum(
         return
     winners, losers = np.nonzero(table)
     differences = rows.astype(np.float64)[winners] - rows[losers]
+    # So that the tolerance below does not depend on the features' units.
+    differences = differences / max(np.abs(differences).max(), np.finfo(np.float64).tiny)
     # max Σ (φ_w − φ_l) w over the box, with every term >= 0: positive if and only if separable.
     result = optimize.linprog(
         -differences.sum(axis=0),

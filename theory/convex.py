@@ -36,7 +36,8 @@ def minimize(
       curvature: H, positive semidefinite; by default the Hessian by autodiff. With another one,
         such as a Fisher matrix, convergence is linear and the loss need not be convex; the result
         is then a stationary point.
-      most_steps: Newton's method needs fewer than 20 on every instance met.
+      most_steps: after which the result is where the steps are; Newton's method needs fewer than 20
+        on every instance with a finite minimum met.
     """
     hessian = jax.hessian(loss) if curvature is None else curvature
     # Of the squared distance to the minimum, in the metric of H, before the last step.

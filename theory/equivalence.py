@@ -7,10 +7,15 @@ DPO's loss of a policy is the Bradley–Terry loss of its implicit reward.
 
 **Equivalence.** If the policy class is the set of Gibbs policies of the reward class, then
 (1) fitting a reward by maximum likelihood, and taking the best policy of the class under the KL
-penalty, and (2) fitting a policy by DPO, have the same result.
+penalty, and (2) fitting a policy by DPO, have the same set of results; the same result, where the
+maximum-likelihood reward is unique up to a constant on the arms that π_ref can play.
 
 *Proof.* The first stage and DPO minimise one function over one set, written in two ways; and the
 Gibbs policy of the fitted reward, the best of all policies, lies in the class. ∎
+
+Where the data leave directions of the class open, as partial coverage does, each method takes what
+its own parameters prefer: the fits below the parameters of least norm, with an
+`UndeterminedWarning`. Isomorphic features then need not give the same policy.
 
 For linear rewards ψ w and log-linear policies π_ref exp(φ θ)/Z the classes are isomorphic if and
 only if the columns of φ and of ψ, without their means over the arms that π_ref can play, span the
@@ -20,6 +25,7 @@ reverse-KL projection of the best likelihood in the reward class.
 Source: arXiv:2503.01067, section 3. Features ``[K, F]``, counts ``[K, K]``.
 """
 
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -37,6 +43,10 @@ PROJECTION_STEPS = 500
 
 REMEDY = "add labels that disagree, such as half a label for each order of every pair"
 """For data on which neither problem has a solution."""
+
+
+class UndeterminedWarning(UserWarning):
+    """The data leave directions of a class open."""
 
 
 class Alignment(NamedTuple):
@@ -134,11 +144,13 @@ def fit_dpo(
 
     −Σ n_ab log σ(β h_ab) / Σ n, h the difference of log π/π_ref, which is linear in θ.
 
-    Raises InvalidInput as `bradley_terry.fit_linear` without a ridge, for a reference that is no
+    Where the data leave θ open it is the one of least norm, with an UndeterminedWarning. Raises
+    InvalidInput as `bradley_terry.fit_linear` without a ridge, for a reference that is no
     distribution or excludes a response that is in some pair, and for β <= 0.
     """
     features, counts, reference = _checked(features, counts, reference_log_probs, beta)
     bradley_terry.require_finite_optimum(features, counts, remedy=REMEDY)
+    _warn_of_open_directions("features", features, counts)
     return _fit_dpo(features, counts, reference, jnp.asarray(beta, features.dtype))
 
 
@@ -157,11 +169,12 @@ def fit_rlhf(
     stationary point at least as good as the reference. Probabilities are exact to rounding; the
     logarithms of those below 1e-12 are not.
 
-    Raises InvalidInput as `fit_dpo` does.
+    Warns and raises as `fit_dpo` does.
     """
     features, counts, reference = _checked(policy_features, counts, reference_log_probs, beta)
     checks.require_features("reward_features", reward_features, len(counts))
     bradley_terry.require_finite_optimum(reward_features, counts, remedy=REMEDY)
+    _warn_of_open_directions("reward_features", reward_features, counts)
     weights = bradley_terry.fit_linear(reward_features, counts, ridge=0.0)
     reward = jnp.asarray(reward_features, float) @ weights
     beta = jnp.asarray(beta, features.dtype)
@@ -221,6 +234,27 @@ def _log_linear(
     features: Float[Array, "K F"], reference_log_probs: Float[Array, " K"], theta: Array
 ) -> Float[Array, " K"]:
     return jax.nn.log_softmax(reference_log_probs + features @ theta)
+
+
+def _warn_of_open_directions(name: str, features: ArrayLike, counts: ArrayLike) -> None:
+    table, pairs = checks.concrete(features), checks.concrete(counts)
+    if table is None or pairs is None:
+        return
+    compared = np.argwhere(pairs + pairs.T > 0)
+    seen = _rank(np.asarray(table, np.float64)[compared[:, 0]] - table[compared[:, 1]])
+    whole = _basis(np.asarray(table, np.float64)).shape[1]
+    if seen < whole:
+        warnings.warn(
+            f"counts leave {whole - seen} of {whole} directions of {name} open; the parameters of "
+            "least norm are taken, which depend on how the features are written",
+            UndeterminedWarning,
+            stacklevel=3,
+        )
+
+
+def _rank(rows: Float[np.ndarray, "n F"]) -> int:
+    singular = np.linalg.svd(rows, compute_uv=False)
+    return int((singular > np.finfo(np.float64).eps * max(rows.shape) * singular.max()).sum())
 
 
 def _basis(features: Float[np.ndarray, "K F"]) -> Float[np.ndarray, "K R"]:

@@ -21,6 +21,9 @@ from jaxtyping import Array, Float
 from theory import checks
 from theory.distributions import kl_divergence
 
+LOG_RANGE, BISECTIONS = 20.0, 60
+"""Of log β around the largest |reward|, and its halvings: more than the bits of a double."""
+
 
 def gibbs_log_probs(
     reward: Float[ArrayLike, "*batch K"],
@@ -68,6 +71,41 @@ def optimal_value(
     _require(reward, reference_log_probs, beta)
     tilted = _tilted(reward, reference_log_probs, beta)
     return jnp.asarray(beta) * jax.nn.logsumexp(tilted, axis=-1)
+
+
+def gibbs_at_kl(
+    reward: Float[ArrayLike, "*batch K"],
+    reference_log_probs: Float[ArrayLike, "*batch K"],
+    divergence: Float[ArrayLike, "*batch"],
+) -> Float[Array, "*batch K"]:
+    """Log of the policy of highest reward among those with KL(π‖π_ref) <= divergence, in nats.
+
+    It is the Gibbs policy of the β at which its KL is that: KL(π_β‖π_ref) falls with β, as its
+    derivative in 1/β is Var_π(r)/β >= 0. Found by bisection of log β. Where even β → 0 stays
+    nearer, the result is that limit.
+
+    Raises InvalidInput for a divergence < 0, and as `gibbs_log_probs` does.
+    """
+    checks.require_nonnegative("divergence", divergence)
+    reward, reference = jnp.asarray(reward), jnp.asarray(reference_log_probs)
+    limit = jnp.asarray(divergence)
+    _require(reward, reference, 1.0)
+    scale = jnp.max(jnp.abs(reward), axis=-1)
+    shape = jnp.broadcast_shapes(scale.shape, limit.shape)
+
+    def policy(log_beta: Float[Array, "*batch"]) -> Float[Array, "*batch K"]:
+        beta = jnp.maximum(scale, jnp.finfo(reward.dtype).tiny) * jnp.exp(log_beta)
+        return jax.nn.log_softmax(_tilted(reward, reference, beta), axis=-1)
+
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = 0.5 * (low + high)
+        inside = kl_divergence(policy(middle), reference) <= limit
+        return jnp.where(inside, low, middle), jnp.where(inside, middle, high)
+
+    ends = jnp.full(shape, -LOG_RANGE), jnp.full(shape, LOG_RANGE)
+    _, log_beta = jax.lax.fori_loop(0, BISECTIONS, halve, ends)
+    return policy(log_beta)
 
 
 def _tilted(

@@ -29,7 +29,8 @@ m = log(p_l/p_w), with value u/(u + 2√(p_w p_l)); if p_l <= p_w it falls from 
 through on its way to m = ∞. IPO stops at m = 1/(2τ), and stays there. ∎
 
 Sources: arXiv:2406.01462 (coverage), arXiv:2503.01067 (partial coverage). Probabilities are plain
-numbers in [0, 1]; log-probabilities ``[..., K]``.
+numbers in [0, 1]; log-probabilities ``[..., K]``. Of the coverage coefficients, that of a single
+policy is `distributions.concentrability`.
 """
 
 from typing import NamedTuple
@@ -94,11 +95,21 @@ def dpo_optimum(
     winners the rest in proportion to the reference.
 
     Raises InvalidInput as `is_dpo_optimum` does, for a mass outside [0, 1], for mass on uncovered
-    responses where there are none, or winners that the reference excludes.
+    responses where there are none, or preferences that name responses the reference excludes.
     """
     checks.require_log_distribution("reference_log_probs", reference_log_probs)
     checks.require_same_arms(reference_log_probs=reference_log_probs, preferences=preferences)
     checks.require_probability("uncovered_mass", uncovered_mass)
+    for name, value, axes in (
+        ("reference_log_probs", reference_log_probs, 1),
+        ("uncovered_mass", uncovered_mass, 0),
+    ):
+        if np.ndim(value) != axes:
+            raise checks.InvalidInput(
+                f"{name} has shape {np.shape(value)}; one optimum is of one problem, use jax.vmap "
+                "for several"
+            )
+    checks.require_pairs_in_support("preferences", preferences, reference_log_probs)
     table = np.asarray(preferences)
     loses, wins = _losers(table), (table > 0).any(axis=1)
     uncovered, undefeated = ~(wins | loses), wins & ~loses
@@ -108,9 +119,6 @@ def dpo_optimum(
             f"uncovered_mass is {uncovered_mass}; every response is in some pair"
         )
     rest = jnp.where(undefeated, jnp.asarray(reference_log_probs), -jnp.inf)
-    reference = checks.concrete(reference_log_probs)
-    if reference is not None and np.isneginf(reference[undefeated]).all():
-        raise checks.InvalidInput("reference_log_probs excludes every undefeated winner")
     mass = jnp.asarray(uncovered_mass, rest.dtype)
     even = jnp.where(uncovered, -jnp.log(max(int(uncovered.sum()), 1)), -jnp.inf)
     return jnp.logaddexp(jnp.log1p(-mass) + jax.nn.log_softmax(rest), jnp.log(mass) + even)
@@ -137,7 +145,8 @@ def displaced(winner: ArrayLike, loser: ArrayLike, margin: ArrayLike) -> Pair:
     """
     _require_pair(winner, loser)
     p_w, p_l, half = jnp.asarray(winner), jnp.asarray(loser), 0.5 * jnp.asarray(margin)
-    uncovered = 1.0 - p_w - p_l
+    # Rounding may take a pair that has all the mass above 1.
+    uncovered = jnp.maximum(1.0 - p_w - p_l, 0.0)
     # Divided by the largest exponential, so that neither overflows.
     scale = jnp.exp(-jnp.abs(half))
     up, down = p_w * jnp.exp(half - jnp.abs(half)), p_l * jnp.exp(-half - jnp.abs(half))
@@ -223,6 +232,11 @@ def _losers(preferences: ArrayLike) -> Bool[np.ndarray, " K"]:
     table = np.asarray(preferences)
     checks.require_preferences("preferences", table)
     beats = table > 0
+    if np.diag(beats).any():
+        arm = int(np.argmax(np.diag(beats)))
+        raise checks.InvalidInput(
+            f"preferences prefers arm {arm} to itself; a pair needs two different arms"
+        )
     reach = beats
     for _ in range(int(np.ceil(np.log2(len(table)))) + 1):
         reach = reach | (reach.astype(int) @ reach.astype(int) > 0)

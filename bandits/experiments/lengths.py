@@ -100,11 +100,14 @@ def draw_pairs(
 
 
 def fit_proxy(
-    pairs: Int[Array, "n 2"], features: Float[Array, "K F"], ridge: ArrayLike
+    pairs: Int[Array, "n 2"],
+    features: Float[Array, "K F"],
+    ridge: ArrayLike,
+    weights: ArrayLike = 1.0,
 ) -> Float[Array, " K"]:
     """The reward of every length, learned from pairs; two of one length say nothing."""
     size = len(features)
-    counts = jnp.zeros((size, size)).at[pairs[:, 0], pairs[:, 1]].add(1.0)
+    counts = jnp.zeros((size, size)).at[pairs[:, 0], pairs[:, 1]].add(weights)
     counts = jnp.where(jnp.eye(size, dtype=bool), 0.0, counts)
     return features @ fit_linear(features, counts, ridge)
 
