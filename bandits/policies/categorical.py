@@ -59,6 +59,57 @@ def log_linear(
     return _over_arms(init, lambda theta, context=None: jax.nn.log_softmax(base + features @ theta))
 
 
+def context_linear(num_arms: int, context_size: int) -> Policy:
+    """A policy log π(·|x) = x Θ − logsumexp, linear in the context: Θ is ``[d, K]``.
+
+    Its parameters start at random, standard normal over √d; to start at a linear reference, take
+    that one's weights for Θ.
+    """
+
+    def init(
+        log_probs: Float[Array, " K"] | None = None, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "d K"]:
+        if log_probs is not None:
+            raise InvalidInput("context_linear has no bias; take a linear reference's weights")
+        if key is None:
+            raise InvalidInput("a linear policy starts at random; give a key")
+        return jax.random.normal(key, (context_size, num_arms)) / context_size**0.5
+
+    def log_probs(weights: Float[Array, "d K"], context: Float[Array, " d"]) -> Float[Array, " K"]:
+        return jax.nn.log_softmax(context @ weights)
+
+    return _over_arms(init, log_probs)
+
+
+def context_residual(
+    base: Callable[[Float[Array, " d"]], Float[Array, " K"]],
+    num_arms: int,
+    context_size: int,
+    widths: Sequence[int] = (64,),
+) -> Policy:
+    """A policy log π(·|x) = base(x) + MLP(x) − logsumexp, that starts at its base exactly.
+
+    ``base`` maps a context to log-probabilities or logits. The hidden layers start at random, the
+    last one at 0.
+    """
+    sizes = (context_size, *widths, num_arms)
+
+    def init(
+        log_probs: Float[Array, " K"] | None = None, key: PRNGKeyArray | None = None
+    ) -> list[Dense]:
+        if log_probs is not None:
+            raise InvalidInput("context_residual starts at its base; give another base instead")
+        if key is None:
+            raise InvalidInput("a network starts at random; give a key")
+        *hidden, last = init_layers(key, list(itertools.pairwise(sizes)))
+        return [*hidden, jax.tree.map(jnp.zeros_like, last)]
+
+    def log_probs(layers: list[Dense], context: Float[Array, " d"]) -> Float[Array, " K"]:
+        return jax.nn.log_softmax(base(context) + apply_layers(layers, context))
+
+    return _over_arms(init, log_probs)
+
+
 def context_network(
     num_arms: int, context_size: int, widths: Sequence[int] = (50, 256, 256)
 ) -> Policy:

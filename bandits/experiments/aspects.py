@@ -1,0 +1,278 @@
+"""I24's setting: PPO and DPO on a contextual bandit, with every aspect of the recipe a knob.
+
+Preference data hold prompts of the general domain. A reward model, linear in some of the features,
+is fitted to them; PPO is trained against it, on the same prompts and on others without labels; DPO
+is trained on the pairs. Both are judged by the true reward on fresh prompts: those of the general
+domain, and of a target domain that the data hardly know.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from bandits.contextual import ContextualBandit, draw_preferences, random_contextual_bandit
+from bandits.experiments.curves import require_not_diverged
+from bandits.fitting import minimize
+from bandits.losses import METHODS, make_group
+from bandits.policies import Params, Policy, context_linear, context_residual
+from bandits.sweeps import sweep
+from bandits.training import Minibatch, Schedule, from_dataset, on_policy, train
+
+GENERAL, TARGET = DOMAINS = (0, 1)
+POLICIES = ("linear", "network")
+"""Classes of policies: that of the reward model, and a larger one."""
+
+
+class Recipe(NamedTuple):
+    """What goes into a policy; every entry can be an array of values to sweep.
+
+    Attributes:
+      pairs: labelled pairs, one a prompt.
+      label_noise: probability that a label is flipped.
+      coverage: of the pairs' responses, as in `contextual.draw_preferences`.
+      reward_features: how many of the features, every so many of them, the reward model sees.
+      reward_pairs: how many of the pairs it is fitted to.
+      general_prompts, target_prompts: prompts without labels that PPO trains on too.
+    """
+
+    pairs: Any = 400
+    label_noise: Any = 0.05
+    coverage: Any = 1.0
+    reward_features: Any = 12
+    reward_pairs: Any = 400
+    general_prompts: Any = 0
+    target_prompts: Any = 0
+
+
+@dataclass(frozen=True)
+class Aspects:
+    """The bandit, the training and the tuning.
+
+    Attributes:
+      num_arms, num_features: K and d.
+      most_pairs, most_prompts: that a recipe can ask for.
+      reward_steps: of Adam, for the reward model.
+      ridge: of the reward model.
+      steps: of policies.
+      minibatch: prompts in a step.
+      group: C, of PPO.
+      passes: T, of PPO.
+      learning_rates, betas: the grid that PPO and DPO are tuned over.
+      widths: of the hidden layers of the larger policy.
+      fresh: prompts on which policies are tuned, and others on which they are judged.
+      seeds: independent bandits, data and training.
+    """
+
+    num_arms: int = 12
+    num_features: int = 12
+    most_pairs: int = 400
+    most_prompts: int = 400
+    reward_steps: int = 200
+    ridge: float = 1e-3
+    steps: int = 240
+    minibatch: int = 40
+    group: int = 4
+    passes: int = 4
+    learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    betas: tuple[float, ...] = (0.02, 0.1, 0.5)
+    widths: tuple[int, ...] = (64,)
+    fresh: int = 256
+    seeds: int = 10
+
+
+def train_recipes(
+    settings: Aspects, method: str, recipes: Mapping[str, Recipe], policy: str = "linear"
+) -> xr.Dataset:
+    """Train one of `POLICIES` by PPO or DPO, with every recipe, learning rate and β.
+
+    Returns the share of the best response's gain over the reference, in the true reward, by domain;
+    ``validated`` on prompts to tune by, ``share`` on others.
+    """
+    table = Recipe(*(np.array(column) for column in zip(*recipes.values(), strict=True)))
+
+    def run_one(
+        recipe: Int[Array, ""],
+        learning_rate: Float[Array, ""],
+        beta: Float[Array, ""],
+        seed: Int[Array, ""],
+        table: Recipe,
+    ) -> dict[str, Array]:
+        chosen = Recipe(*(column[recipe] for column in table))
+        return _train_one(settings, method, policy, chosen, learning_rate, beta, seed)
+
+    dataset = sweep(
+        run_one,
+        {
+            "recipe": np.arange(len(recipes)),
+            "learning_rate": np.array(settings.learning_rates, np.float32),
+            "beta": np.array(settings.betas, np.float32),
+            "seed": np.arange(settings.seeds),
+        },
+        fixed={"table": table},
+        dims=["step", "domain"],
+        coords={"domain": ["general", "target"]},
+        block_runs=16,
+    ).assign_coords(recipe=list(recipes))
+    require_not_diverged(dataset)
+    return dataset.squeeze("step")
+
+
+def tuned(dataset: xr.Dataset, domain: str) -> xr.DataArray:
+    """Shares on a domain, at the learning rate and β that are best there on the other prompts."""
+    grid = dataset.sel(domain=domain).stack(grid=("learning_rate", "beta"))
+    best = grid["validated"].argmax("grid")
+    return grid["share"].isel(grid=best).drop_vars(["grid", "learning_rate", "beta"])
+
+
+def _train_one(
+    settings: Aspects,
+    method: str,
+    policy_class: str,
+    recipe: Recipe,
+    learning_rate: Float[Array, ""],
+    beta: Float[Array, ""],
+    seed: Int[Array, ""],
+) -> dict[str, Array]:
+    keys = jax.random.split(jax.random.key(seed), 7)
+    bandit = random_contextual_bandit(keys[0], settings.num_arms, settings.num_features)
+    prompts = bandit.draw_prompts(keys[1], GENERAL, settings.most_pairs)
+    pairs = draw_preferences(
+        keys[2],
+        bandit,
+        prompts,
+        label_noise=recipe.label_noise,
+        coverage=recipe.coverage,
+    )
+    policy, start = _policy(settings, policy_class, bandit, keys[6])
+    if method == "dpo":
+        whole = 2 * settings.most_pairs
+        schedule = Schedule(settings.steps, 2, 2 * settings.minibatch, whole, settings.steps)
+        collect = from_dataset(_dataset(bandit, prompts, pairs, recipe.pairs), schedule)
+        loss = METHODS["dpo"].bind(beta=beta)
+    else:
+        learned = _fit_reward(settings, prompts, pairs, recipe)
+        held = _training_prompts(settings, keys[3], bandit, prompts, recipe)
+        size = settings.group * settings.minibatch
+        schedule = Schedule(settings.steps, settings.group, size, size, settings.passes)
+        collect = on_policy(
+            policy,
+            held,
+            lambda prompt, arms: (prompt @ learned)[arms],
+            schedule,
+            reference_log_prob=lambda prompt, arms: bandit.reference_log_probs(prompt)[arms],
+        )
+        loss = METHODS["ppo"].bind(beta=beta, prompt_baseline=1.0)
+    fresh = [
+        jnp.stack([bandit.draw_prompts(key, domain, settings.fresh) for domain in DOMAINS])
+        for key in keys[4:6]
+    ]
+
+    def evaluate(params: Params) -> dict[str, Array]:
+        validated, share = (_share(bandit, policy, params, of_domains) for of_domains in fresh)
+        return {"validated": validated, "share": share}
+
+    return train(
+        jax.random.fold_in(keys[3], 1),
+        policy,
+        start,
+        loss,
+        collect,
+        schedule,
+        optax.adam(learning_rate),
+        evaluate,
+        (settings.steps,),
+    )
+
+
+def _policy(
+    settings: Aspects, policy_class: str, bandit: ContextualBandit, key: PRNGKeyArray
+) -> tuple[Policy, Params]:
+    """A policy of the class, and its parameters at the reference."""
+    if policy_class == "linear":
+        return context_linear(settings.num_arms, settings.num_features), bandit.reference_weights
+    policy = context_residual(
+        bandit.reference_log_probs, settings.num_arms, settings.num_features, settings.widths
+    )
+    return policy, policy.init(key=key)
+
+
+def _share(
+    bandit: ContextualBandit, policy: Policy, params: Params, prompts: Float[Array, "D n d"]
+) -> Float[Array, " D"]:
+    """Gain over the reference in true reward, as a share of the best response's."""
+    rewards = bandit.rewards(prompts)
+    over_prompts = jax.vmap(jax.vmap(policy.log_probs, in_axes=(None, 0)), in_axes=(None, 0))
+    earned = jnp.sum(jnp.exp(over_prompts(params, prompts)) * rewards, axis=-1).mean(-1)
+    start = jnp.sum(jnp.exp(bandit.reference_log_probs(prompts)) * rewards, axis=-1).mean(-1)
+    return (earned - start) / (rewards.max(axis=-1).mean(-1) - start)
+
+
+def _fit_reward(
+    settings: Aspects,
+    prompts: Float[Array, "n d"],
+    pairs: Int[Array, "n 2"],
+    recipe: Recipe,
+) -> Float[Array, "d K"]:
+    """Weights of the reward model, 0 on the features that it does not see."""
+    size, features = settings.most_pairs, settings.num_features
+    used = jnp.arange(size) < jnp.minimum(recipe.pairs, recipe.reward_pairs)
+    shares = used / used.sum()
+    # Evenly spread, so that a smaller model sees something of every domain.
+    seen = (jnp.arange(features) * recipe.reward_features) % features < recipe.reward_features
+
+    def loss(weights: Float[Array, "d K"]) -> Float[Array, ""]:
+        rewards = (prompts * seen) @ weights
+        margins = rewards[jnp.arange(size), pairs[:, 0]] - rewards[jnp.arange(size), pairs[:, 1]]
+        squares = settings.ridge / 2 * jnp.sum(weights**2)
+        return squares - shares @ jax.nn.log_sigmoid(margins)
+
+    start = jnp.zeros((features, settings.num_arms))
+    return minimize(loss, start, optax.adam(0.1), settings.reward_steps) * seen[:, None]
+
+
+def _training_prompts(
+    settings: Aspects,
+    key: PRNGKeyArray,
+    bandit: ContextualBandit,
+    labelled: Float[Array, "n d"],
+    recipe: Recipe,
+) -> Float[Array, "m d"]:
+    """The labelled prompts and those without labels, repeated to a fixed number."""
+    general_key, target_key, order_key = jax.random.split(key, 3)
+    most = settings.most_prompts
+    parts = [
+        (labelled, recipe.pairs),
+        (bandit.draw_prompts(general_key, GENERAL, most), recipe.general_prompts),
+        (bandit.draw_prompts(target_key, TARGET, most), recipe.target_prompts),
+    ]
+    every = jnp.concatenate([prompts for prompts, _ in parts])
+    used = jnp.concatenate([jnp.arange(len(prompts)) < count for prompts, count in parts])
+    drawn = jax.random.choice(order_key, len(every), (len(every),), p=used / used.sum())
+    return every[drawn]
+
+
+def _dataset(
+    bandit: ContextualBandit,
+    prompts: Float[Array, "n d"],
+    pairs: Int[Array, "n 2"],
+    count: Array,
+) -> Minibatch:
+    """The labelled pairs, the first of them repeated to a fixed number."""
+    at = jnp.arange(len(prompts)) % count
+    prompts, pairs = prompts[at], pairs[at]
+    log_probs = jnp.take_along_axis(bandit.reference_log_probs(prompts), pairs, axis=-1)
+    told_apart = pairs[:, 0] != pairs[:, 1]
+    first_wins = jnp.array([[0.0, 1.0], [0.0, 0.0]])
+    groups = jax.vmap(
+        lambda held, apart: make_group(
+            held, jnp.zeros(2), reference_log_probs=held, preferences=first_wins * apart
+        )
+    )(log_probs, told_apart)
+    return Minibatch(prompts, pairs, groups)

@@ -1,0 +1,193 @@
+"""I24's four aspects: data, algorithm, reward model and prompts, each from worse to better.
+
+Every cell is tuned alike: PPO and DPO over one grid of learning rates and β, for each bandit the
+best on held-out prompts. The effect of an aspect is the gain in true reward of its better value,
+all else at its best; its size depends on how far apart the two values are.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from bandits import plotting
+from bandits.experiments.aspects import POLICIES, Aspects, Recipe, train_recipes, tuned
+from bandits.experiments.base import Claim, Experiment
+from bandits.experiments.curves import draw_bar_row, over_seeds, require_no_nan
+from bandits.experiments.intervals import mean_interval
+
+RECIPES = {
+    "best": Recipe(),
+    "noisy labels": Recipe(label_noise=0.3),
+    "narrow responses": Recipe(coverage=0.5),
+    "few pairs": Recipe(pairs=100, reward_pairs=100),
+    "small reward model": Recipe(reward_features=6),
+    "reward model on few pairs": Recipe(reward_pairs=100),
+    "more prompts": Recipe(general_prompts=400),
+    "target prompts": Recipe(target_prompts=400),
+}
+OF_DATA = ("noisy labels", "narrow responses", "few pairs")
+OF_REWARD_MODEL = ("small reward model", "reward model on few pairs")
+ASPECTS = ("data quality", "algorithm", "reward model", "prompts")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is trained.
+
+    Attributes:
+      aspects: the setting.
+    """
+
+    aspects: Aspects = field(default_factory=Aspects)
+
+
+def run(settings: Settings) -> xr.Dataset:
+    """Tuned shares of the best response's gain: method, policy class, recipe, domain, seed."""
+    of_data = {name: RECIPES[name] for name in ("best", *OF_DATA)}
+    cells = []
+    for policy in POLICIES:
+        for method in ("dpo", "ppo"):
+            # DPO has no reward model and no other prompts.
+            recipes = RECIPES if method == "ppo" else of_data
+            trained = train_recipes(settings.aspects, method, recipes, policy)
+            shares = [tuned(trained, domain) for domain in trained["domain"].values]
+            cell = xr.concat(shares, "domain").assign_coords(domain=trained["domain"])
+            cells.append(cell.expand_dims(loss=[method], policy=[policy]))
+    return xr.merge(
+        [cell.to_dataset(name="share") for cell in cells], join="outer", compat="no_conflicts"
+    )
+
+
+def _effects(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
+    """The gain of the better value of each aspect, by policy and seed, on the general domain."""
+    share = dataset["share"].sel(domain="general", drop=True)
+    best = share.sel(recipe="best", drop=True)
+    worse = {
+        name: best - share.sel(recipe=name, drop=True) for name in (*OF_DATA, *OF_REWARD_MODEL)
+    }
+    ppo = {name: gain.sel(loss="ppo", drop=True) for name, gain in worse.items()}
+    return {
+        "data quality": _mean([worse[name].mean("loss") for name in OF_DATA]),
+        "algorithm": best.sel(loss="ppo", drop=True) - best.sel(loss="dpo", drop=True),
+        "reward model": _mean([ppo[name] for name in OF_REWARD_MODEL]),
+        "prompts": (share.sel(recipe="more prompts", drop=True) - best).sel(loss="ppo", drop=True),
+    }
+
+
+def _mean(effects: list[xr.DataArray]) -> xr.DataArray:
+    return xr.concat(effects, "value").mean("value")
+
+
+def plot(dataset: xr.Dataset) -> Figure:
+    """The effect of each aspect, and every recipe."""
+    figure = plotting.new_figure(15.5, 6.4)
+    effects, recipes = figure.subplots(1, 2, width_ratios=[1, 1.5])
+    figure.subplots_adjust(0.06, 0.25, 0.99, 0.92, wspace=0.13)
+    together = xr.concat(list(_effects(dataset).values()), "aspect").assign_coords(
+        aspect=range(len(ASPECTS))
+    )
+    colors = {"linear": "#4477AA", "network": "#EE6677"}
+    for i, policy in enumerate(POLICIES):
+        draw_bar_row(
+            effects,
+            together.sel(policy=policy),
+            "aspect",
+            shift=0.38 * (i - 0.5),
+            width=0.36,
+            color=colors[policy],
+            label=f"{policy} policy",
+        )
+    effects.set_xticks(
+        range(len(ASPECTS)), ["data", "PPO for\nDPO", "reward\nmodel", "more\nprompts"]
+    )
+    effects.axhline(0, color=plotting.INK, linewidth=1)
+    effects.set(title="What each aspect gains", ylabel="share of the best response's gain")
+    effects.legend()
+    names = list(RECIPES)
+    for i, method in enumerate(("dpo", "ppo")):
+        one = dataset["share"].sel(domain="general", policy="linear", loss=method, recipe=names)
+        known = one.dropna("recipe", how="all")
+        places = [names.index(name) for name in known["recipe"].values]
+        values = np.array(
+            [mean_interval(row) for row in known.transpose("recipe", "seed").values]
+        ).T
+        at = np.array(places) + 0.38 * (i - 0.5)
+        recipes.bar(
+            at,
+            values[0],
+            0.36,
+            yerr=[values[0] - values[1], values[2] - values[0]],
+            color=plotting.METHOD_COLORS[method],
+            label=plotting.METHOD_LABELS[method],
+            error_kw={"ecolor": plotting.INK, "elinewidth": 1.2},
+        )
+    recipes.set_xticks(
+        range(len(names)), [name.replace(" ", "\n", 1) for name in names], fontsize=11
+    )
+    recipes.set(title="Every recipe, linear policy", ylim=(0, 1))
+    recipes.legend()
+    return figure
+
+
+def judge(dataset: xr.Dataset) -> list[Claim]:
+    """The effect of each aspect, their order, and PPO against DPO by policy class; by seed."""
+    effects = _effects(dataset)
+    for effect in effects.values():
+        require_no_nan(effect.to_dataset(name="share"))
+    means = {name: over_seeds(effect) for name, effect in effects.items()}
+    order = sorted(ASPECTS, key=lambda name: -means[name].effect)
+    published = list(ASPECTS)
+    by_class = {
+        policy: mean_interval(effects["algorithm"].sel(policy=policy).values) for policy in POLICIES
+    }
+    algorithm = "; ".join(
+        f"{policy} policy {gain.effect:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+        for policy, gain in by_class.items()
+    )
+    first = over_seeds(
+        effects["data quality"] - effects[next(n for n in order if n != "data quality")]
+    )
+    claims = [
+        EXPERIMENT.claim(
+            "Data quality matters most: its effect minus that of the next aspect",
+            first,
+            first.low > 0,
+            asserted=False,
+            note=f"The measured order: {', '.join(order)}. Published: {', '.join(published)}.",
+        )
+    ]
+    sentences = {
+        "data quality": "Better data help: mean gain of clean labels, broad responses, more pairs",
+        "algorithm": "PPO is better than DPO at matched tuning: gain",
+        "reward model": "A better reward model helps PPO: mean gain of capacity and data",
+        "prompts": "More prompts without labels help PPO on their own domain: gain",
+    }
+    for name in ASPECTS:
+        claims.append(
+            EXPERIMENT.claim(
+                f"{sentences[name]} in shares of the best response's",
+                means[name],
+                means[name].low > 0,
+                asserted=name in ("data quality", "reward model"),
+                note=f"By policy class: {algorithm}." if name == "algorithm" else "",
+            )
+        )
+    return claims
+
+
+EXPERIMENT = Experiment(
+    name="four_aspects",
+    source="I24, sections 3 and 4",
+    question="What matters most: data, algorithm, reward model or prompts?",
+    full=Settings(),
+    quick=Settings(
+        aspects=Aspects(
+            seeds=2, steps=40, learning_rates=(0.03,), betas=(0.1,), reward_steps=50, fresh=64
+        )
+    ),
+    run=run,
+    plot=plot,
+    judge=judge,
+)

@@ -1,0 +1,125 @@
+"""I24's fourth aspect: prompts without preference data, added to PPO's training.
+
+The reward model knows the general domain. Prompts of that domain, or of the target domain, are
+added in growing numbers to those that have labels; PPO is tuned at each number, and judged on fresh
+prompts of both domains.
+"""
+
+from dataclasses import dataclass, field
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from bandits import plotting
+from bandits.experiments.aspects import Aspects, Recipe, train_recipes, tuned
+from bandits.experiments.base import Claim, Experiment
+from bandits.experiments.curves import draw_mean_line, over_seeds, require_no_nan
+
+COLORS = {"general": "#4477AA", "target": "#EE6677"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is trained.
+
+    Attributes:
+      aspects: the setting; ``most_prompts`` of it bounds the numbers.
+      labelled: prompts with a labelled pair.
+      added: numbers of prompts without, the first of them 0.
+    """
+
+    aspects: Aspects = field(default_factory=lambda: Aspects(seeds=12))
+    labelled: int = 100
+    added: tuple[int, ...] = (0, 100, 400)
+
+
+def run(settings: Settings) -> xr.Dataset:
+    """Tuned shares of the best response's gain, by kind and number of added prompts and domain."""
+    labelled = Recipe(pairs=settings.labelled, reward_pairs=settings.labelled)
+    recipes = {
+        (kind, count): labelled._replace(**{f"{kind}_prompts": count})
+        for kind in COLORS
+        for count in settings.added
+    }
+    trained = train_recipes(
+        settings.aspects, "ppo", {f"{kind} {count}": r for (kind, count), r in recipes.items()}
+    )
+    domains = trained["domain"].values
+    share = xr.concat([tuned(trained, domain) for domain in domains], "domain")
+    rows = [
+        xr.concat(
+            [share.sel(recipe=f"{kind} {count}", drop=True) for count in settings.added], "added"
+        )
+        for kind in COLORS
+    ]
+    return (
+        xr.concat(rows, "kind")
+        .assign_coords(kind=list(COLORS), added=list(settings.added), domain=domains)
+        .to_dataset(name="share")
+    )
+
+
+def plot(dataset: xr.Dataset) -> Figure:
+    """A panel a domain: true reward over the number of prompts added of either kind."""
+    figure = plotting.new_figure(13, 5.8)
+    panels = figure.subplots(1, 2)
+    figure.subplots_adjust(0.075, 0.13, 0.985, 0.91, wspace=0.17)
+    for axes, domain in zip(panels, dataset["domain"].values, strict=True):
+        for kind, color in COLORS.items():
+            one = dataset["share"].sel(domain=domain, kind=kind)
+            draw_mean_line(axes, one, "added", color=color, label=f"{kind} prompts added")
+        axes.set(title=f"Judged on the {domain} domain", xlabel="prompts without labels")
+    panels[0].set_ylabel("share of the best response's gain")
+    panels[0].legend()
+    return figure
+
+
+def judge(dataset: xr.Dataset) -> list[Claim]:
+    """What the most added prompts gain on the domain that they match, and on the other."""
+    require_no_nan(dataset)
+    share = dataset["share"]
+    gain = share.isel(added=-1) - share.isel(added=0)
+    matched = over_seeds(gain.sel(kind="target", domain="target"))
+    in_domain = over_seeds(gain.sel(kind="general", domain="general"))
+    against = over_seeds(
+        gain.sel(kind="target", domain="target") - gain.sel(kind="general", domain="target")
+    )
+    most = int(dataset["added"][-1])
+    return [
+        EXPERIMENT.claim(
+            f"Prompts of the target domain help there, though they have no labels: gain by {most}",
+            matched,
+            matched.low > 0,
+            asserted=False,
+            note="The reward model knows that domain little, and more prompts do not teach it.",
+        ),
+        EXPERIMENT.claim(
+            f"They help there more than as many of the general domain: difference of gains, {most}",
+            against,
+            against.low > 0,
+            asserted=False,
+        ),
+        EXPERIMENT.claim(
+            f"More prompts of the general domain add little on it: gain by {most} (holds if surely "
+            "within 0.02)",
+            in_domain,
+            max(abs(in_domain.low), abs(in_domain.high)) < 0.02,
+        ),
+    ]
+
+
+EXPERIMENT = Experiment(
+    name="unlabelled_prompts",
+    source="I24, section 3.4",
+    question="Do prompts without preference data help?",
+    full=Settings(),
+    quick=Settings(
+        aspects=Aspects(
+            seeds=2, steps=40, learning_rates=(0.03,), betas=(0.1,), reward_steps=50, fresh=64
+        ),
+        added=(0, 200),
+    ),
+    run=run,
+    plot=plot,
+    judge=judge,
+)
