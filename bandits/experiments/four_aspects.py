@@ -84,7 +84,7 @@ def plot(dataset: xr.Dataset) -> Figure:
     """The effect of each aspect, and every recipe."""
     figure = plotting.new_figure(15.5, 6.4)
     effects, recipes = figure.subplots(1, 2, width_ratios=[1, 1.5])
-    figure.subplots_adjust(0.06, 0.25, 0.99, 0.92, wspace=0.13)
+    figure.subplots_adjust(0.06, 0.17, 0.99, 0.92, wspace=0.13)
     together = xr.concat(list(_effects(dataset).values()), "aspect").assign_coords(
         aspect=range(len(ASPECTS))
     )

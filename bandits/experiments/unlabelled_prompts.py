@@ -60,16 +60,18 @@ def run(settings: Settings) -> xr.Dataset:
 
 
 def plot(dataset: xr.Dataset) -> Figure:
-    """A panel a domain: true reward over the number of prompts added of either kind."""
+    """A panel a domain: what the added prompts of either kind gain in true reward."""
     figure = plotting.new_figure(13, 5.8)
-    panels = figure.subplots(1, 2)
-    figure.subplots_adjust(0.075, 0.13, 0.985, 0.91, wspace=0.17)
+    panels = figure.subplots(1, 2, sharey=True)
+    figure.subplots_adjust(0.075, 0.13, 0.985, 0.91, wspace=0.06)
     for axes, domain in zip(panels, dataset["domain"].values, strict=True):
         for kind, color in COLORS.items():
             one = dataset["share"].sel(domain=domain, kind=kind)
-            draw_mean_line(axes, one, "added", color=color, label=f"{kind} prompts added")
+            gain = one - one.isel(added=0, drop=True)
+            draw_mean_line(axes, gain, "added", color=color, label=f"{kind} prompts added")
         axes.set(title=f"Judged on the {domain} domain", xlabel="prompts without labels")
-    panels[0].set_ylabel("share of the best response's gain")
+        axes.axhline(0, color=plotting.INK, linewidth=1)
+    panels[0].set_ylabel("gain, in shares of the best response's")
     panels[0].legend()
     return figure
 
