@@ -5,6 +5,7 @@ best on held-out prompts. The effect of an aspect is the gain in true reward of 
 all else at its best; its size depends on how far apart the two values are.
 """
 
+import textwrap
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -123,9 +124,8 @@ def plot(dataset: xr.Dataset) -> Figure:
             label=plotting.METHOD_LABELS[method],
             error_kw={"ecolor": plotting.INK, "elinewidth": 1.2},
         )
-    recipes.set_xticks(
-        range(len(names)), [name.replace(" ", "\n", 1) for name in names], fontsize=11
-    )
+    lines = [textwrap.fill(name, 10) for name in names]
+    recipes.set_xticks(range(len(names)), lines, fontsize=11)
     recipes.set(title="Every recipe, linear policy", ylim=(0, 1))
     recipes.legend()
     return figure
