@@ -6,7 +6,8 @@ is trained on the pairs. Both are judged by the true reward on fresh prompts: th
 domain, and of a target domain that the data hardly know.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -87,25 +88,95 @@ class Aspects:
     seeds: int = 10
 
 
+class Prepared(NamedTuple):
+    """All that a recipe comes to before a policy is trained, with axes for recipes and seeds.
+
+    Attributes:
+      bandit: the problem, ``[S, ...]``.
+      pairs: DPO's data, ``[R, S, n, ...]``.
+      learned: weights of the reward model, ``[R, S, d, K]``.
+      prompts: that PPO is trained on, ``[R, S, m, d]``.
+      fresh: prompts to tune and to judge by, ``[S, 2, D, n, d]``.
+    """
+
+    bandit: ContextualBandit
+    pairs: Minibatch
+    learned: Float[Array, "R S d K"]
+    prompts: Float[Array, "R S m d"]
+    fresh: Float[Array, "S 2 D n d"]
+
+
+def prepare(settings: Aspects, recipes: Mapping[str, Recipe]) -> Prepared:
+    """Bandits, data, reward models and prompts of every recipe and seed, in one program."""
+    table = Recipe(*(jnp.array(column) for column in zip(*recipes.values(), strict=True)))
+    return _prepare(settings, table)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _prepare(settings: Aspects, table: Recipe) -> Prepared:
+    def problem(seed: Int[Array, ""]) -> tuple[ContextualBandit, Float[Array, "2 D n d"]]:
+        bandit_key, fresh_key = jax.random.split(jax.random.key(seed))
+        bandit = random_contextual_bandit(bandit_key, settings.num_arms, settings.num_features)
+        drawn = [
+            bandit.draw_prompts(jax.random.fold_in(fresh_key, domain), domain, 2 * settings.fresh)
+            for domain in DOMAINS
+        ]
+        by_use = jnp.stack(drawn).reshape(len(DOMAINS), 2, settings.fresh, settings.num_features)
+        return bandit, jnp.swapaxes(by_use, 0, 1)
+
+    def cook(
+        recipe: Recipe, seed: Int[Array, ""], bandit: ContextualBandit
+    ) -> tuple[Minibatch, Float[Array, "d K"], Float[Array, "m d"]]:
+        prompt_key, pair_key, other_key = jax.random.split(
+            jax.random.fold_in(jax.random.key(seed), 1), 3
+        )
+        prompts = bandit.draw_prompts(prompt_key, GENERAL, settings.most_pairs)
+        pairs = draw_preferences(
+            pair_key,
+            bandit,
+            prompts,
+            label_noise=recipe.label_noise,
+            coverage=recipe.coverage,
+        )
+        return (
+            _dataset(bandit, prompts, pairs, recipe.pairs),
+            _fit_reward(settings, prompts, pairs, recipe),
+            _training_prompts(settings, other_key, bandit, prompts, recipe),
+        )
+
+    seeds = jnp.arange(settings.seeds)
+    bandits, fresh = jax.vmap(problem)(seeds)
+    over_seeds = jax.vmap(cook, in_axes=(None, 0, 0))
+    pairs, learned, prompts = jax.vmap(over_seeds, in_axes=(0, None, None))(table, seeds, bandits)
+    return Prepared(bandits, pairs, learned, prompts, fresh)
+
+
 def train_recipes(
-    settings: Aspects, method: str, recipes: Mapping[str, Recipe], policy: str = "linear"
+    settings: Aspects,
+    method: str,
+    recipes: Sequence[str],
+    prepared: Prepared,
+    policy: str = "linear",
 ) -> xr.Dataset:
-    """Train one of `POLICIES` by PPO or DPO, with every recipe, learning rate and β.
+    """Train one of `POLICIES` by PPO or DPO: every prepared recipe, learning rate and β.
 
     Returns the share of the best response's gain over the reference, in the true reward, by domain;
     ``validated`` on prompts to tune by, ``share`` on others.
     """
-    table = Recipe(*(np.array(column) for column in zip(*recipes.values(), strict=True)))
 
     def run_one(
         recipe: Int[Array, ""],
         learning_rate: Float[Array, ""],
         beta: Float[Array, ""],
         seed: Int[Array, ""],
-        table: Recipe,
+        prepared: Prepared,
     ) -> dict[str, Array]:
-        chosen = Recipe(*(column[recipe] for column in table))
-        return _train_one(settings, method, policy, chosen, learning_rate, beta, seed)
+        pairs, learned, prompts = jax.tree.map(
+            lambda leaf: leaf[recipe, seed], (prepared.pairs, prepared.learned, prepared.prompts)
+        )
+        bandit, fresh = jax.tree.map(lambda leaf: leaf[seed], (prepared.bandit, prepared.fresh))
+        one = Prepared(bandit, pairs, learned, prompts, fresh)
+        return _train_one(settings, method, policy, one, learning_rate, beta, seed)
 
     dataset = sweep(
         run_one,
@@ -115,7 +186,7 @@ def train_recipes(
             "beta": np.array(settings.betas, np.float32),
             "seed": np.arange(settings.seeds),
         },
-        fixed={"table": table},
+        fixed={"prepared": prepared},
         dims=["step", "domain"],
         coords={"domain": ["general", "target"]},
         block_runs=16,
@@ -135,51 +206,38 @@ def _train_one(
     settings: Aspects,
     method: str,
     policy_class: str,
-    recipe: Recipe,
+    prepared: Prepared,
     learning_rate: Float[Array, ""],
     beta: Float[Array, ""],
     seed: Int[Array, ""],
 ) -> dict[str, Array]:
-    keys = jax.random.split(jax.random.key(seed), 7)
-    bandit = random_contextual_bandit(keys[0], settings.num_arms, settings.num_features)
-    prompts = bandit.draw_prompts(keys[1], GENERAL, settings.most_pairs)
-    pairs = draw_preferences(
-        keys[2],
-        bandit,
-        prompts,
-        label_noise=recipe.label_noise,
-        coverage=recipe.coverage,
-    )
-    policy, start = _policy(settings, policy_class, bandit, keys[6])
+    """One run on one recipe and seed of what was prepared."""
+    bandit = prepared.bandit
+    start_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2))
+    policy, start = _policy(settings, policy_class, bandit, start_key)
     if method == "dpo":
         whole = 2 * settings.most_pairs
         schedule = Schedule(settings.steps, 2, 2 * settings.minibatch, whole, settings.steps)
-        collect = from_dataset(_dataset(bandit, prompts, pairs, recipe.pairs), schedule)
+        collect = from_dataset(prepared.pairs, schedule)
         loss = METHODS["dpo"].bind(beta=beta)
     else:
-        learned = _fit_reward(settings, prompts, pairs, recipe)
-        held = _training_prompts(settings, keys[3], bandit, prompts, recipe)
         size = settings.group * settings.minibatch
         schedule = Schedule(settings.steps, settings.group, size, size, settings.passes)
         collect = on_policy(
             policy,
-            held,
-            lambda prompt, arms: (prompt @ learned)[arms],
+            prepared.prompts,
+            lambda prompt, arms: (prompt @ prepared.learned)[arms],
             schedule,
             reference_log_prob=lambda prompt, arms: bandit.reference_log_probs(prompt)[arms],
         )
         loss = METHODS["ppo"].bind(beta=beta, prompt_baseline=1.0)
-    fresh = [
-        jnp.stack([bandit.draw_prompts(key, domain, settings.fresh) for domain in DOMAINS])
-        for key in keys[4:6]
-    ]
 
     def evaluate(params: Params) -> dict[str, Array]:
-        validated, share = (_share(bandit, policy, params, of_domains) for of_domains in fresh)
-        return {"validated": validated, "share": share}
+        shares = [_share(bandit, policy, params, fresh) for fresh in prepared.fresh]
+        return {"validated": shares[0], "share": shares[1]}
 
     return train(
-        jax.random.fold_in(keys[3], 1),
+        train_key,
         policy,
         start,
         loss,

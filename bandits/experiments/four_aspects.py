@@ -13,7 +13,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.experiments.aspects import POLICIES, Aspects, Recipe, train_recipes, tuned
+from bandits.experiments.aspects import POLICIES, Aspects, Recipe, prepare, train_recipes, tuned
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import draw_bar_row, over_seeds, require_no_nan
 from bandits.experiments.intervals import mean_interval
@@ -46,13 +46,13 @@ class Settings:
 
 def run(settings: Settings) -> xr.Dataset:
     """Tuned shares of the best response's gain: method, policy class, recipe, domain, seed."""
-    of_data = {name: RECIPES[name] for name in ("best", *OF_DATA)}
+    prepared = prepare(settings.aspects, RECIPES)
     cells = []
     for policy in POLICIES:
         for method in ("dpo", "ppo"):
             # DPO has no reward model and no other prompts.
-            recipes = RECIPES if method == "ppo" else of_data
-            trained = train_recipes(settings.aspects, method, recipes, policy)
+            names = list(RECIPES)[: 1 + len(OF_DATA)] if method == "dpo" else list(RECIPES)
+            trained = train_recipes(settings.aspects, method, names, prepared, policy)
             shares = [tuned(trained, domain) for domain in trained["domain"].values]
             cell = xr.concat(shares, "domain").assign_coords(domain=trained["domain"])
             cells.append(cell.expand_dims(loss=[method], policy=[policy]))

@@ -7,9 +7,10 @@ reference, labelled by the true (gold) reward with noise. Offline preference met
 them; a reward model, the proxy, is fitted to them, and all other methods are trained against it.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -112,6 +113,49 @@ def fit_proxy(
     return features @ fit_linear(features, counts, ridge)
 
 
+class Learned(NamedTuple):
+    """The problems, their data, and what reward models make of them; R is the number of problems.
+
+    Attributes:
+      golds: ``[R, K]``.
+      reference: ``[K]``, log-probabilities.
+      pairs: ``[R, S, n, 2]``, for each seed, the preferred length first.
+      proxies: ``[R, S, K]``, learned rewards in units of the gold one, up to a constant.
+    """
+
+    golds: Float[Array, "R K"]
+    reference: Float[Array, " K"]
+    pairs: Int[Array, "R S n 2"]
+    proxies: Float[Array, "R S K"]
+
+
+def learn_proxies(settings: Lengths) -> Learned:
+    """Draw the data of every problem and seed, and fit a reward model to them; one program."""
+    bandits = [settings.bandit(problem) for problem in PROBLEMS]
+    reference = bandits[0].reference_log_probs
+    short = truncated(reference, last=settings.cut)
+    laws = jnp.stack([short if problem == "skew" else reference for problem in PROBLEMS])
+    golds = jnp.stack([bandit.reward for bandit in bandits])
+    return Learned(golds, reference, *_draw_and_fit(settings, laws, golds, settings.features()))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _draw_and_fit(
+    settings: Lengths,
+    laws: Float[Array, "R K"],
+    golds: Float[Array, "R K"],
+    features: Float[Array, "K F"],
+) -> tuple[Int[Array, "R S n 2"], Float[Array, "R S K"]]:
+    def one(
+        law: Float[Array, " K"], gold: Float[Array, " K"], seed: Int[Array, ""]
+    ) -> tuple[Int[Array, "n 2"], Float[Array, " K"]]:
+        pairs = draw_pairs(jax.random.key(seed), law, gold, settings)
+        return pairs, settings.temperature * fit_proxy(pairs, features, settings.ridge)
+
+    over_seeds = jax.vmap(one, in_axes=(None, None, 0))
+    return jax.vmap(over_seeds, in_axes=(0, 0, None))(laws, golds, jnp.arange(settings.seeds))
+
+
 def train_lengths(
     settings: Lengths,
     methods: Sequence[str],
@@ -142,26 +186,18 @@ def train_lengths(
     policy = hazard_table(1, settings.max_length)
     offline = not METHODS[methods[0]].on_policy
     losses = [METHODS[name].bind() for name in methods]
-    bandits = [settings.bandit(problem) for problem in PROBLEMS]
-    reference = bandits[0].reference_log_probs
-    laws = [truncated(reference, last=settings.cut) if p == "skew" else reference for p in PROBLEMS]
+    learned = learn_proxies(settings)
 
     def run_one(
         loss: Int[Array, ""],
         problem: Int[Array, ""],
         seed: Int[Array, ""],
-        golds: Float[Array, "3 K"],
-        laws: Float[Array, "3 K"],
-        reference: Float[Array, " K"],
-        features: Float[Array, "K F"],
+        learned: Learned,
         batch: ArrayLike = minibatch,
         passes: ArrayLike = 1,
     ) -> dict[str, Array]:
-        data_key, train_key = jax.random.split(jax.random.key(seed))
-        gold = golds[problem]
-        pairs = draw_pairs(data_key, laws[problem], gold, settings)
-        # In units of the gold reward, up to a constant.
-        proxy = settings.temperature * fit_proxy(pairs, features, settings.ridge)
+        gold, reference = learned.golds[problem], learned.reference
+        proxy, pairs = learned.proxies[problem, seed], learned.pairs[problem, seed]
         start = table_of_lengths(reference, jnp.zeros(1))
         if offline:
             whole = 2 * settings.pairs
@@ -183,7 +219,7 @@ def train_lengths(
             }
 
         return train(
-            train_key,
+            jax.random.fold_in(jax.random.key(seed), 1),
             policy,
             start,
             switch(loss, losses),
@@ -203,12 +239,7 @@ def train_lengths(
             "problem": np.array([PROBLEMS.index(name) for name in chosen]),
             "seed": np.arange(settings.seeds),
         },
-        fixed={
-            "golds": jnp.stack([bandit.reward for bandit in bandits]),
-            "laws": jnp.stack(laws),
-            "reference": reference,
-            "features": settings.features(),
-        },
+        fixed={"learned": learned},
         dims=["step", "length"],
         coords={"step": list(record), "length": np.arange(settings.max_length + 1)},
         attributes=ATTRIBUTES,

@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.experiments.aspects import Aspects, Recipe, train_recipes, tuned
+from bandits.experiments.aspects import Aspects, Recipe, prepare, train_recipes, tuned
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import draw_mean_line, over_seeds, require_no_nan
 
@@ -37,13 +37,12 @@ def run(settings: Settings) -> xr.Dataset:
     """Tuned shares of the best response's gain, by kind and number of added prompts and domain."""
     labelled = Recipe(pairs=settings.labelled, reward_pairs=settings.labelled)
     recipes = {
-        (kind, count): labelled._replace(**{f"{kind}_prompts": count})
+        f"{kind} {count}": labelled._replace(**{f"{kind}_prompts": count})
         for kind in COLORS
         for count in settings.added
     }
-    trained = train_recipes(
-        settings.aspects, "ppo", {f"{kind} {count}": r for (kind, count), r in recipes.items()}
-    )
+    prepared = prepare(settings.aspects, recipes)
+    trained = train_recipes(settings.aspects, "ppo", list(recipes), prepared)
     domains = trained["domain"].values
     share = xr.concat([tuned(trained, domain) for domain in domains], "domain")
     rows = [

@@ -71,6 +71,63 @@ def test_published_bandits_have_the_published_reward_and_reference(bandit, rewar
     np.testing.assert_allclose(np.exp(built.reference_log_probs), PUBLISHED, rtol=1e-12)
 
 
+@pytest.mark.parametrize(("bandit", "best"), [("min_length", 0), ("mode_length", 12)])
+def test_length_problems_reward_what_they_are_named_after(bandit, best):
+    built = jax.jit(environments.ENVIRONMENTS[bandit].build)()
+    assert built.num_arms == 41
+    np.testing.assert_allclose(built.reward, -abs(np.arange(41) - best) / 40, atol=1e-15)
+    weights = stats.lognorm.pdf(np.arange(41), 0.6, scale=12 * np.exp(0.36))
+    np.testing.assert_allclose(
+        np.exp(built.reference_log_probs), weights / weights.sum(), rtol=1e-10
+    )
+    assert np.argmax(built.reference_log_probs) == 12
+
+
+def test_the_usual_length_is_the_best_on_mode_only():
+    for mode in (3.0, 9.0):
+        shortest, usual = (
+            build(20, mode, 0.5) for build in (environments.min_length, environments.mode_length)
+        )
+        np.testing.assert_array_equal(shortest.reference_log_probs, usual.reference_log_probs)
+        assert np.argmax(usual.reward) == np.argmax(usual.reference_log_probs) == mode
+        assert (np.diff(shortest.reward) < 0).all()
+
+
+@pytest.mark.parametrize("build", [environments.min_length, environments.mode_length])
+def test_the_target_of_a_length_problem_excludes_the_empty_response(build):
+    probs = np.exp(build(20, 6.0).target_log_probs(0.01))
+    assert probs[0] == 0
+    assert np.argmax(probs) == (1 if build is environments.min_length else 6)
+    np.testing.assert_allclose(probs.sum(), 1, rtol=1e-12)
+
+
+def test_length_problems_sweep_over_modes_and_spreads():
+    build = jax.jit(jax.vmap(lambda mode, spread: environments.mode_length(20, mode, spread)))
+    modes, spreads = np.array([4.0, 11.0]), np.array([0.3, 0.9])
+    swept = build(modes, spreads)
+    for i in range(2):
+        one = environments.mode_length(20, modes[i], spreads[i])
+        np.testing.assert_allclose(swept.reward[i], one.reward, rtol=1e-12)
+        np.testing.assert_allclose(
+            swept.reference_log_probs[i], one.reference_log_probs, rtol=1e-12
+        )
+
+
+@pytest.mark.parametrize("build", [environments.min_length, environments.mode_length])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1,), "max_length is 1; at least 2 are needed"),
+        ((10, 12.0), "mode is 12.0; lengths go up to 10"),
+        ((10, 0.0), "mode is 0; it must be a finite number > 0"),
+        ((10, 5.0, np.nan), "spread is nan; it must be a finite number > 0"),
+    ],
+)
+def test_bad_length_problems_are_refused(build, arguments, message):
+    with pytest.raises(InvalidInput, match=f"^{message}"):
+        build(*arguments)
+
+
 def test_far_and_near_differ_as_their_names_say():
     median = np.searchsorted(np.cumsum(PUBLISHED), 0.5)
     _, far_ratio, far = describe(jax.jit(environments.far_bandit)(), 0.1)

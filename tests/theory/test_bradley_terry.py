@@ -135,6 +135,20 @@ def test_separable_labels_need_a_ridge(counts):
     assert np.isfinite(fit_tabular(counts, ridge=1e-3)).all()
 
 
+@pytest.mark.parametrize("unit", [1e-10, 1e-5, 1e10])
+def test_labels_are_separable_or_not_whatever_the_units_of_the_features(unit):
+    for counts in (NOISELESS, ONE_PAIR, TWO_CAMPS):
+        with pytest.raises(InvalidInput, match=r"infinite.*ridge"):
+            fit_linear(unit * EYE, counts, ridge=0.0)
+        assert np.isfinite(fit_linear(unit * EYE, counts, ridge=1e-3 * unit**2)).all()
+    weights = fit_linear(unit * EYE, bradley_terry(TRUE), ridge=0.0)
+    np.testing.assert_allclose(unit * weights, TRUE - TRUE.mean(), atol=1e-9)
+
+
+def test_pairs_that_the_features_do_not_tell_apart_are_not_separable():
+    np.testing.assert_array_equal(fit_linear(EYE[:, :1], ONE_PAIR, ridge=0.0), 0)
+
+
 def test_a_cycle_is_not_separable():
     counts = np.zeros((4, 4))
     counts[[0, 1, 2, 3], [1, 2, 3, 0]] = 1

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from jax.test_util import check_grads
-from scipy import special
+from scipy import optimize, special
 
 from theory.checks import InvalidInput
-from theory.gibbs import gibbs_log_probs, optimal_value, regularised_objective
+from theory.gibbs import gibbs_at_kl, gibbs_log_probs, optimal_value, regularised_objective
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -20,6 +20,8 @@ POSITIVE = arrays(float, K, elements=st.floats(1e-3, 1)).map(
 )
 REWARDS = arrays(float, K, elements=st.floats(-5, 5))
 BETAS = st.floats(0.05, 10)
+
+at_kl = jax.jit(gibbs_at_kl)
 
 RNG = np.random.default_rng(0)
 POLICY, REFERENCE = RNG.dirichlet(np.ones(K), (2, 3))
@@ -182,3 +184,128 @@ def test_bad_problem_is_refused(function, problem, message):
 def test_objective_refuses_a_bad_policy_or_problem(policy, problem, message):
     with pytest.raises(InvalidInput, match=message):
         regularised_objective(policy, *problem)
+
+
+# At a given KL
+
+
+def kl(policy, reference):
+    return special.rel_entr(np.exp(policy), reference).sum(-1)
+
+
+@given(DISTRIBUTIONS, REWARDS, st.floats(0.01, 0.99))
+def test_the_policy_at_a_kl_has_that_kl_wherever_it_can(reference, reward, part):
+    held = reference > 0
+    best = held & (reward == reward[held].max())
+    farthest = -np.log(reference[best].sum())
+    limit = part * farthest
+    found = kl(np.asarray(at_kl(reward, log(reference), limit)), reference)
+    assert found <= limit + 1e-12
+    behind = reward[held & ~best]
+    # Rewards that hardly differ are out of the search's range, and so are KLs near rounding.
+    if behind.size and reward[best].max() - behind.max() > 1e-3 and limit > 1e-6:
+        np.testing.assert_allclose(found, limit, rtol=1e-7)
+
+
+@pytest.mark.parametrize("row", range(3))
+@pytest.mark.parametrize("limit", [0.01, 0.1, 0.4])
+def test_no_policy_within_the_kl_earns_more(row, limit):
+    reward, reference = REWARD[row], REFERENCE[row]
+    found = np.exp(at_kl(reward, log(reference), limit))
+    best = optimize.minimize(
+        lambda p: -p @ reward,
+        reference,
+        jac=lambda p: -reward,
+        bounds=[(1e-12, 1)] * K,
+        constraints=[
+            {"type": "eq", "fun": lambda p: p.sum() - 1},
+            {"type": "ineq", "fun": lambda p: limit - special.rel_entr(p, reference).sum()},
+        ],
+        tol=1e-12,
+    )
+    assert best.success
+    np.testing.assert_allclose(found @ reward, best.x @ reward, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(found, best.x, atol=1e-3)
+
+
+@pytest.mark.parametrize("row", range(3))
+@pytest.mark.parametrize("beta", [0.2, 1.0, 7.0])
+def test_the_policy_at_the_kl_of_a_gibbs_policy_is_that_policy(row, beta):
+    expected = np.asarray(gibbs_log_probs(REWARD[row], log(REFERENCE[row]), beta))
+    found = at_kl(REWARD[row], log(REFERENCE[row]), kl(expected, REFERENCE[row]))
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("limit", [10.0, np.inf])
+def test_beyond_reach_the_arms_of_highest_reward_share_as_in_the_reference(limit):
+    reference, reward = np.array([0.1, 0.3, 0.2, 0.4, 0.0]), np.array([1.0, 1.0, 0.0, -2.0, 1.5])
+    found = np.exp(at_kl(reward, log(reference), limit))
+    np.testing.assert_allclose(found, [0.25, 0.75, 0, 0, 0], atol=1e-12)
+
+
+def test_the_policy_at_kl_zero_is_the_reference():
+    found = np.exp(at_kl(REWARD, log(REFERENCE), 0.0))
+    # The KL goes with the square of the distance: rounding of it is 1e-8 in the policy.
+    np.testing.assert_allclose(found, REFERENCE, atol=1e-7)
+
+
+def test_where_all_rewards_are_the_same_the_policy_is_the_reference():
+    for reward in (0.0, 3.0, -1e-300):
+        found = np.exp(at_kl(np.full(K, reward), log(REFERENCE[0]), 0.3))
+        np.testing.assert_allclose(found, REFERENCE[0], rtol=1e-12)
+
+
+@given(DISTRIBUTIONS, REWARDS, st.floats(0, 3))
+def test_what_the_reference_excludes_stays_at_zero_at_any_kl(reference, reward, limit):
+    found = np.exp(at_kl(reward, log(reference), limit))
+    assert (found[reference == 0] == 0).all()
+    np.testing.assert_allclose(found.sum(), 1, rtol=1e-12)
+
+
+def test_the_reward_grows_with_the_kl_that_is_allowed():
+    limits = np.linspace(0, 3, 31)
+    earned = np.exp(at_kl(REWARD[0], log(REFERENCE[0]), limits)) @ REWARD[0]
+    assert (np.diff(earned) > -1e-12).all()
+    assert earned[0] == pytest.approx(REFERENCE[0] @ REWARD[0], abs=1e-6)
+    assert earned[-1] > earned[0]
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(3.0, 1.0), (-100.0, 1.0), (0.0, 1e5), (0.0, 1e-5)])
+def test_neither_shift_nor_unit_of_the_reward_changes_the_policy_at_a_kl(shift, scale):
+    expected = at_kl(REWARD[0], log(REFERENCE[0]), 0.2)
+    found = at_kl(shift + scale * REWARD[0], log(REFERENCE[0]), 0.2)
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+def test_policies_at_a_kl_agree_under_transformations(assert_transforms):
+    assert_transforms(gibbs_at_kl, REWARD, log(REFERENCE), np.array([0.05, 0.2, 1.0]))
+
+
+# DEFECT: β is searched around the largest |reward|, also where the reference excludes that arm, so
+# that an arm that plays no part keeps the policy at the reference.
+@pytest.mark.parametrize("size", [1e12, -1e12])
+def test_the_reward_of_an_excluded_arm_does_not_matter_at_a_kl(size):
+    reference, reward = np.array([0.1, 0.3, 0.2, 0.4, 0.0]), np.array([1.0, 0.5, 0.0, -2.0, 0.0])
+    expected = at_kl(reward, log(reference), 0.2)
+    reward[-1] = size
+    np.testing.assert_allclose(at_kl(reward, log(reference), 0.2), expected, atol=1e-7)
+
+
+# DEFECT: the same for a constant in all rewards, 1e10 of which are exact in float64 to 2e-6.
+def test_a_large_constant_in_the_reward_does_not_matter_at_a_kl():
+    reward = np.array([1.0, 0.5, 0.0, -2.0, 0.25])
+    expected = at_kl(reward, log(REFERENCE[0]), 0.2)
+    np.testing.assert_allclose(at_kl(reward + 1e10, log(REFERENCE[0]), 0.2), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (([1.0, 2.0], HALVES, -0.1), "divergence is -0.1; it must be >= 0"),
+        (([1.0, 2.0], HALVES, [0.1, np.nan]), r"divergence\[1\] is nan; it must be >= 0"),
+        *((problem, message) for problem, message in BAD_PROBLEMS if "beta" not in message),
+    ],
+)
+def test_a_bad_problem_at_a_kl_is_refused(problem, message):
+    with pytest.raises(InvalidInput, match=message):
+        gibbs_at_kl(*problem)

@@ -53,6 +53,13 @@ def test_an_optimum_has_the_wanted_mass_outside_the_data_and_rlhf_never_has_it()
     assert (wanted[2] > np.exp(rlhf_bound(log(HALVES), 1.0, 0.1)))[2]
 
 
+def test_optima_of_many_masses_are_one_program():
+    masses = np.array([0.0, 0.3, 1.0])
+    swept = jax.jit(jax.vmap(lambda mass: dpo_optimum(log(HALVES), LECTURE, mass)))(masses)
+    expected = np.stack([1 - masses, np.zeros(3), masses], axis=1)
+    np.testing.assert_allclose(np.exp(swept), expected, atol=1e-15)
+
+
 @given(st.integers(0, 10**6), st.floats(0, 1))
 def test_every_member_is_the_limit_of_policies_whose_loss_vanishes(seed, mass):
     rng = np.random.default_rng(seed)
@@ -202,6 +209,18 @@ def test_probabilities_of_a_pair_are_finite_and_sum_to_one_at_any_margin(margin)
     np.testing.assert_allclose(pair.sum(), 1, rtol=1e-12)
 
 
+@pytest.mark.parametrize("excess", [0.0, 1e-12, 1e-9])
+@pytest.mark.parametrize("winner", [0.1, 0.4, 0.7])
+def test_a_pair_with_all_the_mass_leaves_nothing_and_never_less(winner, excess):
+    loser = 1 - winner + excess
+    margins = np.linspace(-50, 50, 41)
+    pair = np.array(displaced(winner, loser, margins))
+    assert (pair >= 0).all()
+    np.testing.assert_allclose(pair.sum(axis=0), 1, rtol=1e-12)
+    assert 0 <= displacement_peak(winner, loser) < 1e-15
+    assert ipo_parking(winner, loser, 0.1).uncovered >= 0
+
+
 @given(st.integers(0, 10**6), st.floats(0, 2))
 def test_kl_ball_coverage_is_what_a_solver_finds(seed, radius):
     q, mu = np.random.default_rng(seed).dirichlet(np.ones(4), 2)
@@ -230,14 +249,33 @@ def test_coverage_grows_with_the_ball_up_to_the_global_one():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: is_dpo_optimum(log(HALVES), np.eye(3)), "cycle through arm 0"),
+        (lambda: is_dpo_optimum(log(HALVES), np.eye(3)), "preferences prefers arm 0 to itself"),
+        (
+            lambda: dpo_optimum(log(HALVES), LECTURE + np.diag([0, 2, 0]), 0.5),
+            "preferences prefers arm 1 to itself; a pair needs two different arms",
+        ),
         (lambda: is_dpo_optimum(log(HALVES), np.roll(np.eye(3), 1, 0)), "cycle through arm"),
         (lambda: is_dpo_optimum(log(HALVES), np.zeros((3, 3))), "zero everywhere"),
         (lambda: is_dpo_optimum(log(HALVES), -LECTURE), "must be >= 0"),
         (lambda: is_dpo_optimum(log(HALVES), np.ones((2, 3))), r"shape \(2, 3\)"),
         (lambda: dpo_optimum(log(HALVES), LECTURE, 1.5), "uncovered_mass is 1.5"),
         (lambda: dpo_optimum(log(HALVES[:2]), LECTURE[:2, :2], 0.5), "every response is in some"),
-        (lambda: dpo_optimum(log(HALVES[::-1]), LECTURE, 0.5), "excludes every undefeated winner"),
+        (
+            lambda: dpo_optimum(log(HALVES[::-1]), LECTURE, 0.5),
+            "preferences name arm 0, which the reference excludes",
+        ),
+        (
+            lambda: dpo_optimum(log(HALVES[[0, 2, 1]]), LECTURE, 0.5),
+            "preferences name arm 1, which the reference excludes",
+        ),
+        (
+            lambda: dpo_optimum(log(np.stack([HALVES, HALVES])), LECTURE, 0.5),
+            r"reference_log_probs has shape \(2, 3\); one optimum is of one problem, use jax.vmap",
+        ),
+        (
+            lambda: dpo_optimum(log(HALVES), LECTURE, np.array([0.1, 0.2])),
+            r"uncovered_mass has shape \(2,\)",
+        ),
         (lambda: displaced(0.0, 0.5, 1.0), "winner is 0"),
         (lambda: displaced(0.7, 0.5, 1.0), "sum to 1.2"),
         (lambda: ipo_parking(0.2, 0.5, 0.0), "tau is 0"),

@@ -6,12 +6,14 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from bandits.experiments.curves import (
+    draw_bar_row,
     draw_bars,
     draw_mean_line,
     draw_means,
     draw_points,
     over_seeds,
-    require_converged,
+    require_no_nan,
+    require_not_diverged,
 )
 from bandits.experiments.intervals import mean_interval
 from bandits.plotting import METHOD_COLORS, METHOD_LABELS
@@ -110,19 +112,44 @@ def test_draw_bars_draws_a_bar_a_method_with_its_interval_in_every_group(axes):
     assert (np.diff(centres, axis=0) > bars[0].get_width()).all()  # no overlap
 
 
+@pytest.mark.parametrize("order", [("batch", "seed"), ("seed", "batch")])
+def test_draw_bar_row_draws_a_bar_with_its_interval_at_every_coordinate(axes, order):
+    results = RESULTS.sel(loss="ipo").transpose(*order)
+    draw_bar_row(axes, results, "batch", shift=0.25, width=0.4, color="#336699", label="mine")
+    effect, low, high = intervals("ipo")
+    whiskers, bars = axes.containers
+    np.testing.assert_allclose([bar.get_height() for bar in bars], effect)
+    np.testing.assert_allclose(
+        [bar.get_x() + bar.get_width() / 2 for bar in bars], [0.25, 1.25, 2.25]
+    )
+    assert [bar.get_width() for bar in bars] == pytest.approx([0.4] * 3)
+    assert bars[1].get_facecolor() == pytest.approx((0.2, 0.4, 0.6, 1))
+    assert bars.get_label() == "mine"
+    ends = np.array([segment[:, 1] for segment in whiskers.lines[2][0].get_segments()])
+    np.testing.assert_allclose(ends, np.transpose([low, high]))
+
+
+def test_bars_of_a_row_stand_at_whole_numbers_and_may_have_a_color_each(axes):
+    draw_bar_row(axes, RESULTS.sel(loss="ppo"), "batch", color=["#000000", "#FF0000", "#0000FF"])
+    bars = axes.containers[1]
+    centres = [bar.get_x() + bar.get_width() / 2 for bar in bars]
+    np.testing.assert_allclose(centres, range(3), atol=1e-12)
+    assert [bar.get_facecolor()[:3] for bar in bars] == [(0, 0, 0), (1, 0, 0), (0, 0, 1)]
+
+
 def diverged(at):
     return xr.Dataset({"diverged_at": RESULTS.copy(data=at).astype(int)})
 
 
 def test_runs_that_converged_pass():
-    require_converged(diverged(np.full(RESULTS.shape, -1)))
+    require_not_diverged(diverged(np.full(RESULTS.shape, -1)))
 
 
 def test_a_diverged_run_is_refused_with_count_step_and_coordinates():
     at = np.full(RESULTS.shape, -1)
     at[1, 1, 2], at[3, 0, 0] = 17, 0
     with pytest.raises(InvalidInput) as refused:
-        require_converged(diverged(at))
+        require_not_diverged(diverged(at))
     assert str(refused.value) == (
         "2 of 24 runs diverged, the first after 17 steps at seed=1, loss=ppo, batch=200; choose a "
         "smaller learning rate"
@@ -133,4 +160,33 @@ def test_a_divergence_at_the_first_step_is_refused():
     at = np.full(RESULTS.shape, -1)
     at[0, 0, 0] = 0
     with pytest.raises(InvalidInput, match=r"1 of 24 .* after 0 steps at seed=0, loss=ipo"):
-        require_converged(diverged(at))
+        require_not_diverged(diverged(at))
+
+
+def with_share(at=None, value=np.nan):
+    values = RESULTS.values.copy()
+    if at is not None:
+        values[at] = value
+    return diverged(np.full(RESULTS.shape, -1)).assign(share=RESULTS.copy(data=values))
+
+
+@pytest.mark.parametrize("require", [require_no_nan, require_not_diverged])
+def test_results_without_nan_pass(require):
+    require(with_share())
+    require(with_share((0, 1, 1), np.inf))  # undefined it is not
+    require(with_share().assign(name=("loss", ["a", "b"])))
+
+
+@pytest.mark.parametrize("require", [require_no_nan, require_not_diverged])
+@pytest.mark.parametrize("at", [(0, 0, 0), (3, 1, 2)])
+def test_one_nan_is_refused_with_the_name_of_what_is_undefined(require, at):
+    with pytest.raises(InvalidInput) as refused:
+        require(with_share(at))
+    assert str(refused.value) == ("share is NaN in some runs; these settings leave it undefined")
+
+
+def test_a_divergence_is_named_before_the_nan_that_follows_from_it():
+    dataset = with_share((2, 0, 1))
+    dataset["diverged_at"][2, 0, 1] = 5
+    with pytest.raises(InvalidInput, match="1 of 24 runs diverged, the first after 5 steps"):
+        require_not_diverged(dataset)

@@ -129,8 +129,17 @@ def test_the_figure_has_a_path_and_the_two_quantities_over_the_winner(dataset):
     path, peak, parked = figure.axes
     assert [line.get_label() for line in path.lines] == ["winner", "loser", "uncovered"]
     assert path.get_xlabel() == "gradient steps"
+    assert peak.get_title() == "DPO: its largest mass on responses in no pair"
+    assert parked.get_title() == "IPO: its mass there for ever"
+    assert peak.get_legend() is not None
     for axes, name in ((peak, "peak"), (parked, "parked")):
         assert axes.get_xscale() == "log"
         assert axes.get_xlabel() == "reference probability of the winner"
+        handles, labels = axes.get_legend_handles_labels()
+        assert sorted(set(labels)) == [
+            "closed form, 0.05 at the start", "closed form, 0.5 at the start", "measured",
+        ]  # fmt: skip
+        assert handles[labels.index("measured")].get_marker() == "o"
         for mass, line in zip((0.5, 0.05), axes.lines[::2], strict=False):
+            assert line.get_label() == f"closed form, {mass:g} at the start"
             np.testing.assert_allclose(line.get_ydata(), dataset[name].sel(mass=mass))

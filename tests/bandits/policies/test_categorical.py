@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from bandits.policies import context_network, log_linear, tabular_softmax
+from bandits.policies import (
+    context_linear,
+    context_network,
+    context_residual,
+    log_linear,
+    tabular_softmax,
+)
 from theory.checks import InvalidInput
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -16,10 +22,20 @@ LOGITS = np.random.default_rng(0).normal(size=(3, 5))
 FEATURES = np.random.default_rng(1).normal(size=(5, 2))
 CONTEXTS = np.array([[0.0, 0.0], [1.0, -2.0], [1e6, 1e-6]])
 
+SLOPES = np.random.default_rng(2).normal(size=(2, 5))
+
+
+def base(context):
+    """Log-probabilities that depend on the context and exclude the last arm."""
+    logits = jnp.where(jnp.arange(5) < 4, jnp.asarray(context) @ SLOPES, -jnp.inf)
+    return jax.nn.log_softmax(logits)
+
+
 POLICIES = {
     "tabular": tabular_softmax(5),
     "log_linear": log_linear(FEATURES, LOG_PROBS),
     "network": context_network(5, 2, widths=(4, 8)),
+    "linear": context_linear(5, 2),
 }
 each_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
@@ -151,3 +167,105 @@ def test_a_random_network_tells_contexts_apart_and_has_gradients_in_every_layer(
 def test_a_network_needs_a_key():
     with pytest.raises(InvalidInput, match="give a key"):
         POLICIES["network"].init(LOG_PROBS)
+
+
+# Linear in the context
+
+
+def test_linear_is_the_softmax_of_the_context_times_its_weights():
+    policy = POLICIES["linear"]
+    weights = np.array([[1.0, 0.0, -1.0, 0.5, 2.0], [0.0, 2.0, 0.3, 0.5, 1.0]])
+    expected = special.log_softmax([3 - 2 * 0, -4.0, -3 - 0.6, 1.5 - 1.0, 6 - 2.0])
+    found = policy.log_probs(weights, np.array([3.0, -2.0]))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(policy.log_probs(weights, np.zeros(2)), -np.log(5), rtol=1e-12)
+
+
+def test_a_random_linear_policy_has_logits_of_variance_one_on_standard_contexts():
+    weights = np.asarray(context_linear(200, 50).init(key=KEY))
+    assert weights.shape == (50, 200)
+    np.testing.assert_allclose(weights.std() * 50**0.5, 1, atol=0.03)
+    assert abs(weights.mean()) < 0.005
+
+
+def test_linear_score_is_the_context_at_the_arm_minus_its_mean():
+    policy = POLICIES["linear"]
+    weights, x = SLOPES, CONTEXTS[1]
+    score = jax.grad(lambda w: policy.log_probs(w, x)[1])(weights)
+    expected = np.outer(x, np.eye(5)[1] - np.exp(policy.log_probs(weights, x)))
+    np.testing.assert_allclose(score, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"log_probs": LOG_PROBS, "key": KEY}, "has no bias"), ({}, "give a key")],
+)
+def test_linear_starts_neither_at_one_law_nor_without_a_key(arguments, message):
+    with pytest.raises(InvalidInput, match=message):
+        POLICIES["linear"].init(**arguments)
+
+
+# A network beside a base
+
+
+RESIDUAL = context_residual(base, 5, 2, widths=(4, 8))
+
+
+def test_residual_starts_at_its_base_exactly_on_any_context():
+    params = RESIDUAL.init(key=KEY)
+    for context in CONTEXTS[:2]:
+        found = RESIDUAL.log_probs(params, context)
+        np.testing.assert_allclose(found, base(context), rtol=1e-15, atol=1e-15)
+        assert np.exp(found[-1]) == 0
+
+
+def test_residual_takes_logits_as_a_base_too():
+    policy = context_residual(lambda x: 3.0 + x @ SLOPES, 5, 2)
+    params = policy.init(key=KEY)
+    assert [layer.kernel.shape for layer in params] == [(2, 64), (64, 5)]
+    expected = special.log_softmax(CONTEXTS[1] @ SLOPES)
+    np.testing.assert_allclose(policy.log_probs(params, CONTEXTS[1]), expected, rtol=1e-12)
+
+
+def test_residual_is_its_base_plus_its_layers_in_a_row():
+    first, second, _ = RESIDUAL.init(key=KEY)
+    last = context_network(5, 8, widths=()).init(key=KEY)[0]
+    x = CONTEXTS[1]
+    hidden = np.maximum(x @ first.kernel + first.bias, 0)
+    hidden = np.maximum(hidden @ second.kernel + second.bias, 0)
+    logits = np.asarray(base(x)) + hidden @ last.kernel + last.bias
+    found = RESIDUAL.log_probs([first, second, last], x)
+    np.testing.assert_allclose(found, special.log_softmax(logits), rtol=1e-12)
+
+
+def test_gradients_reach_the_last_layer_at_once_and_all_layers_after_one_step():
+    def gradient(params):
+        return jax.grad(lambda p: RESIDUAL.log_probs(p, CONTEXTS[1])[0])(params)
+
+    params = RESIDUAL.init(key=KEY)
+    first = gradient(params)
+    assert [bool(jnp.any(layer.kernel != 0)) for layer in first] == [False, False, True]
+    second = gradient(jax.tree.map(lambda p, g: p + 0.1 * g, params, first))
+    for leaf in jax.tree.leaves(second):
+        assert jnp.isfinite(leaf).all()
+        assert jnp.any(leaf != 0)
+
+
+def test_residual_starts_differ_by_key_in_the_hidden_layers():
+    one, other = (RESIDUAL.init(key=jax.random.key(seed)) for seed in (0, 1))
+    assert all((a.kernel != b.kernel).all() for a, b in zip(one[:-1], other[:-1], strict=True))
+
+
+def test_samples_of_a_residual_follow_its_base():
+    drawn = np.bincount(RESIDUAL.sample(RESIDUAL.init(key=KEY), KEY, CONTEXTS[1], 20_000))
+    expected = 20_000 * np.exp(base(CONTEXTS[1]))[:4]
+    assert stats.chisquare(drawn, expected).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"log_probs": LOG_PROBS, "key": KEY}, "starts at its base"), ({}, "give a key")],
+)
+def test_residual_starts_neither_at_another_law_nor_without_a_key(arguments, message):
+    with pytest.raises(InvalidInput, match=message):
+        RESIDUAL.init(**arguments)
