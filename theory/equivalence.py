@@ -150,7 +150,7 @@ def fit_dpo(
     """
     features, counts, reference = _checked(features, counts, reference_log_probs, beta)
     bradley_terry.require_finite_optimum(features, counts, remedy=REMEDY)
-    _warn_of_open_directions("features", features, counts)
+    _warn_of_open_directions("features", features, counts, reference)
     return _fit_dpo(features, counts, reference, jnp.asarray(beta, features.dtype))
 
 
@@ -174,7 +174,7 @@ def fit_rlhf(
     features, counts, reference = _checked(policy_features, counts, reference_log_probs, beta)
     checks.require_features("reward_features", reward_features, len(counts))
     bradley_terry.require_finite_optimum(reward_features, counts, remedy=REMEDY)
-    _warn_of_open_directions("reward_features", reward_features, counts)
+    _warn_of_open_directions("reward_features", reward_features, counts, reference)
     weights = bradley_terry.fit_linear(reward_features, counts, ridge=0.0)
     reward = jnp.asarray(reward_features, float) @ weights
     beta = jnp.asarray(beta, features.dtype)
@@ -236,13 +236,15 @@ def _log_linear(
     return jax.nn.log_softmax(reference_log_probs + features @ theta)
 
 
-def _warn_of_open_directions(name: str, features: ArrayLike, counts: ArrayLike) -> None:
-    table, pairs = checks.concrete(features), checks.concrete(counts)
-    if table is None or pairs is None:
+def _warn_of_open_directions(
+    name: str, features: ArrayLike, counts: ArrayLike, reference_log_probs: ArrayLike
+) -> None:
+    table, pairs, reference = map(checks.concrete, (features, counts, reference_log_probs))
+    if table is None or pairs is None or reference is None:
         return
     compared = np.argwhere(pairs + pairs.T > 0)
     seen = _rank(np.asarray(table, np.float64)[compared[:, 0]] - table[compared[:, 1]])
-    whole = _basis(np.asarray(table, np.float64)).shape[1]
+    whole = _basis(np.asarray(table, np.float64)[reference > -np.inf]).shape[1]
     if seen < whole:
         warnings.warn(
             f"counts leave {whole - seen} of {whole} directions of {name} open; the parameters of "

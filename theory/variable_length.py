@@ -19,6 +19,7 @@ Everything is in log space and in nats; tables are ``[..., T, 1 + V]``, laws ``[
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -51,6 +52,11 @@ def table_of_lengths(
     entry.
     """
     checks.require_log_distribution("length_log_probs", length_log_probs)
+    known = checks.concrete(content_log_probs)
+    if known is not None and not (np.max(known) > -np.inf and (known < np.inf).all()):
+        raise checks.InvalidInput(
+            f"content_log_probs is {known}; it must be logarithms, one of them above -inf"
+        )
     law = jnp.asarray(length_log_probs)
     content = jax.nn.log_softmax(jnp.atleast_1d(jnp.asarray(content_log_probs)))
     # log P(|y| >= t), summed from the end.
@@ -111,7 +117,11 @@ def sequence_kl(
     """
     checks.require_log_distribution("table", table)
     checks.require_log_distribution("other", other)
-    checks.require_same_arms(table=table, other=other)
+    if np.shape(table)[-2:] != np.shape(other)[-2:]:
+        raise checks.InvalidInput(
+            f"table has shape {np.shape(table)} but other {np.shape(other)}; their places and "
+            "symbols must match"
+        )
     log_probs = jnp.asarray(table)
     reached = jnp.exp(_reached(_hazards(log_probs)[1]))
     divergence = distributions.kl_divergence(log_probs, jnp.asarray(other))
@@ -123,7 +133,11 @@ def _hazards(
     table: Float[Array, "*batch T S"],
 ) -> tuple[Float[Array, "*batch T"], Float[Array, "*batch T"]]:
     """Log h and log(1 − h) at each place."""
-    return table[..., STOP], jax.nn.logsumexp(table[..., STOP + 1 :], axis=-1)
+    content = table[..., STOP + 1 :]
+    # Where all content is excluded, the derivative of a logsumexp of −∞ alone would be NaN.
+    held = jnp.any(content > -jnp.inf, axis=-1)
+    goes_on = jax.nn.logsumexp(jnp.where(held[..., None], content, 0.0), axis=-1)
+    return table[..., STOP], jnp.where(held, goes_on, -jnp.inf)
 
 
 def _reached(goes_on: Float[Array, "*batch T"]) -> Float[Array, "*batch T"]:

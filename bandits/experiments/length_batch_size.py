@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from bandits.experiments.base import Claim, Experiment
-from bandits.experiments.curves import over_seeds
+from bandits.experiments.curves import over_seeds, require_no_nan
 from bandits.experiments.lengths import PROBLEMS, Lengths, draw_over, train_lengths
 
 METHODS = ("best_of_n", "reinforce", "ppo", "online_dpo")
@@ -50,6 +50,7 @@ def plot(dataset: xr.Dataset) -> Figure:
 
 def judge(dataset: xr.Dataset) -> list[Claim]:
     """True reward lost per tenfold batch, by problem, averaged over methods; by seed."""
+    require_no_nan(dataset)
     decades = np.log10(dataset["batch"]) - np.log10(dataset["batch"]).mean()
     slopes = -(dataset["gold"] * decades).sum("batch") / (decades**2).sum()
     half, last = (int(step) for step in dataset["step"].values[1:])

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
-from bandits.experiments.curves import draw_mean_line, over_seeds
+from bandits.experiments.curves import draw_mean_line, over_seeds, require_no_nan
 from bandits.experiments.lengths import PROBLEMS, TITLES, Lengths, train_lengths
 
 OFFLINE = ("preference_likelihood", "dpo")
@@ -89,6 +89,7 @@ def plot(dataset: xr.Dataset) -> Figure:
 
 def judge(dataset: xr.Dataset) -> list[Claim]:
     """On Min and Skew the best and the worst; on Mode the spread; proxy against gold; by seed."""
+    require_no_nan(dataset)
     final = dataset["gold"].isel(step=-1)
     claims = []
     for problem in ("min", "skew"):

@@ -6,7 +6,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from bandits.experiments.base import Claim, Experiment
-from bandits.experiments.curves import over_seeds
+from bandits.experiments.curves import over_seeds, require_no_nan
 from bandits.experiments.lengths import PROBLEMS, Lengths, draw_over, train_lengths
 
 METHODS = ("best_of_n", "reward_weighted", "ppo", "online_dpo")
@@ -48,6 +48,7 @@ def plot(dataset: xr.Dataset) -> Figure:
 
 def judge(dataset: xr.Dataset) -> list[Claim]:
     """True reward lost against T = 1 on Min, and PPO against best-of-N; by seed."""
+    require_no_nan(dataset)
     final = dataset["gold"].isel(step=-1).sel(problem="min")
     lost = final.isel(passes=0) - final
     moderate, largest = (int(dataset["passes"][i]) for i in (1, -1))

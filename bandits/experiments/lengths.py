@@ -32,7 +32,8 @@ from bandits.reward_models import fit_linear
 from bandits.sampling import sample_categorical
 from bandits.sweeps import sweep
 from bandits.training import Collect, Minibatch, Schedule, from_dataset, on_policy, train
-from theory import distributions
+from theory import checks, distributions
+from theory.checks import InvalidInput
 from theory.variable_length import table_of_lengths
 
 PROBLEMS = ("min", "mode", "skew")
@@ -43,7 +44,7 @@ TITLES = {
 }
 ATTRIBUTES = {
     "gold": {"long_name": "true reward", "units": "maximum lengths"},
-    "proxy": {"long_name": "learned reward", "units": "nats of log-odds"},
+    "proxy": {"long_name": "learned reward", "units": "maximum lengths"},
     "reference_kl": {"long_name": "KL(policy‖reference)", "units": "nats"},
     "mean_length": {"long_name": "mean length", "units": "tokens"},
 }
@@ -59,7 +60,7 @@ class Lengths:
       spread: of their logarithm.
       cut: the longest response in the data of Skew.
       pairs: labelled pairs.
-      temperature: of the labeller, in units of the gold reward.
+      temperature: of the labeller, in units of the gold reward, > 0.
       bumps: the reward model adds up so many bumps over the lengths.
       ridge: of the reward model.
       learning_rate: of Adam.
@@ -131,6 +132,7 @@ class Learned(NamedTuple):
 
 def learn_proxies(settings: Lengths) -> Learned:
     """Draw the data of every problem and seed, and fit a reward model to them; one program."""
+    checks.require_positive("temperature", settings.temperature)
     bandits = [settings.bandit(problem) for problem in PROBLEMS]
     reference = bandits[0].reference_log_probs
     short = truncated(reference, last=settings.cut)
@@ -185,6 +187,10 @@ def train_lengths(
     """
     policy = hazard_table(1, settings.max_length)
     offline = not METHODS[methods[0]].on_policy
+    if any(METHODS[name].on_policy == offline for name in methods):
+        raise InvalidInput(f"methods is {methods}; give offline ones or on-policy ones, not both")
+    for problem in axes.get("problem", ()):
+        checks.require_known("problem", problem, PROBLEMS)
     losses = [METHODS[name].bind() for name in methods]
     learned = learn_proxies(settings)
 

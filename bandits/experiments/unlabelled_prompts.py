@@ -92,7 +92,7 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
             matched,
             matched.low > 0,
             asserted=False,
-            note="The reward model knows that domain little, and more prompts do not teach it.",
+            note="More prompts do not teach the reward model.",
         ),
         EXPERIMENT.claim(
             f"They help there more than as many of the general domain: difference of gains, {most}",
@@ -101,10 +101,10 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
             asserted=False,
         ),
         EXPERIMENT.claim(
-            f"More prompts of the general domain add little on it: gain by {most} (holds if surely "
-            "within 0.02)",
+            f"So do more prompts of the general domain, on it: gain by {most}",
             in_domain,
-            max(abs(in_domain.low), abs(in_domain.high)) < 0.02,
+            in_domain.low > 0,
+            asserted=False,
         ),
     ]
 

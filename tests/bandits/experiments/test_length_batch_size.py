@@ -83,8 +83,6 @@ def test_a_loss_that_is_not_sure_does_not_hold():
     assert [claim.holds for claim in judge(dataset)] == [False, True, False]
 
 
-# DEFECT: the slope is a sum over batches that takes NaN for 0, and the mean over methods leaves it
-# out, so that claims hold on runs that diverged. (train_lengths refuses them; judge does not.)
 @pytest.mark.parametrize("losses", [["ppo"], list(METHODS)], ids=["one method", "all"])
 @pytest.mark.parametrize("batch", BATCHES)
 def test_nan_does_not_hold(losses, batch):

@@ -246,8 +246,7 @@ def test_all_methods_learn_from_the_same_pairs_of_the_problems_law(offline, onli
         if problem == "skew":
             law = truncated(law, last=TINY.cut)
         for seed in range(TINY.seeds):
-            data_key, _ = jax.random.split(jax.random.key(seed))
-            pairs = draw_pairs(data_key, law, bandit.reward, TINY)
+            pairs = draw_pairs(jax.random.key(seed), law, bandit.reward, TINY)
             assert (pairs.max() <= TINY.cut) == (problem == "skew")
             proxy = TINY.temperature * fit_proxy(pairs, TINY.features(), TINY.ridge)
             for run in (offline, online):
@@ -282,7 +281,7 @@ def test_offline_methods_do_not_depend_on_the_proxy(offline):
         ({"mode": 7.0}, "mode is 7.0; lengths go up to 6"),
         ({"max_length": 1}, "max_length is 1; at least 2"),
         ({"spread": 0.0}, "spread is 0; it must be a finite number > 0"),
-        ({"temperature": -1.0}, "temperature is -1; it must be >= 0"),
+        ({"temperature": 0.0}, "temperature is 0; it must be a finite number > 0"),
         ({"ridge": -1.0}, "ridge is -1; it must be >= 0"),
         ({"pairs": 10}, "batch is 20; it must be a multiple of minibatch, 40"),
     ],
@@ -294,21 +293,10 @@ def test_settings_that_make_no_problem_are_refused(change, message):
         train_lengths(settings, ("dpo",), {"problem": ["skew"]}, steps=4, record=(0, 4))
 
 
-# DEFECT: a noiseless labeller (temperature 0, which draw_pairs takes) multiplies the proxy by 0,
-# so that on-policy methods are trained on a reward that is 0 everywhere, in silence.
-def test_a_noiseless_labeller_leaves_a_proxy():
-    settings = dataclasses.replace(TINY, temperature=0.0)
-    run = train_lengths(settings, ("reinforce",), {"problem": ["min"]}, steps=2, record=(0, 2))
-    assert (run["proxy"].diff("step") > 0).all()
-
-
-# DEFECT: the proxy is recorded times the temperature, in units of the gold reward ("maximum
-# lengths"), and labelled "nats of log-odds".
 def test_the_proxy_is_labelled_in_the_units_that_it_has(offline):
     assert offline["proxy"].attrs["units"] == offline["gold"].attrs["units"]
 
 
-# DEFECT: a mixture of offline and on-policy methods runs as its first method says, in silence.
 def test_offline_and_on_policy_methods_together_are_refused():
     with pytest.raises(InvalidInput):
         train_lengths(TINY, ("dpo", "reinforce"), {"problem": ["min"]}, steps=1, record=(0, 1))

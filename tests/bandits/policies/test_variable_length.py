@@ -363,8 +363,6 @@ def test_a_network_started_at_a_table_still_needs_a_key():
         RECURRENT.init(TABLE)
 
 
-# DEFECT: recurrent.init takes a table of any shape: a law of tokens [1 + V] makes each place's
-# logits one number (uniform tokens), and too few rows repeat the last, in silence.
 @each_policy
 @pytest.mark.parametrize("table", [TABLE[0], TABLE[:2], TABLE[:, :2], TABLE[:, :1]])
 def test_a_table_of_another_shape_is_refused(name, table):
