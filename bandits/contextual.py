@@ -44,7 +44,12 @@ class ContextualBandit:
 
     def draw_prompts(self, key: PRNGKeyArray, domain: ArrayLike, count: int) -> Float[Array, "n d"]:
         """Fresh prompts of a domain. Raises InvalidInput for a domain that no prompt has."""
-        checks.require_index("domain", domain, len(self.spread))
+        checks.require_integer("domain", domain)
+        known = checks.concrete(domain)
+        if known is not None and not ((known >= 0) & (known < len(self.spread))).all():
+            raise InvalidInput(
+                f"domain is {domain}; no prompt has it, they go from 0 to {len(self.spread) - 1}"
+            )
         return self.spread[domain] * jax.random.normal(key, (count, self.spread.shape[1]))
 
 

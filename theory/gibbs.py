@@ -22,7 +22,7 @@ from theory import checks
 from theory.distributions import kl_divergence
 
 LOG_RANGE, BISECTIONS = 20.0, 60
-"""Of log β around the largest |reward|, and its halvings: more than the bits of a double."""
+"""Of log β around the range of rewards, and its halvings: more than the bits of a double."""
 
 
 def gibbs_log_probs(
@@ -90,11 +90,16 @@ def gibbs_at_kl(
     reward, reference = jnp.asarray(reward), jnp.asarray(reference_log_probs)
     limit = jnp.asarray(divergence)
     _require(reward, reference, 1.0)
-    scale = jnp.max(jnp.abs(reward), axis=-1)
+    # Only differences on the support matter.
+    held = jnp.isfinite(reference)
+    reward = reward - jnp.max(jnp.where(held, reward, -jnp.inf), axis=-1, keepdims=True)
+    reward = jnp.where(held, reward, 0.0)
+    spread = -jnp.min(reward, axis=-1)
+    scale = jnp.where(spread > 0, spread, 1.0)
     shape = jnp.broadcast_shapes(scale.shape, limit.shape)
 
     def policy(log_beta: Float[Array, "*batch"]) -> Float[Array, "*batch K"]:
-        beta = jnp.maximum(scale, jnp.finfo(reward.dtype).tiny) * jnp.exp(log_beta)
+        beta = scale * jnp.exp(log_beta)
         return jax.nn.log_softmax(_tilted(reward, reference, beta), axis=-1)
 
     def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:

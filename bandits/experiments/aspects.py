@@ -25,6 +25,8 @@ from bandits.losses import METHODS, make_group
 from bandits.policies import Params, Policy, context_linear, context_residual
 from bandits.sweeps import sweep
 from bandits.training import Minibatch, Schedule, from_dataset, on_policy, train
+from theory import checks
+from theory.checks import InvalidInput
 
 GENERAL, TARGET = DOMAINS = (0, 1)
 POLICIES = ("linear", "network")
@@ -108,18 +110,55 @@ class Prepared(NamedTuple):
 
 def prepare(settings: Aspects, recipes: Mapping[str, Recipe]) -> Prepared:
     """Bandits, data, reward models and prompts of every recipe and seed, in one program."""
+    for name, recipe in recipes.items():
+        _require_recipe(settings, name, recipe)
     table = Recipe(*(jnp.array(column) for column in zip(*recipes.values(), strict=True)))
     return _prepare(settings, table)
+
+
+class _Keys(NamedTuple):
+    """Every key of a seed, from one split: none is used twice."""
+
+    bandit: PRNGKeyArray
+    fresh: PRNGKeyArray
+    prompts: PRNGKeyArray
+    pairs: PRNGKeyArray
+    unlabelled: PRNGKeyArray
+    start: PRNGKeyArray
+    training: PRNGKeyArray
+
+
+def _keys(seed: Int[Array, ""]) -> _Keys:
+    return _Keys(*jax.random.split(jax.random.key(seed), len(_Keys._fields)))
+
+
+def _require_recipe(settings: Aspects, name: str, recipe: Recipe) -> None:
+    checks.require_probability(f"label_noise of {name}", recipe.label_noise)
+    checks.require_positive(f"coverage of {name}", recipe.coverage)
+    limits = {
+        "pairs": (1, settings.most_pairs),
+        "reward_pairs": (1, settings.most_pairs),
+        "reward_features": (1, settings.num_features),
+        "general_prompts": (0, settings.most_prompts),
+        "target_prompts": (0, settings.most_prompts),
+    }
+    for field, (least, most) in limits.items():
+        value = getattr(recipe, field)
+        if not least <= value <= most:
+            raise InvalidInput(
+                f"{field} of {name} is {value}; these settings allow {least} to {most}"
+            )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _prepare(settings: Aspects, table: Recipe) -> Prepared:
     def problem(seed: Int[Array, ""]) -> tuple[ContextualBandit, Float[Array, "2 D n d"]]:
-        bandit_key, fresh_key = jax.random.split(jax.random.key(seed))
-        bandit = random_contextual_bandit(bandit_key, settings.num_arms, settings.num_features)
+        keys = _keys(seed)
+        bandit = random_contextual_bandit(keys.bandit, settings.num_arms, settings.num_features)
+        fresh_keys = jax.random.split(keys.fresh, len(DOMAINS))
         drawn = [
-            bandit.draw_prompts(jax.random.fold_in(fresh_key, domain), domain, 2 * settings.fresh)
-            for domain in DOMAINS
+            bandit.draw_prompts(key, domain, 2 * settings.fresh)
+            for key, domain in zip(fresh_keys, DOMAINS, strict=True)
         ]
         by_use = jnp.stack(drawn).reshape(len(DOMAINS), 2, settings.fresh, settings.num_features)
         return bandit, jnp.swapaxes(by_use, 0, 1)
@@ -127,12 +166,10 @@ def _prepare(settings: Aspects, table: Recipe) -> Prepared:
     def cook(
         recipe: Recipe, seed: Int[Array, ""], bandit: ContextualBandit
     ) -> tuple[Minibatch, Float[Array, "d K"], Float[Array, "m d"]]:
-        prompt_key, pair_key, other_key = jax.random.split(
-            jax.random.fold_in(jax.random.key(seed), 1), 3
-        )
-        prompts = bandit.draw_prompts(prompt_key, GENERAL, settings.most_pairs)
+        keys = _keys(seed)
+        prompts = bandit.draw_prompts(keys.prompts, GENERAL, settings.most_pairs)
         pairs = draw_preferences(
-            pair_key,
+            keys.pairs,
             bandit,
             prompts,
             label_noise=recipe.label_noise,
@@ -141,7 +178,7 @@ def _prepare(settings: Aspects, table: Recipe) -> Prepared:
         return (
             _dataset(bandit, prompts, pairs, recipe.pairs),
             _fit_reward(settings, prompts, pairs, recipe),
-            _training_prompts(settings, other_key, bandit, prompts, recipe),
+            _training_prompts(settings, keys.unlabelled, bandit, prompts, recipe),
         )
 
     seeds = jnp.arange(settings.seeds)
@@ -158,11 +195,19 @@ def train_recipes(
     prepared: Prepared,
     policy: str = "linear",
 ) -> xr.Dataset:
-    """Train one of `POLICIES` by PPO or DPO: every prepared recipe, learning rate and β.
+    """Train one of `POLICIES` by PPO or DPO: every recipe, learning rate and β.
+
+    ``recipes`` names the first of those that were prepared, in their order.
 
     Returns the share of the best response's gain over the reference, in the true reward, by domain;
     ``validated`` on prompts to tune by, ``share`` on others.
     """
+    checks.require_known("method", method, ("dpo", "ppo"))
+    checks.require_known("policy", policy, POLICIES)
+    if len(recipes) > len(prepared.learned):
+        raise InvalidInput(
+            f"recipes has {len(recipes)} names; {len(prepared.learned)} were prepared"
+        )
 
     def run_one(
         recipe: Int[Array, ""],
@@ -213,8 +258,8 @@ def _train_one(
 ) -> dict[str, Array]:
     """One run on one recipe and seed of what was prepared."""
     bandit = prepared.bandit
-    start_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2))
-    policy, start = _policy(settings, policy_class, bandit, start_key)
+    keys = _keys(seed)
+    policy, start = _policy(settings, policy_class, bandit, keys.start)
     if method == "dpo":
         whole = 2 * settings.most_pairs
         schedule = Schedule(settings.steps, 2, 2 * settings.minibatch, whole, settings.steps)
@@ -237,7 +282,7 @@ def _train_one(
         return {"validated": shares[0], "share": shares[1]}
 
     return train(
-        train_key,
+        keys.training,
         policy,
         start,
         loss,
@@ -302,7 +347,7 @@ def _training_prompts(
     labelled: Float[Array, "n d"],
     recipe: Recipe,
 ) -> Float[Array, "m d"]:
-    """The labelled prompts and those without labels, repeated to a fixed number."""
+    """Draws from the labelled prompts and those without labels, of a fixed number."""
     general_key, target_key, order_key = jax.random.split(key, 3)
     most = settings.most_prompts
     parts = [

@@ -70,7 +70,7 @@ def _effects(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
     }
     ppo = {name: gain.sel(loss="ppo", drop=True) for name, gain in worse.items()}
     return {
-        "data quality": _mean([worse[name].mean("loss") for name in OF_DATA]),
+        "data quality": _mean([worse[name].mean("loss", skipna=False) for name in OF_DATA]),
         "algorithm": best.sel(loss="ppo", drop=True) - best.sel(loss="dpo", drop=True),
         "reward model": _mean([ppo[name] for name in OF_REWARD_MODEL]),
         "prompts": (share.sel(recipe="more prompts", drop=True) - best).sel(loss="ppo", drop=True),
@@ -78,7 +78,7 @@ def _effects(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def _mean(effects: list[xr.DataArray]) -> xr.DataArray:
-    return xr.concat(effects, "value").mean("value")
+    return xr.concat(effects, "value").mean("value", skipna=False)
 
 
 def plot(dataset: xr.Dataset) -> Figure:

@@ -1,0 +1,196 @@
+"""The four aspects: what is trained, effects by hand, claims that can fail, the figure."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from bandits.experiments import four_aspects
+from bandits.experiments.aspects import POLICIES
+from bandits.experiments.four_aspects import (
+    ASPECTS,
+    EXPERIMENT,
+    OF_DATA,
+    OF_REWARD_MODEL,
+    RECIPES,
+    judge,
+)
+from bandits.experiments.intervals import mean_interval
+from bandits.plotting import METHOD_LABELS
+from theory.checks import InvalidInput
+
+SEEDS = 5
+
+
+def made():
+    """The published order, with a little noise for each of five seeds."""
+    coords = {
+        "loss": ["dpo", "ppo"], "policy": list(POLICIES), "recipe": list(RECIPES),
+        "domain": ["general", "target"], "seed": range(SEEDS),
+    }  # fmt: skip
+    shape = [len(values) for values in coords.values()]
+    noise = np.random.default_rng(0).uniform(0, 1e-3, shape)
+    share = xr.DataArray(0.5 + noise, coords, list(coords))
+    share.loc[{"loss": "ppo"}] += 0.1
+    share.loc[{"recipe": list(OF_DATA)}] -= 0.2
+    share.loc[{"recipe": list(OF_REWARD_MODEL)}] -= 0.05
+    share.loc[{"recipe": "more prompts"}] += 0.02
+    share.loc[{"loss": "dpo", "recipe": list(RECIPES)[1 + len(OF_DATA) :]}] = np.nan
+    return share.to_dataset(name="share")
+
+
+def failing(dataset):
+    return [i for i, claim in enumerate(judge(dataset)) if not claim.holds]
+
+
+# The run
+
+
+def test_every_class_and_method_is_trained_on_its_recipes_and_tuned(monkeypatch):
+    calls = []
+
+    def train(settings, method, recipes, prepared, policy):
+        assert prepared == "prepared"
+        calls.append((method, policy, list(recipes)))
+        values = np.full((len(recipes), 1, 1, 2, 2), len(calls), float)
+        values += 0.1 * np.arange(len(recipes))[:, None, None, None, None] + [0, 0.01]
+        dims = ("recipe", "learning_rate", "beta", "seed", "domain")
+        coords = {
+            "recipe": list(recipes), "learning_rate": [0.1], "beta": [1.0], "seed": [0, 1],
+            "domain": ["general", "target"],
+        }  # fmt: skip
+        return xr.Dataset({"share": (dims, values), "validated": (dims, values)}, coords)
+
+    monkeypatch.setattr(four_aspects, "prepare", lambda settings, recipes: "prepared")
+    monkeypatch.setattr(four_aspects, "train_recipes", train)
+    share = EXPERIMENT.run(EXPERIMENT.quick)["share"]
+    # DPO's are the first of what was prepared, in that order.
+    of_data = ["best", *OF_DATA]
+    assert list(RECIPES)[:4] == of_data
+    assert calls == [
+        (method, policy, of_data if method == "dpo" else list(RECIPES))
+        for policy in POLICIES
+        for method in ("dpo", "ppo")
+    ]
+    for i, (method, policy, recipes) in enumerate(calls):
+        for j, recipe in enumerate(RECIPES):
+            found = share.sel(loss=method, policy=policy, recipe=recipe, seed=1)
+            expected = i + 1 + 0.1 * j + np.array([0, 0.01]) if recipe in recipes else np.nan
+            order = found.sel(domain=["general", "target"])
+            np.testing.assert_allclose(order, np.broadcast_to(expected, 2))
+
+
+def test_every_recipe_is_worse_than_the_best_in_one_thing_or_has_more_prompts():
+    best = RECIPES["best"]._asdict()
+    for name, recipe in RECIPES.items():
+        changed = {k for k, v in recipe._asdict().items() if v != best[k]}
+        assert len(changed) == (name != "best") + (name == "few pairs")
+    assert len(RECIPES) == 1 + len(OF_DATA) + len(OF_REWARD_MODEL) + 2
+
+
+# Claims
+
+
+def test_every_claim_holds_where_the_finding_does():
+    claims = judge(made())
+    assert [claim.holds for claim in claims] == [True] * 5
+    assert [claim.asserted for claim in claims] == [False, True, False, True, False]
+    effects = [claim.effect for claim in claims]
+    assert effects == pytest.approx([0.1, 0.2, 0.1, 0.05, 0.02], abs=1e-3)
+    published = ", ".join(ASPECTS)
+    assert claims[0].note == f"The measured order: {published}. Published: {published}."
+    assert "linear policy +0.1" in claims[2].note
+    assert "network policy +0.1" in claims[2].note
+
+
+def test_intervals_are_over_seeds():
+    dataset = made()
+    share = dataset["share"].sel(domain="general", recipe="best")
+    gain = (share.sel(loss="ppo") - share.sel(loss="dpo")).mean("policy")
+    claim = judge(dataset)[2]
+    assert (claim.effect, claim.low, claim.high) == pytest.approx(mean_interval(gain.values))
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "expected"),
+    [
+        ({"recipe": list(OF_DATA)}, 0.3, [0, 1]),
+        ({"recipe": list(OF_DATA)}, 0.15, [0]),
+        ({"recipe": "best", "loss": "dpo"}, 0.11, [2]),
+        ({"loss": "dpo"}, 0.3, [2]),
+        ({"recipe": list(OF_REWARD_MODEL)}, 0.06, [3]),
+        ({"recipe": "more prompts"}, -0.03, [4]),
+        ({"recipe": "more prompts"}, 0.3, [0]),
+        ({"recipe": "target prompts"}, -0.5, []),
+        ({"domain": "target"}, -0.5, []),
+    ],
+)
+def test_each_finding_that_fails_fails_its_claims_and_no_other(where, change, expected):
+    dataset = made()
+    where = {"domain": "general"} | where
+    dataset["share"].loc[where] += change
+    assert failing(dataset) == expected
+
+
+def test_the_measured_order_is_said():
+    dataset = made()
+    dataset["share"].loc[{"recipe": "more prompts"}] += 0.3
+    note = judge(dataset)[0].note
+    assert note.startswith("The measured order: prompts, data quality, algorithm, reward model.")
+
+
+@pytest.mark.parametrize(("loss", "recipe"), [("ppo", "best"), ("ppo", "more prompts")])
+def test_results_that_are_undefined_are_not_judged(loss, recipe):
+    dataset = made()
+    where = {"loss": loss, "recipe": recipe, "seed": 1, "policy": "linear", "domain": "general"}
+    dataset["share"].loc[where] = np.nan
+    with pytest.raises(InvalidInput, match="share is NaN"):
+        judge(dataset)
+
+
+# on what is left.
+@pytest.mark.parametrize(
+    ("loss", "recipe"),
+    [("dpo", "noisy labels"), ("ppo", "few pairs"), ("ppo", "small reward model")],
+)
+def test_an_effect_of_which_a_part_is_undefined_is_not_judged(loss, recipe):
+    dataset = made()
+    where = {"loss": loss, "recipe": recipe, "seed": 1, "policy": "linear", "domain": "general"}
+    dataset["share"].loc[where] = np.nan
+    with pytest.raises(InvalidInput, match="share is NaN"):
+        judge(dataset)
+
+
+def test_quick_settings_are_not_vouched_for():
+    for scale, expected in (("quick", []), ("full", [1, 3])):
+        claims = EXPERIMENT.claims(made().assign_attrs(scale=scale))
+        assert [i for i, claim in enumerate(claims) if claim.asserted] == expected
+
+
+# The figure
+
+
+def test_the_figure_has_the_effects_by_class_and_every_recipe_by_method():
+    dataset = made()
+    figure = EXPERIMENT.draw(dataset)
+    figure.draw_without_rendering()
+    effects, recipes = figure.axes
+    assert effects.get_title() == "What each aspect gains"
+    assert recipes.get_title() == "Every recipe, linear policy"
+    for container in [c for c in effects.containers if hasattr(c, "patches")]:
+        heights = [bar.get_height() for bar in container.patches]
+        assert heights == pytest.approx([0.2, 0.1, 0.05, 0.02], abs=1e-3)
+    assert [text.get_text() for text in effects.get_legend().get_texts()] == [
+        f"{policy} policy" for policy in POLICIES
+    ]
+    bars = [c for c in recipes.containers if hasattr(c, "patches")]
+    for container, method in zip(bars, ("dpo", "ppo"), strict=True):
+        one = dataset["share"].sel(loss=method, policy="linear", domain="general").mean("seed")
+        expected = one.values[np.isfinite(one.values)]
+        np.testing.assert_allclose([bar.get_height() for bar in container.patches], expected)
+    assert len(bars[0].patches) == 4
+    assert len(bars[1].patches) == 8
+    assert [text.get_text() for text in recipes.get_legend().get_texts()] == [
+        METHOD_LABELS[method] for method in ("dpo", "ppo")
+    ]
+    names = [label.get_text().replace("\n", " ") for label in recipes.get_xticklabels()]
+    assert names == list(RECIPES)
