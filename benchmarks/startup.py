@@ -37,7 +37,15 @@ COVERAGE = (
     "simplex_paths",
 )
 LIMITS = {"mode_seeking": 10, "mass_relocation": 10, "combinatorial": 90, "partial_coverage": 10}
-LIMITS |= dict.fromkeys(COVERAGE, 30)
+LEARNED_REWARDS = (
+    "length_problems",
+    "length_batch_size",
+    "length_sample_reuse",
+    "overoptimisation",
+    "four_aspects",
+    "unlabelled_prompts",
+)
+LIMITS |= dict.fromkeys(COVERAGE, 30) | dict.fromkeys(LEARNED_REWARDS, 60)
 """Seconds that a user should wait at most, on two cores."""
 
 

@@ -2,7 +2,8 @@
 
 A response is an array ``[T + 1]`` of tokens: content from 1 to V, then the stop, 0, up to the end.
 At place T the stop is forced, so every response has one. Log-probabilities end with the first stop;
-what pads a response after it has none, and no gradient.
+what pads a response after it has none, and no gradient. What is no response is refused where it
+has values: traced ones are taken at their word.
 """
 
 import itertools
@@ -102,7 +103,8 @@ def hazard_table(num_values: int, max_length: int) -> Policy:
     def log_prob(
         logits: Float[Array, "T S"], context: Any, responses: Int[Array, "C T1"]
     ) -> Float[Array, " C"]:
-        return _until_stop(jax.nn.log_softmax(logits), responses)
+        require_responses("responses", responses, num_values, max_length)
+        return _until_stop(jax.nn.log_softmax(logits), jnp.asarray(responses))
 
     def sample(
         logits: Float[Array, "T S"], key: PRNGKeyArray, context: Any, count: int
@@ -188,6 +190,7 @@ def recurrent(num_values: int, max_length: int, width: int = 32) -> Policy:
     def log_prob(
         params: Recurrent, context: Any, responses: Int[Array, "C T1"]
     ) -> Float[Array, " C"]:
+        require_responses("responses", responses, num_values, max_length)
         given = jnp.asarray(responses, int)
         log_probs, _ = unroll(params, len(given), lambda _, place: given[:, place])
         return _until_stop(log_probs, given)

@@ -252,12 +252,17 @@ def test_excluded_tokens_after_the_stop_leave_values_and_gradients_finite(name):
     table = np.log([[0.5, 0.5, 0.5]] * MOST)
     table[1:, 2] = -np.inf
     params = POLICIES[name].init(table, KEY)
-    response = np.array([[1, 0, 2, 0]])
-    value, gradient = jax.value_and_grad(lambda p: POLICIES[name].log_prob(p, None, response)[0])(
-        params
-    )
+    response = np.array([[1, 0, 2, 0]])  # refused unless traced
+    evaluate = jax.value_and_grad(lambda p, y: POLICIES[name].log_prob(p, None, y)[0])
+    value, gradient = jax.jit(evaluate)(params, response)
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@each_policy
+def test_what_is_no_response_has_no_log_probability(name):
+    with pytest.raises(InvalidInput, match="responses has no stop"):
+        POLICIES[name].log_prob(started(name), None, np.array([[1, 1, 2, 1]]))
 
 
 # Samples
