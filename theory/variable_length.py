@@ -124,9 +124,9 @@ def sequence_kl(
         )
     log_probs = jnp.asarray(table)
     reached = jnp.exp(_reached(_hazards(log_probs)[1]))
-    divergence = distributions.kl_divergence(log_probs, jnp.asarray(other))
-    # 0 · ∞ = 0: a place that π never reaches does not count.
-    return jnp.sum(jnp.where(reached > 0, reached * divergence, 0.0), axis=-1)
+    # 0 · ∞ = 0: a place that π never reaches does not count, whatever π' excludes there.
+    there = jnp.where((reached > 0)[..., None], log_probs, jnp.asarray(other))
+    return jnp.sum(reached * distributions.kl_divergence(there, jnp.asarray(other)), axis=-1)
 
 
 def _hazards(

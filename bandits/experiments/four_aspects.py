@@ -29,7 +29,8 @@ RECIPES = {
     "target prompts": Recipe(target_prompts=400),
 }
 OF_DATA = ("noisy labels", "narrow responses", "few pairs")
-OF_REWARD_MODEL = ("small reward model", "reward model on few pairs")
+"""Recipes whose data are worse; fewer pairs also leave fewer prompts and a poorer reward model."""
+
 ASPECTS = ("data quality", "algorithm", "reward model", "prompts")
 
 
@@ -65,15 +66,12 @@ def _effects(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
     """The gain of the better value of each aspect, by policy and seed, on the general domain."""
     share = dataset["share"].sel(domain="general", drop=True)
     best = share.sel(recipe="best", drop=True)
-    worse = {
-        name: best - share.sel(recipe=name, drop=True) for name in (*OF_DATA, *OF_REWARD_MODEL)
-    }
-    ppo = {name: gain.sel(loss="ppo", drop=True) for name, gain in worse.items()}
+    ppo, best_ppo = share.sel(loss="ppo", drop=True), best.sel(loss="ppo", drop=True)
     return {
-        "data quality": _mean([worse[name].mean("loss", skipna=False) for name in OF_DATA]),
-        "algorithm": best.sel(loss="ppo", drop=True) - best.sel(loss="dpo", drop=True),
-        "reward model": _mean([ppo[name] for name in OF_REWARD_MODEL]),
-        "prompts": (share.sel(recipe="more prompts", drop=True) - best).sel(loss="ppo", drop=True),
+        "data quality": best_ppo - _mean([ppo.sel(recipe=n, drop=True) for n in OF_DATA]),
+        "algorithm": best_ppo - best.sel(loss="dpo", drop=True),
+        "reward model": best_ppo - ppo.sel(recipe="small reward model", drop=True),
+        "prompts": ppo.sel(recipe="more prompts", drop=True) - best_ppo,
     }
 
 
@@ -159,9 +157,10 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
         )
     ]
     sentences = {
-        "data quality": "Better data help: mean gain of clean labels, broad responses, more pairs",
+        "data quality": "Better data help PPO: mean gain of clean labels, broad responses, more "
+        "pairs",
         "algorithm": "PPO is better than DPO at matched tuning: gain",
-        "reward model": "A better reward model helps PPO: mean gain of capacity and data",
+        "reward model": "A reward model that sees all features instead of half helps PPO: gain",
         "prompts": "More prompts without labels help PPO on their own domain: gain",
     }
     for name in ASPECTS:

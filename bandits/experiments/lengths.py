@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from bandits import plotting
 from bandits.environments import CategoricalBandit, min_length, mode_length
 from bandits.experiments.curves import draw_means, require_not_diverged
-from bandits.losses import METHODS, Responses, make_group, switch
+from bandits.losses import METHODS, Loss, Responses, make_group, switch
 from bandits.policies import Policy, hazard_table
 from bandits.policies.variable_length import lengths
 from bandits.preferences import preference_probabilities, truncated
@@ -66,6 +66,8 @@ class Lengths:
       temperature: of the labeller, in units of the gold reward, > 0.
       bumps: the reward model adds up so many bumps over the lengths.
       ridge: of the reward model.
+      beta: of every method with a KL penalty, in nats of log-odds: of DPO as it is, of policy
+        gradients times the temperature, which makes it the same in units of the reward.
       learning_rate: of Adam.
       seeds: independent data and training.
     """
@@ -78,8 +80,25 @@ class Lengths:
     temperature: float = 0.05
     bumps: int = 8
     ridge: float = 1e-4
+    beta: float = 0.1
     learning_rate: float = 0.03
     seeds: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no problem."""
+        checks.require_positive("beta", self.beta)
+        for name, least in (("bumps", 2), ("cut", 2), ("pairs", 1)):
+            if getattr(self, name) < least:
+                raise InvalidInput(
+                    f"{name} is {getattr(self, name)}; at least {least} leave data to learn from"
+                )
+
+    def loss(self, method: str) -> Loss:
+        """The method with the problem's β."""
+        units = {"contrastive": 1.0, "policy gradient": self.temperature}
+        if "beta" not in METHODS[method].hyperparameters:
+            return METHODS[method].bind()
+        return METHODS[method].bind(beta=self.beta * units[METHODS[method].family])
 
     def bandit(self, problem: str) -> CategoricalBandit:
         """The gold problem over lengths."""
@@ -124,7 +143,8 @@ class Learned(NamedTuple):
       golds: ``[R, K]``.
       reference: ``[K]``, log-probabilities.
       pairs: ``[R, S, n, 2]``, for each seed, the preferred length first.
-      proxies: ``[R, S, K]``, learned rewards in units of the gold one, up to a constant.
+      proxies: ``[R, S, K]``, learned rewards in units of the gold one, with its mean under the
+        reference.
     """
 
     golds: Float[Array, "R K"]
@@ -133,15 +153,24 @@ class Learned(NamedTuple):
     proxies: Float[Array, "R S K"]
 
 
+def require_noise(settings: Lengths) -> None:
+    """Refuse a labeller without noise: the rewards behind its labels have no finite unit."""
+    checks.require_positive("temperature", settings.temperature)
+
+
 def learn_proxies(settings: Lengths) -> Learned:
     """Draw the data of every problem and seed, and fit a reward model to them; one program."""
-    checks.require_positive("temperature", settings.temperature)
+    require_noise(settings)
     bandits = [settings.bandit(problem) for problem in PROBLEMS]
     reference = bandits[0].reference_log_probs
     short = truncated(reference, last=settings.cut)
     laws = jnp.stack([short if problem == "skew" else reference for problem in PROBLEMS])
     golds = jnp.stack([bandit.reward for bandit in bandits])
-    return Learned(golds, reference, *_draw_and_fit(settings, laws, golds, settings.features()))
+    pairs, fitted = _draw_and_fit(settings, laws, golds, settings.features())
+    # A constant is not learned: the proxy is given the gold one's mean under the reference.
+    probs = jnp.exp(reference)
+    proxies = fitted - (fitted @ probs)[..., None] + (golds @ probs)[:, None, None]
+    return Learned(golds, reference, pairs, proxies)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -170,6 +199,8 @@ def train_lengths(
     record: Sequence[int],
     minibatch: int = 40,
     group: int = 4,
+    batch: int | None = None,
+    reuse: int = 1,
     most_batch: int | None = None,
 ) -> xr.Dataset:
     """Train methods that are all offline, on pairs, or all on-policy, against the proxy.
@@ -178,11 +209,13 @@ def train_lengths(
       settings: the problems.
       methods: names; the axis ``loss``.
       axes: others, each a list: ``problem``, of `PROBLEMS`; ``batch``, B, and ``passes``, T, of
-        on-policy methods, by default the minibatch and 1.
+        on-policy methods.
       steps: gradient steps.
       record: when policies are judged.
       minibatch: M, in responses.
       group: C of on-policy methods; of offline ones it is 2.
+      batch: B, where it is no axis; by default the minibatch.
+      reuse: T of methods that reuse samples, where it is no axis; of the others it is 1.
       most_batch: the largest B, where it is an axis.
 
     Returns:
@@ -194,7 +227,8 @@ def train_lengths(
         raise InvalidInput(f"methods is {methods}; give offline ones or on-policy ones, not both")
     for problem in axes.get("problem", ()):
         checks.require_known("problem", problem, PROBLEMS)
-    losses = [METHODS[name].bind() for name in methods]
+    losses = [settings.loss(name) for name in methods]
+    passes_of = jnp.array([reuse if METHODS[name].reuses_samples else 1 for name in methods])
     learned = learn_proxies(settings)
 
     def run_one(
@@ -202,8 +236,9 @@ def train_lengths(
         problem: Int[Array, ""],
         seed: Int[Array, ""],
         learned: Learned,
-        batch: ArrayLike = minibatch,
-        passes: ArrayLike = 1,
+        passes_of: Int[Array, " n"],
+        batch: ArrayLike = batch or minibatch,
+        passes: ArrayLike | None = None,
     ) -> dict[str, Array]:
         gold, reference = learned.golds[problem], learned.reference
         proxy, pairs = learned.proxies[problem, seed], learned.pairs[problem, seed]
@@ -213,7 +248,8 @@ def train_lengths(
             schedule = Schedule(steps, 2, minibatch, whole, steps)
             collect = from_dataset(_dataset(pairs, reference, settings.max_length), schedule)
         else:
-            schedule = Schedule(steps, group, minibatch, batch, passes, most_batch)
+            renewed = passes_of[loss] if passes is None else passes
+            schedule = Schedule(steps, group, minibatch, batch, renewed, most_batch)
             collect = _on_lengths(policy, proxy, reference, schedule)
 
         def evaluate(logits: Float[Array, "T 2"]) -> dict[str, Array]:
@@ -248,7 +284,7 @@ def train_lengths(
             "problem": np.array([PROBLEMS.index(name) for name in chosen]),
             "seed": np.arange(settings.seeds),
         },
-        fixed={"learned": learned},
+        fixed={"learned": learned, "passes_of": passes_of},
         dims=["step", "length"],
         coords={"step": list(record), "length": np.arange(settings.max_length + 1)},
         attributes=ATTRIBUTES,
@@ -277,9 +313,9 @@ def _dataset(pairs: Int[Array, "n 2"], reference: Float[Array, " K"], max_length
 
     def group(pair: Int[Array, " 2"]) -> Responses:
         log_probs = reference[pair]
-        return make_group(
-            log_probs, jnp.zeros(2), reference_log_probs=log_probs, preferences=first_wins
-        )
+        # Two of one length say nothing.
+        pairs = first_wins * (pair[0] != pair[1])
+        return make_group(log_probs, jnp.zeros(2), reference_log_probs=log_probs, preferences=pairs)
 
     return Minibatch(None, responses, jax.vmap(group)(pairs))
 

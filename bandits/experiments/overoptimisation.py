@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import draw_mean_line, over_seeds, require_no_nan
-from bandits.experiments.lengths import Lengths, draw_pairs, fit_proxy
+from bandits.experiments.lengths import Lengths, draw_pairs, fit_proxy, require_noise
 from bandits.sweeps import static, sweep
 from theory import gibbs
 
@@ -68,6 +68,7 @@ def run(settings: Settings) -> xr.Dataset:
 
 def _pressed(settings: Settings, pairs: tuple[int, ...], bumps: tuple[int, ...]) -> xr.Dataset:
     """Reward models of these sizes; smaller data are the first of the largest."""
+    require_noise(settings.lengths)
     most = dataclasses.replace(settings.lengths, pairs=max(pairs))
     bandit = most.bandit("mode")
     divergences = np.linspace(0, settings.largest, settings.divergences).astype(np.float32)
@@ -172,9 +173,18 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
 
 
 def _fall(gold: xr.DataArray) -> xr.DataArray:
-    """From the KL that is best on average to the largest."""
-    best = gold.mean("seed").argmax("kl")
-    return gold.isel(kl=best) - gold.isel(kl=-1)
+    """From the KL that is best on average to the largest.
+
+    The best is chosen on one half of the seeds and judged on the other, both ways: chosen where it
+    is judged, it would fall for no other reason.
+    """
+    halves = [gold.isel(seed=slice(i, None, 2)) for i in (0, 1)]
+    falls = [
+        judged.isel(kl=chosen.mean("seed").argmax("kl").drop_vars("kl", errors="ignore"))
+        - judged.isel(kl=-1)
+        for chosen, judged in (halves, halves[::-1])
+    ]
+    return xr.concat(falls, "seed").sortby("seed")
 
 
 EXPERIMENT = Experiment(

@@ -48,7 +48,8 @@ def all_responses(num_values: int, max_length: int) -> Int[np.ndarray, "K T1"]:
 
 
 def lengths(responses: Int[ArrayLike, "*batch T1"]) -> Int[Array, "*batch"]:
-    """Content tokens before the stop."""
+    """Content tokens before the stop. Raises InvalidInput as `require_responses` does."""
+    require_stops("responses", responses)
     return jnp.argmax(jnp.asarray(responses) == STOP, axis=-1)
 
 
@@ -63,15 +64,20 @@ def require_responses(
             f"{max_length} of content and then the stop to the end"
         )
     checks.require_index(name, responses, num_values + 1)
+    require_stops(name, responses)
+
+
+def require_stops(name: str, responses: Int[ArrayLike, "*batch T1"]) -> None:
+    """Refuse responses without a stop, or with content after it."""
     tokens = checks.concrete(responses)
     if tokens is None:
         return
-    rows = tokens.reshape(-1, shape[-1])
+    rows = tokens.reshape(-1, tokens.shape[-1])
     unstopped = (rows != STOP).all(axis=1)
     if unstopped.any():
         raise InvalidInput(
-            f"{name} has no stop ({STOP}) in row {int(np.argmax(unstopped))}; a response is at "
-            f"most {max_length} tokens of content, then the stop"
+            f"{name} has no stop ({STOP}) in row {int(np.argmax(unstopped))}; a response is "
+            "content, then stops to the end"
         )
     stopped = np.cumsum(rows == STOP, axis=1) > 0
     resumed = (stopped & (rows != STOP)).any(axis=1)

@@ -120,7 +120,9 @@ def test_the_dataset_holds_the_pairs_as_responses_the_preferred_first():
     data = lengths._dataset(pairs, reference, 6)
     require_responses("responses", data.responses, 1, 6)
     np.testing.assert_array_equal(lengths_of(data.responses), pairs)
-    np.testing.assert_array_equal(data.groups.preferences, [[[0, 1], [0, 0]]] * 4)
+    wins = [[0, 1], [0, 0]]
+    expected = [wins, wins, np.zeros((2, 2)), wins]  # two of one length say nothing
+    np.testing.assert_array_equal(data.groups.preferences, expected)
     for name in ("log_probs", "reference_log_probs", "behaviour_log_probs"):
         np.testing.assert_array_equal(getattr(data.groups, name), reference[pairs])
 
@@ -249,9 +251,12 @@ def test_all_methods_learn_from_the_same_pairs_of_the_problems_law(offline, onli
             pairs = draw_pairs(jax.random.key(seed), law, bandit.reward, TINY)
             assert (pairs.max() <= TINY.cut) == (problem == "skew")
             proxy = TINY.temperature * fit_proxy(pairs, TINY.features(), TINY.ridge)
+            probs = jnp.exp(reference)
+            proxy = proxy - probs @ proxy + probs @ bandit.reward
             for run in (offline, online):
-                found = run["proxy"].sel(problem=problem, seed=seed, step=0)
-                np.testing.assert_allclose(found, jnp.exp(reference) @ proxy, atol=1e-4)
+                one = run.sel(problem=problem, seed=seed).isel(step=-1)
+                expected = one["length_probability"].values @ proxy
+                np.testing.assert_allclose(one["proxy"], expected, atol=1e-4)
 
 
 def test_training_moves_the_way_that_it_is_rewarded(online):
@@ -268,7 +273,7 @@ def test_offline_methods_do_not_depend_on_the_proxy(offline):
     other = train_lengths(settings, ("dpo",), axes, steps=40, record=STEPS)
     for name in ("gold", "reference_kl", "length_probability"):
         np.testing.assert_allclose(other[name], offline[name], atol=1e-6)
-    assert (abs(other["proxy"] - offline["proxy"]) > 1e-4).mean() > 0.9
+    assert (abs(other["proxy"] - offline["proxy"]) > 1e-4).mean() > 0.6
 
 
 # Bad input
@@ -277,7 +282,8 @@ def test_offline_methods_do_not_depend_on_the_proxy(offline):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cut": 0}, "leaves no data: the reference has no mass there"),
+        ({"cut": 1}, "cut is 1; at least 2 leave data to learn from"),
+        ({"bumps": 1}, "bumps is 1; at least 2"),
         ({"mode": 7.0}, "mode is 7.0; lengths go up to 6"),
         ({"max_length": 1}, "max_length is 1; at least 2"),
         ({"spread": 0.0}, "spread is 0; it must be a finite number > 0"),
@@ -288,9 +294,12 @@ def test_offline_methods_do_not_depend_on_the_proxy(offline):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_settings_that_make_no_problem_are_refused(change, message):
-    settings = dataclasses.replace(TINY, **change)
-    with pytest.raises(InvalidInput, match=message):
+    def attempt():
+        settings = dataclasses.replace(TINY, **change)
         train_lengths(settings, ("dpo",), {"problem": ["skew"]}, steps=4, record=(0, 4))
+
+    with pytest.raises(InvalidInput, match=message):
+        attempt()
 
 
 def test_the_proxy_is_labelled_in_the_units_that_it_has(offline):

@@ -85,8 +85,10 @@ def test_a_policy_over_a_space_too_large_to_list_is_sampled():
 
 
 def test_lengths_count_up_to_the_first_stop():
-    responses = np.array([[0, 0, 0, 0], [2, 0, 0, 0], [1, 1, 0, 0], [2, 1, 2, 0], [1, 0, 2, 0]])
-    np.testing.assert_array_equal(lengths(responses), [0, 1, 2, 3, 1])
+    responses = np.array([[0, 0, 0, 0], [2, 0, 0, 0], [1, 1, 0, 0], [2, 1, 2, 0]])
+    np.testing.assert_array_equal(lengths(responses), [0, 1, 2, 3])
+    with pytest.raises(InvalidInput, match="content after the stop in row 0"):
+        lengths(np.array([1, 0, 2, 0]))
     np.testing.assert_array_equal(lengths(responses[3]), 3)
     np.testing.assert_array_equal(jax.jit(jax.vmap(lengths))(responses[:4, None]).T, [[0, 1, 2, 3]])
 
@@ -381,7 +383,7 @@ def test_a_table_of_another_shape_is_refused(name, table):
 @pytest.mark.parametrize(
     ("responses", "message"),
     [
-        ([[1, 0, 0, 0], [1, 2, 1, 2]], r"data has no stop \(0\) in row 1; .* at most 3 tokens"),
+        ([[1, 0, 0, 0], [1, 2, 1, 2]], r"data has no stop \(0\) in row 1; .* then stops"),
         ([[1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 2, 0]], "data has content after the stop in row 2"),
         ([[0, 1, 0, 0]], r"data has content after the stop in row 0; after the first stop \(0\)"),
         ([[1, 0, 0, 2]], "data has content after the stop in row 0"),
