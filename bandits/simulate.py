@@ -146,7 +146,8 @@ def simulate(
         checks.require_pairs_in_support("preferences", preferences, start, reference.labels or ())
     if not 1 <= steps <= MOST_STEPS:
         raise checks.InvalidInput(f"steps is {steps}; it must be from 1 to {MOST_STEPS}")
-    problem = _pose(reference, reward, target, preferences, beta)
+    fitted = None if preferences is None else fit_tabular(preferences)
+    problem = _pose(reference, reward, target, fitted, beta)
     _require_data(methods, problem, reward, target, preferences, natural_gradient)
     settings = _settings(methods, beta, hyperparameters or {})
     losses = {name: METHODS[name].bind(**values) for name, values in settings.items()}
@@ -159,10 +160,10 @@ def simulate(
         if name not in DIVERGENCES
     }
     learned: dict[str, Array] = {}
-    if preferences is not None:
+    if preferences is not None and fitted is not None:
         learned = {
             "pairs": jnp.asarray(preferences / preferences.sum(), float),
-            "fitted": fit_tabular(preferences),
+            "fitted": fitted,
         }
 
     def run_once(
@@ -278,12 +279,12 @@ def _pose(
     reference: Vector,
     reward: Vector | None,
     target: Vector | None,
-    preferences: np.ndarray | None,
+    fitted: Float[Array, " K"] | None,
     beta: float,
 ) -> _Problem:
     if reward is not None and target is not None:
         raise checks.InvalidInput("give either a reward or a target, one of the two")
-    if reward is None and target is None and preferences is None:
+    if reward is None and target is None and fitted is None:
         raise checks.InvalidInput("give either a reward or a target, or preferences")
     start = reference_from_probabilities(reference.values)
     if target is not None:
@@ -292,8 +293,8 @@ def _pose(
         goal = reference_from_probabilities(other.values)
         return _Problem(start, goal, None, _names(other), {})
     if reward is None:
-        assert preferences is not None
-        reward = Vector(np.asarray(fit_tabular(preferences)), reference.labels)
+        assert fitted is not None
+        reward = Vector(np.asarray(fitted), reference.labels)
     other = align(reward, "reward", reference)
     bandit = CategoricalBandit.from_arrays(other.values, reference.values)
     goal = bandit.target_log_probs(beta)

@@ -190,6 +190,16 @@ def require_preferences(name: str, table: ArrayLike) -> None:
         raise InvalidInput(f"{name} is zero everywhere; there must be at least one preference")
 
 
+def require_one_problem(what: str, **values: tuple[ArrayLike, int]) -> None:
+    """Refuse batches: each value is given with the number of axes that one problem has."""
+    for name, (value, axes) in values.items():
+        if np.ndim(value) != axes:
+            raise InvalidInput(
+                f"{name} has shape {np.shape(value)}; {what} is of one problem, use jax.vmap for "
+                "several"
+            )
+
+
 def require_features(name: str, features: ArrayLike, num_arms: int) -> None:
     """Refuse what is no ``[K, F]`` table of finite numbers with F >= 1, or tells no arms apart.
 

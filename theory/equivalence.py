@@ -275,11 +275,8 @@ def _checked(
     checks.require_log_distribution("reference_log_probs", reference_log_probs)
     checks.require_same_arms(counts=counts, reference_log_probs=reference_log_probs)
     checks.require_positive("beta", beta)
-    for name, value, axes in (("reference_log_probs", reference_log_probs, 1), ("beta", beta, 0)):
-        if np.ndim(value) != axes:
-            raise checks.InvalidInput(
-                f"{name} has shape {np.shape(value)}; a fit is of one problem, use jax.vmap for "
-                "several"
-            )
+    checks.require_one_problem(
+        "a fit", reference_log_probs=(reference_log_probs, 1), beta=(beta, 0)
+    )
     checks.require_pairs_in_support("counts", counts, reference_log_probs)
     return table, pairs, jnp.asarray(reference_log_probs, float)

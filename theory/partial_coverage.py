@@ -100,15 +100,11 @@ def dpo_optimum(
     checks.require_log_distribution("reference_log_probs", reference_log_probs)
     checks.require_same_arms(reference_log_probs=reference_log_probs, preferences=preferences)
     checks.require_probability("uncovered_mass", uncovered_mass)
-    for name, value, axes in (
-        ("reference_log_probs", reference_log_probs, 1),
-        ("uncovered_mass", uncovered_mass, 0),
-    ):
-        if np.ndim(value) != axes:
-            raise checks.InvalidInput(
-                f"{name} has shape {np.shape(value)}; one optimum is of one problem, use jax.vmap "
-                "for several"
-            )
+    checks.require_one_problem(
+        "one optimum",
+        reference_log_probs=(reference_log_probs, 1),
+        uncovered_mass=(uncovered_mass, 0),
+    )
     checks.require_pairs_in_support("preferences", preferences, reference_log_probs)
     table = np.asarray(preferences)
     loses, wins = _losers(table), (table > 0).any(axis=1)

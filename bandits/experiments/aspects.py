@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from bandits.contextual import ContextualBandit, draw_preferences, random_contextual_bandit
 from bandits.experiments.curves import require_not_diverged
 from bandits.fitting import minimize
-from bandits.losses import METHODS, make_group
+from bandits.losses import METHODS, make_pair
 from bandits.policies import Params, Policy, context_linear, context_residual
 from bandits.sweeps import sweep
 from bandits.training import Minibatch, Schedule, from_dataset, on_policy, train
@@ -88,6 +88,10 @@ class Aspects:
     widths: tuple[int, ...] = (64,)
     fresh: int = 256
     seeds: int = 8
+
+
+QUICK = Aspects(seeds=2, steps=40, learning_rates=(0.03,), betas=(0.1,), reward_steps=50, fresh=64)
+"""One cell of the grid, for a look and for tests."""
 
 
 class Prepared(NamedTuple):
@@ -375,10 +379,7 @@ def _dataset(
     prompts, pairs = prompts[at], pairs[at]
     log_probs = jnp.take_along_axis(bandit.reference_log_probs(prompts), pairs, axis=-1)
     told_apart = pairs[:, 0] != pairs[:, 1]
-    first_wins = jnp.array([[0.0, 1.0], [0.0, 0.0]])
     groups = jax.vmap(
-        lambda held, apart: make_group(
-            held, jnp.zeros(2), reference_log_probs=held, preferences=first_wins * apart
-        )
+        lambda held, apart: make_pair(held, reference_log_probs=held, told_apart=apart)
     )(log_probs, told_apart)
     return Minibatch(prompts, pairs, groups)

@@ -13,7 +13,15 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.experiments.aspects import POLICIES, Aspects, Recipe, prepare, train_recipes, tuned
+from bandits.experiments.aspects import (
+    POLICIES,
+    QUICK,
+    Aspects,
+    Recipe,
+    prepare,
+    train_recipes,
+    tuned,
+)
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import draw_bar_row, over_seeds, require_no_nan
 from bandits.experiments.intervals import mean_interval
@@ -181,11 +189,7 @@ EXPERIMENT = Experiment(
     source="I24, sections 3 and 4",
     question="What matters most: data, algorithm, reward model or prompts?",
     full=Settings(),
-    quick=Settings(
-        aspects=Aspects(
-            seeds=2, steps=40, learning_rates=(0.03,), betas=(0.1,), reward_steps=50, fresh=64
-        )
-    ),
+    quick=Settings(aspects=QUICK),
     run=run,
     plot=plot,
     judge=judge,

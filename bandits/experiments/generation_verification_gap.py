@@ -26,7 +26,7 @@ from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import draw_mean_line, require_no_nan
 from bandits.experiments.intervals import exact, mean_interval
 from bandits.fitting import minimize
-from bandits.losses import METHODS, make_group
+from bandits.losses import METHODS, make_pair
 from bandits.policies import Policy, all_sequences, log_linear, tabular_softmax
 from bandits.sweeps import sweep
 from theory import convex, gibbs
@@ -237,12 +237,9 @@ def _dpo_of_pairs(
     """DPO's loss of each pair, the winner first, from a uniform reference."""
     loss = METHODS["dpo"].bind(beta=beta)
     uniform = jnp.full(2, -jnp.log(log_probs.size))
-    first_wins = jnp.array([[0.0, 1.0], [0.0, 0.0]])
 
     def of_pair(pair: Float[Array, " 2"]) -> Float[Array, ""]:
-        return loss(
-            make_group(pair, jnp.zeros(2), reference_log_probs=uniform, preferences=first_wins)
-        )
+        return loss(make_pair(pair, reference_log_probs=uniform))
 
     return jax.vmap(of_pair)(log_probs[pairs])
 

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from bandits import plotting
 from bandits.environments import CategoricalBandit, min_length, mode_length
 from bandits.experiments.curves import draw_means, require_not_diverged
-from bandits.losses import METHODS, Loss, Responses, make_group, switch
+from bandits.losses import METHODS, Loss, Responses, make_pair, switch
 from bandits.policies import Policy, hazard_table
 from bandits.policies.variable_length import lengths
 from bandits.preferences import preference_probabilities, truncated
@@ -308,14 +308,12 @@ def _on_lengths(
 
 def _dataset(pairs: Int[Array, "n 2"], reference: Float[Array, " K"], max_length: int) -> Minibatch:
     """The labelled pairs as responses of one content token, repeated, then stops."""
-    first_wins = jnp.array([[0.0, 1.0], [0.0, 0.0]])
     responses = (jnp.arange(max_length + 1) < pairs[..., None]).astype(int)
 
     def group(pair: Int[Array, " 2"]) -> Responses:
         log_probs = reference[pair]
         # Two of one length say nothing.
-        pairs = first_wins * (pair[0] != pair[1])
-        return make_group(log_probs, jnp.zeros(2), reference_log_probs=log_probs, preferences=pairs)
+        return make_pair(log_probs, reference_log_probs=log_probs, told_apart=pair[0] != pair[1])
 
     return Minibatch(None, responses, jax.vmap(group)(pairs))
 

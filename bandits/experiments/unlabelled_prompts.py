@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.experiments.aspects import Aspects, Recipe, prepare, train_recipes, tuned
+from bandits.experiments.aspects import QUICK, Aspects, Recipe, prepare, train_recipes, tuned
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import draw_mean_line, over_seeds, require_no_nan
 
@@ -115,9 +115,7 @@ EXPERIMENT = Experiment(
     question="Do prompts without preference data help?",
     full=Settings(),
     quick=Settings(
-        aspects=Aspects(
-            seeds=2, steps=40, learning_rates=(0.03,), betas=(0.1,), reward_steps=50, fresh=64
-        ),
+        aspects=QUICK,
         added=(0, 200),
     ),
     run=run,

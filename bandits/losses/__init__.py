@@ -10,6 +10,7 @@ from bandits.losses.divergences import forward_kl, jeffreys, jensen_shannon, rev
 from bandits.losses.responses import (
     Responses,
     make_group,
+    make_pair,
     normalize_preferences,
     preferences_by_reward,
 )
@@ -135,6 +136,7 @@ __all__ = [
     "jeffreys",
     "jensen_shannon",
     "make_group",
+    "make_pair",
     "normalize_preferences",
     "preferences_by_reward",
     "response_weights",

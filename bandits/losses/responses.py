@@ -78,6 +78,22 @@ def make_group(
     )
 
 
+def make_pair(
+    log_probs: Float[ArrayLike, " 2"],
+    *,
+    reference_log_probs: Float[ArrayLike, " 2"] | None = None,
+    told_apart: ArrayLike = True,
+) -> Responses:
+    """Two responses of which the first is preferred, or nothing is said where not told apart."""
+    first_wins = jnp.array([[0.0, 1.0], [0.0, 0.0]])
+    return make_group(
+        log_probs,
+        jnp.zeros(2),
+        reference_log_probs=reference_log_probs,
+        preferences=first_wins * told_apart,
+    )
+
+
 def preferences_by_reward(
     rewards: Float[Array, " C"], least_gap: ArrayLike = 0.0
 ) -> Float[Array, "C C"]:
