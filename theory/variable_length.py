@@ -80,7 +80,7 @@ def skewed_lengths(
 
     Args:
       max_length: T >= 2.
-      mode: the most probable length, > 0, in tokens.
+      mode: the most probable length, from 1 to T, in tokens.
       spread: σ > 0, the standard deviation of log t.
 
     Raises InvalidInput for values out of range.
@@ -91,8 +91,8 @@ def skewed_lengths(
     checks.require_positive("mode", mode)
     checks.require_positive("spread", spread)
     known = checks.concrete(mode)
-    if known is not None and (known > max_length).any():
-        raise checks.InvalidInput(f"mode is {mode}; lengths go up to {max_length}")
+    if known is not None and ((known < 1) | (known > max_length)).any():
+        raise checks.InvalidInput(f"mode is {mode}; lengths go from 1 up to {max_length}")
     log_t = jnp.log(jnp.arange(1, max_length + 1))
     sigma = jnp.asarray(spread)
     centre = jnp.log(jnp.asarray(mode)) + sigma**2

@@ -198,8 +198,9 @@ def recurrent(num_values: int, max_length: int, width: int = 32) -> Policy:
     ) -> Float[Array, " C"]:
         require_responses("responses", responses, num_values, max_length)
         given = jnp.asarray(responses, int)
-        log_probs, _ = unroll(params, len(given), lambda _, place: given[:, place])
-        return _until_stop(log_probs, given)
+        rows = given.reshape(-1, max_length + 1)
+        log_probs, _ = unroll(params, len(rows), lambda _, place: rows[:, place])
+        return _until_stop(log_probs, rows).reshape(given.shape[:-1])
 
     def sample(
         params: Recurrent, key: PRNGKeyArray, context: Any, count: int

@@ -143,6 +143,23 @@ def test_log_prob_is_that_of_the_responses_asked_for(name):
 
 
 @each_policy
+def test_one_response_has_the_log_prob_of_a_batch_of_one(name):
+    params = started(name)
+    for response in SPACE:
+        alone = log_prob_of[name](params, None, response)
+        assert alone.shape == ()
+        (expected,) = log_prob_of[name](params, None, response[None])
+        np.testing.assert_allclose(alone, expected, rtol=1e-12)
+
+
+@each_policy
+def test_responses_keep_the_shape_of_their_batch(name):
+    params, batch = started(name), SPACE.reshape(3, 5, MOST + 1)
+    found = log_prob_of[name](params, None, batch)
+    np.testing.assert_allclose(found, log_probs_of[name](params).reshape(3, 5), rtol=1e-12)
+
+
+@each_policy
 def test_policies_transform(name):
     policy = POLICIES[name]
     stacked = jax.vmap(lambda key: policy.init(key=key))(jax.random.split(KEY, 3))
