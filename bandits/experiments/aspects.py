@@ -6,8 +6,9 @@ is trained on the pairs. Both are judged by the true reward on fresh prompts: th
 domain, and of a target domain that the data hardly know.
 """
 
+import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -94,10 +95,13 @@ QUICK = Aspects(seeds=2, steps=40, learning_rates=(0.03,), betas=(0.1,), reward_
 """One cell of the grid, for a look and for tests."""
 
 
-class Prepared(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Prepared:
     """All that a recipe comes to before a policy is trained, with axes for recipes and seeds.
 
     Attributes:
+      recipes: their names, R; no array, so part of the structure and not a leaf.
       bandit: the problem, ``[S, ...]``.
       pairs: DPO's data, ``[R, S, n, ...]``.
       learned: weights of the reward model, ``[R, S, d, K]``.
@@ -105,6 +109,7 @@ class Prepared(NamedTuple):
       fresh: prompts to tune and to judge by, ``[S, 2, D, n, d]``.
     """
 
+    recipes: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     bandit: ContextualBandit
     pairs: Minibatch
     learned: Float[Array, "R S d K"]
@@ -114,10 +119,11 @@ class Prepared(NamedTuple):
 
 def prepare(settings: Aspects, recipes: Mapping[str, Recipe]) -> Prepared:
     """Bandits, data, reward models and prompts of every recipe and seed, in one program."""
+    _require_some(recipes)
     for name, recipe in recipes.items():
         _require_recipe(settings, name, recipe)
     table = Recipe(*(jnp.array(column) for column in zip(*recipes.values(), strict=True)))
-    return _prepare(settings, table)
+    return _prepare(settings, tuple(recipes), table)
 
 
 class _Keys(NamedTuple):
@@ -134,6 +140,11 @@ class _Keys(NamedTuple):
 
 def _keys(seed: Int[Array, ""]) -> _Keys:
     return _Keys(*jax.random.split(jax.random.key(seed), len(_Keys._fields)))
+
+
+def _require_some(recipes: Collection[str]) -> None:
+    if not recipes:
+        raise InvalidInput("recipes is empty; at least one is needed")
 
 
 def _require_recipe(settings: Aspects, name: str, recipe: Recipe) -> None:
@@ -154,8 +165,8 @@ def _require_recipe(settings: Aspects, name: str, recipe: Recipe) -> None:
             )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _prepare(settings: Aspects, table: Recipe) -> Prepared:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _prepare(settings: Aspects, names: tuple[str, ...], table: Recipe) -> Prepared:
     def problem(seed: Int[Array, ""]) -> tuple[ContextualBandit, Float[Array, "2 D n d"]]:
         keys = _keys(seed)
         bandit = random_contextual_bandit(keys.bandit, settings.num_arms, settings.num_features)
@@ -189,7 +200,7 @@ def _prepare(settings: Aspects, table: Recipe) -> Prepared:
     bandits, fresh = jax.vmap(problem)(seeds)
     over_seeds = jax.vmap(cook, in_axes=(None, 0, 0))
     pairs, learned, prompts = jax.vmap(over_seeds, in_axes=(0, None, None))(table, seeds, bandits)
-    return Prepared(bandits, pairs, learned, prompts, fresh)
+    return Prepared(names, bandits, pairs, learned, prompts, fresh)
 
 
 def train_recipes(
@@ -201,17 +212,16 @@ def train_recipes(
 ) -> xr.Dataset:
     """Train one of `POLICIES` by PPO or DPO: every recipe, learning rate and β.
 
-    ``recipes`` names the first of those that were prepared, in their order.
+    ``recipes`` names any of those that were prepared, in any order.
 
     Returns the share of the best response's gain over the reference, in the true reward, by domain;
     ``validated`` on prompts to tune by, ``share`` on others.
     """
     checks.require_known("method", method, ("dpo", "ppo"))
     checks.require_known("policy", policy, POLICIES)
-    if len(recipes) > len(prepared.learned):
-        raise InvalidInput(
-            f"recipes has {len(recipes)} names; {len(prepared.learned)} were prepared"
-        )
+    _require_some(recipes)
+    for name in recipes:
+        checks.require_known("recipe", name, prepared.recipes)
 
     def run_one(
         recipe: Int[Array, ""],
@@ -224,13 +234,15 @@ def train_recipes(
             lambda leaf: leaf[recipe, seed], (prepared.pairs, prepared.learned, prepared.prompts)
         )
         bandit, fresh = jax.tree.map(lambda leaf: leaf[seed], (prepared.bandit, prepared.fresh))
-        one = Prepared(bandit, pairs, learned, prompts, fresh)
+        one = dataclasses.replace(
+            prepared, bandit=bandit, pairs=pairs, learned=learned, prompts=prompts, fresh=fresh
+        )
         return _train_one(settings, method, policy, one, learning_rate, beta, seed)
 
     dataset = sweep(
         run_one,
         {
-            "recipe": np.arange(len(recipes)),
+            "recipe": np.array([prepared.recipes.index(name) for name in recipes]),
             "learning_rate": np.array(settings.learning_rates, np.float32),
             "beta": np.array(settings.betas, np.float32),
             "seed": np.arange(settings.seeds),
@@ -244,12 +256,12 @@ def train_recipes(
     return dataset.squeeze("step")
 
 
-def tuned(dataset: xr.Dataset, domain: str) -> xr.DataArray:
-    """Shares on a domain, at the learning rate and β that are best there on held-out prompts.
+def tuned(dataset: xr.Dataset) -> xr.DataArray:
+    """Shares on each domain, at the learning rate and β that are best there on held-out prompts.
 
     By the true reward, for each bandit: the tuning of one who can measure what is wanted.
     """
-    grid = dataset.sel(domain=domain).stack(grid=("learning_rate", "beta"))
+    grid = dataset.stack(grid=("learning_rate", "beta"))
     best = grid["validated"].argmax("grid")
     return grid["share"].isel(grid=best).drop_vars(["grid", "learning_rate", "beta"])
 
@@ -354,7 +366,7 @@ def _training_prompts(
     labelled: Float[Array, "n d"],
     recipe: Recipe,
 ) -> Float[Array, "m d"]:
-    """Draws from the labelled prompts and those without labels, of a fixed number."""
+    """The labelled prompts and those without labels, equally often, to a fixed number."""
     general_key, target_key, order_key = jax.random.split(key, 3)
     most = settings.most_prompts
     parts = [
@@ -364,8 +376,9 @@ def _training_prompts(
     ]
     every = jnp.concatenate([prompts for prompts, _ in parts])
     used = jnp.concatenate([jnp.arange(len(prompts)) < count for prompts, count in parts])
-    drawn = jax.random.choice(order_key, len(every), (len(every),), p=used / used.sum())
-    return every[drawn]
+    # In a random order, so that chance alone says which of them are in the last, broken round.
+    order = jnp.argsort(jnp.where(used, jax.random.uniform(order_key, used.shape), jnp.inf))
+    return every[order[jnp.arange(len(every)) % used.sum()]]
 
 
 def _dataset(

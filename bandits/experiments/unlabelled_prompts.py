@@ -5,6 +5,7 @@ added in growing numbers to those that have labels; PPO is tuned at each number,
 prompts of both domains.
 """
 
+import itertools
 from dataclasses import dataclass, field
 
 import xarray as xr
@@ -14,6 +15,10 @@ from bandits import plotting
 from bandits.experiments.aspects import QUICK, Aspects, Recipe, prepare, train_recipes, tuned
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import draw_mean_line, over_seeds, require_no_nan
+from theory.checks import InvalidInput
+
+NONE = "none"
+"""The recipe without added prompts, the same for both kinds."""
 
 COLORS = {"general": "#4477AA", "target": "#EE6677"}
 
@@ -25,35 +30,41 @@ class Settings:
     Attributes:
       aspects: the setting; ``most_prompts`` of it bounds the numbers.
       labelled: prompts with a labelled pair.
-      added: numbers of prompts without, the first of them 0.
+      added: numbers of prompts without: 0, then more and more.
     """
 
     aspects: Aspects = field(default_factory=lambda: Aspects(seeds=12))
     labelled: int = 100
     added: tuple[int, ...] = (0, 100, 400)
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no curve of gains over none."""
+        rises = all(a < b for a, b in itertools.pairwise(self.added))
+        if not self.added or self.added[0] != 0 or not rises:
+            raise InvalidInput(f"added is {self.added}; it must start with 0 and rise")
+        if self.added[-1] > self.aspects.most_prompts:
+            raise InvalidInput(
+                f"added goes to {self.added[-1]}; most_prompts of these aspects is "
+                f"{self.aspects.most_prompts}"
+            )
+
 
 def run(settings: Settings) -> xr.Dataset:
     """Tuned shares of the best response's gain, by kind and number of added prompts and domain."""
     labelled = Recipe(pairs=settings.labelled, reward_pairs=settings.labelled)
-    recipes = {
+    recipes = {NONE: labelled} | {
         f"{kind} {count}": labelled._replace(**{f"{kind}_prompts": count})
         for kind in COLORS
-        for count in settings.added
+        for count in settings.added[1:]
     }
     prepared = prepare(settings.aspects, recipes)
-    trained = train_recipes(settings.aspects, "ppo", list(recipes), prepared)
-    domains = trained["domain"].values
-    share = xr.concat([tuned(trained, domain) for domain in domains], "domain")
-    rows = [
-        xr.concat(
-            [share.sel(recipe=f"{kind} {count}", drop=True) for count in settings.added], "added"
-        )
-        for kind in COLORS
-    ]
+    share = tuned(train_recipes(settings.aspects, "ppo", list(recipes), prepared))
+    names = [[NONE, *(f"{kind} {count}" for count in settings.added[1:])] for kind in COLORS]
+    axes = {"kind": list(COLORS), "added": list(settings.added)}
     return (
-        xr.concat(rows, "kind")
-        .assign_coords(kind=list(COLORS), added=list(settings.added), domain=domains)
+        share.sel(recipe=xr.DataArray(names, axes, list(axes)))
+        .drop_vars("recipe")
+        .transpose("kind", "added", "domain", "seed")
         .to_dataset(name="share")
     )
 

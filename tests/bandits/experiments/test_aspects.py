@@ -156,41 +156,46 @@ def test_two_equal_responses_teach_nothing(bandit):
 # Prompts
 
 
-def kinds_of(prompts, labelled, bandit, key):
-    """How many of the prompts are labelled ones, general ones and target ones."""
+def uses(prompts, labelled, bandit, key):
+    """How often each labelled prompt, general one and target one is among the prompts."""
     general_key, target_key, _ = jax.random.split(key, 3)
     general = bandit.draw_prompts(general_key, GENERAL, TINY.most_prompts)
     target = bandit.draw_prompts(target_key, TARGET, TINY.most_prompts)
-    found = []
-    for kind in (labelled, general, target):
-        found.append(np.isclose(np.asarray(prompts)[:, None], kind, atol=1e-5).all(-1).any(0))
     assert len(prompts) == TINY.most_pairs + 2 * TINY.most_prompts
-    every = np.concatenate([labelled, general, target])
-    assert np.isclose(np.asarray(prompts)[:, None], every, atol=1e-5).all(-1).any(1).all()
-    return found
+    is_one = [
+        np.isclose(np.asarray(prompts)[:, None], kind, atol=1e-5).all(-1)
+        for kind in (labelled, general, target)
+    ]
+    assert (np.concatenate(is_one, axis=1).sum(1) == 1).all()
+    return [found.sum(0) for found in is_one]
 
 
 @pytest.mark.parametrize(
-    ("pairs", "general", "target"), [(40, 0, 0), (5, 0, 0), (5, 10, 0), (5, 0, 20), (5, 20, 3)]
+    ("pairs", "general", "target"),
+    [(1, 0, 0), (40, 0, 0), (7, 0, 0), (5, 10, 0), (5, 0, 20), (5, 20, 3), (40, 20, 20)],
 )
-def test_training_prompts_are_of_the_asked_kinds_only(bandit, pairs, general, target):
+def test_the_asked_prompts_and_no_others_are_used_equally_often(bandit, pairs, general, target):
     recipe = BEST._replace(pairs=pairs, general_prompts=general, target_prompts=target)
     labelled = bandit.draw_prompts(jax.random.key(1), GENERAL, TINY.most_pairs)
     prompts = training_prompts(TINY, KEY, bandit, labelled, recipe)
-    found = kinds_of(prompts, labelled, bandit, KEY)
-    for used, asked in zip(found, (pairs, general, target), strict=True):
-        assert not used[asked:].any()
-        if asked:
-            assert used[:asked].mean() > 0.5
+    least, left_over = divmod(len(prompts), pairs + general + target)
+    found = uses(prompts, labelled, bandit, KEY)
+    for times, asked in zip(found, (pairs, general, target), strict=True):
+        assert not times[asked:].any()
+        assert np.isin(times[:asked], [least, least + 1]).all()
+    assert (np.concatenate(found) == least + 1).sum() == left_over
 
 
-def test_each_asked_prompt_is_as_likely_as_the_others(bandit):
-    recipe = BEST._replace(pairs=2, target_prompts=2)
+def test_chance_decides_which_prompts_are_used_once_more(bandit):
+    """Of 2 labelled prompts and 1 of the target domain, 2 are used 27 times and 1 is 26 times."""
+    recipe = BEST._replace(pairs=2, target_prompts=1)
     labelled = bandit.draw_prompts(jax.random.key(1), GENERAL, TINY.most_pairs)
-    keys = jax.random.split(KEY, 50)
-    every = [np.asarray(training_prompts(TINY, key, bandit, labelled, recipe)) for key in keys]
-    shares = [(batch == np.asarray(labelled[0])).all(-1).mean() for batch in every]
-    np.testing.assert_allclose(np.mean(shares), 0.25, atol=0.03)
+    more = []
+    for key in jax.random.split(KEY, 60):
+        prompts = training_prompts(TINY, key, bandit, labelled, recipe)
+        of_labelled, _, of_target = uses(prompts, labelled, bandit, key)
+        more.append(np.array([*of_labelled[:2], of_target[0]]) == 27)
+    np.testing.assert_allclose(np.mean(more, axis=0), 2 / 3, atol=0.2)
 
 
 # DPO's data
@@ -225,6 +230,7 @@ def test_a_dataset_of_all_pairs_holds_each_once(bandit):
 
 
 def test_recipes_share_bandits_and_prompts_and_differ_in_what_they_say(prepared):
+    assert prepared.recipes == ("best", "flipped")
     assert prepared.bandit.weights.shape == (3, D, K)
     assert prepared.pairs.responses.shape == (2, 3, 40, 2)
     assert prepared.learned.shape == (2, 3, D, K)
@@ -283,19 +289,20 @@ def test_policies_are_tuned_by_what_is_validated_and_judged_by_their_share():
     for (recipe, seed, domain), (rate, beta) in best.items():
         validated[recipe, rate, beta, seed, domain] = 0.5
     dataset = made(share=share, validated=validated)
-    for i, domain in enumerate(["general", "target"]):
-        found = tuned(dataset, domain)
-        assert found.dims == ("recipe", "seed")
-        for recipe, seed in np.ndindex(2, 2):
-            rate, beta = best[recipe, seed, i]
-            assert found[recipe, seed] == share[recipe, rate, beta, seed, i]
+    found = tuned(dataset)
+    assert set(found.coords) == set(found.dims) == {"recipe", "seed", "domain"}
+    for name in found.dims:
+        np.testing.assert_array_equal(found[name], dataset[name])
+    for (recipe, seed, domain), (rate, beta) in best.items():
+        at = found.isel(recipe=recipe, seed=seed, domain=domain)
+        assert at == share[recipe, rate, beta, seed, domain]
 
 
 def test_what_is_validated_best_need_not_have_the_best_share():
     share = np.zeros((2, 2, 2, 2, 2))
     share[:, 0, 0] = 1
     validated = -share
-    assert (tuned(made(share=share, validated=validated), "general") == 0).all()
+    assert (tuned(made(share=share, validated=validated)) == 0).all()
 
 
 # Training
@@ -317,10 +324,18 @@ def test_runs_are_labelled_and_finite_and_none_is_above_the_best_response(traine
 
 @pytest.mark.parametrize("which", [("ppo", "linear"), ("dpo", "network")])
 def test_training_gains_true_reward_and_on_flipped_labels_loses_it(trained, which):
-    share = tuned(trained[which], "general").mean("seed")
+    share = tuned(trained[which]).sel(domain="general").mean("seed")
     assert share.sel(recipe="best") > 0.15
     mean = trained[which]["share"].sel(domain="general").mean(["seed", "learning_rate"])
     assert (mean.sel(recipe="flipped") < 0).all()
+
+
+@pytest.mark.parametrize("names", [["flipped"], ["flipped", "best"]])
+def test_recipes_are_trained_by_name_whatever_their_order(prepared, trained, names):
+    dataset = train_recipes(TINY, "ppo", names, prepared)
+    assert dataset["recipe"].values.tolist() == names
+    expected = trained["ppo", "linear"]["share"].sel(recipe=names)
+    np.testing.assert_allclose(dataset["share"], expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("policy_class", POLICIES)
@@ -368,9 +383,17 @@ def test_unknown_methods_and_policies_are_refused(prepared, method, policy):
 
 
 @pytest.mark.usefixtures("traced_only")
-def test_more_recipes_than_were_prepared_are_refused(prepared):
-    with pytest.raises(InvalidInput):
-        train_recipes(TINY, "ppo", [*RECIPES, "third"], prepared)
+def test_recipes_that_were_not_prepared_are_refused_with_the_nearest_name(prepared):
+    with pytest.raises(InvalidInput, match="unknown recipe 'fliped'; did you mean 'flipped'"):
+        train_recipes(TINY, "ppo", ["best", "fliped"], prepared)
+
+
+@pytest.mark.usefixtures("traced_only")
+def test_no_recipes_are_refused(prepared):
+    with pytest.raises(InvalidInput, match="recipes is empty"):
+        train_recipes(TINY, "ppo", [], prepared)
+    with pytest.raises(InvalidInput, match="recipes is empty"):
+        prepare(TINY, {})
 
 
 # numbers of pairs or prompts that were not used.

@@ -34,6 +34,7 @@ def made():
     share.loc[{"recipe": list(OF_DATA)}] -= 0.2
     share.loc[{"recipe": list(OF_REWARD_MODEL)}] -= 0.05
     share.loc[{"recipe": "more prompts"}] += 0.02
+    share.loc[{"recipe": "target prompts", "domain": "target"}] += 0.03
     share.loc[{"loss": "dpo", "recipe": list(RECIPES)[1 + len(OF_DATA) :]}] = np.nan
     return share.to_dataset(name="share")
 
@@ -63,9 +64,7 @@ def test_every_class_and_method_is_trained_on_its_recipes_and_tuned(monkeypatch)
     monkeypatch.setattr(four_aspects, "prepare", lambda settings, recipes: "prepared")
     monkeypatch.setattr(four_aspects, "train_recipes", train)
     share = EXPERIMENT.run(EXPERIMENT.quick)["share"]
-    # DPO's are the first of what was prepared, in that order.
     of_data = ["best", *OF_DATA]
-    assert list(RECIPES)[:4] == of_data
     assert calls == [
         (method, policy, of_data if method == "dpo" else list(RECIPES))
         for policy in POLICIES
@@ -75,8 +74,8 @@ def test_every_class_and_method_is_trained_on_its_recipes_and_tuned(monkeypatch)
         for j, recipe in enumerate(RECIPES):
             found = share.sel(loss=method, policy=policy, recipe=recipe, seed=1)
             expected = i + 1 + 0.1 * j + np.array([0, 0.01]) if recipe in recipes else np.nan
-            order = found.sel(domain=["general", "target"])
-            np.testing.assert_allclose(order, np.broadcast_to(expected, 2))
+            by_domain = found.sel(domain=["general", "target"])
+            np.testing.assert_allclose(by_domain, np.broadcast_to(expected, 2))
 
 
 def test_every_recipe_is_worse_than_the_best_in_one_thing_or_has_more_prompts():
@@ -92,10 +91,16 @@ def test_every_recipe_is_worse_than_the_best_in_one_thing_or_has_more_prompts():
 
 def test_every_claim_holds_where_the_finding_does():
     claims = judge(made())
-    assert [claim.holds for claim in claims] == [True] * 5
-    assert [claim.asserted for claim in claims] == [False, True, False, True, False]
+    assert [claim.holds for claim in claims] == [True] * 11
+    assert [i for i, claim in enumerate(claims) if claim.asserted] == [1, 3]
     effects = [claim.effect for claim in claims]
-    assert effects == pytest.approx([0.1, 0.2, 0.1, 0.05, 0.02], abs=1e-3)
+    of_aspects, differences, on_target = (
+        [0.2, 0.1, 0.05, 0.02],
+        [0.1, 0.05, 0.03],
+        [0.03, 0.02, 0.05],
+    )
+    expected = [0.1, *of_aspects, *differences, *on_target]
+    assert effects == pytest.approx(expected, abs=1e-3)
     published = ", ".join(ASPECTS)
     assert claims[0].note == f"The measured order: {published}. Published: {published}."
     assert "linear policy +0.1" in claims[2].note
@@ -110,11 +115,25 @@ def test_intervals_are_over_seeds():
     assert (claim.effect, claim.low, claim.high) == pytest.approx(mean_interval(gain.values))
 
 
+def test_intervals_of_the_order_are_of_differences_seed_by_seed():
+    """What all effects of a seed share, such as a good best recipe, is no doubt about the order."""
+    dataset = made()
+    common = xr.DataArray([0.05, -0.05, 0.03, -0.03, 0.0], dims="seed")
+    dataset["share"].loc[{"recipe": "best", "loss": "ppo"}] += common
+    share = dataset["share"].sel(domain="general", loss="ppo").mean("policy")
+    worse = share.sel(recipe=list(OF_DATA)).mean("recipe")
+    algorithm = dataset["share"].sel(domain="general", loss="dpo", recipe="best").mean("policy")
+    claim = judge(dataset)[5]
+    expected = mean_interval((algorithm - worse).values)
+    assert (claim.effect, claim.low, claim.high) == pytest.approx(expected)
+    assert claim.holds
+
+
 @pytest.mark.parametrize(
     ("where", "change", "expected"),
     [
         ({"recipe": list(OF_DATA)}, 0.3, [0, 1]),
-        ({"recipe": list(OF_DATA)}, 0.15, [0]),
+        ({"recipe": list(OF_DATA)}, 0.12, [0]),
         ({"recipe": "best", "loss": "dpo"}, 0.11, [2]),
         ({"loss": "dpo"}, 0.3, [2]),
         ({"recipe": list(OF_REWARD_MODEL)}, 0.06, [3]),
@@ -122,6 +141,11 @@ def test_intervals_are_over_seeds():
         ({"recipe": "more prompts"}, 0.3, [0]),
         ({"recipe": "target prompts"}, -0.5, []),
         ({"domain": "target"}, -0.5, []),
+        ({"domain": "target", "recipe": "target prompts"}, -0.04, [8]),
+        ({"domain": "target", "recipe": "more prompts"}, -0.03, [9]),
+        ({"domain": "target", "recipe": "small reward model"}, 0.06, [10]),
+        ({"domain": "target", "recipe": list(OF_DATA)}, 0.5, []),
+        ({"domain": "target", "loss": "dpo"}, 0.5, []),
     ],
 )
 def test_each_finding_that_fails_fails_its_claims_and_no_other(where, change, expected):
@@ -134,14 +158,40 @@ def test_each_finding_that_fails_fails_its_claims_and_no_other(where, change, ex
 def test_the_measured_order_is_said():
     dataset = made()
     dataset["share"].loc[{"recipe": "more prompts"}] += 0.3
-    note = judge(dataset)[0].note
+    claims = judge(dataset)
+    note = claims[0].note
     assert note.startswith("The measured order: prompts, data quality, algorithm, reward model.")
+    assert [claim.statement.split("effect of ")[1] for claim in claims[5:8]] == [
+        "prompts minus that of data quality",
+        "data quality minus that of algorithm",
+        "algorithm minus that of reward model",
+    ]
+    assert [claim.effect for claim in claims[5:8]] == pytest.approx([0.12, 0.1, 0.05], abs=1e-3)
+    assert all("not corrected" in claim.note for claim in claims[5:8])
 
 
-@pytest.mark.parametrize(("loss", "recipe"), [("ppo", "best"), ("ppo", "more prompts")])
-def test_results_that_are_undefined_are_not_judged(loss, recipe):
+def test_places_in_the_order_that_are_not_sure_fail_their_claims():
     dataset = made()
-    where = {"loss": loss, "recipe": recipe, "seed": 1, "policy": "linear", "domain": "general"}
+    wide = xr.DataArray([0.5, -0.5, 0.3, -0.3, 0.0], dims="seed")
+    general = {"domain": "general", "loss": "ppo"}
+    dataset["share"].loc[general | {"recipe": "small reward model"}] += wide
+    assert failing(dataset) == [3, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("domain", "recipe"),
+    [
+        ("general", "best"),
+        ("general", "more prompts"),
+        ("target", "best"),
+        ("target", "target prompts"),
+        ("target", "more prompts"),
+        ("target", "small reward model"),
+    ],
+)
+def test_results_that_are_undefined_are_not_judged(domain, recipe):
+    dataset = made()
+    where = {"loss": "ppo", "recipe": recipe, "seed": 1, "policy": "linear", "domain": domain}
     dataset["share"].loc[where] = np.nan
     with pytest.raises(InvalidInput, match="share is NaN"):
         judge(dataset)

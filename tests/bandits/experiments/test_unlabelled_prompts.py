@@ -57,17 +57,37 @@ def test_recipes_add_as_many_prompts_of_either_kind_as_asked(monkeypatch):
     monkeypatch.setattr(unlabelled_prompts, "train_recipes", train)
     settings = dataclasses.replace(EXPERIMENT.quick, labelled=30, added=ADDED)
     share = EXPERIMENT.run(settings)["share"]
-    assert set(share.dims) == {"kind", "added", "domain", "seed"}
-    names = list(seen)
+    assert share.dims == ("kind", "added", "domain", "seed")
+    assert set(share.coords) == set(share.dims)
+    assert all(recipe.pairs == recipe.reward_pairs == 30 for recipe in seen.values())
+    asked = [(recipe.general_prompts, recipe.target_prompts) for recipe in seen.values()]
+    # Without prompts of either kind there is one recipe, trained once.
+    assert len(asked) == len(set(asked)) == 5
     for kind in ("general", "target"):
         for count in ADDED:
-            recipe = seen[f"{kind} {count}"]
-            assert recipe.pairs == recipe.reward_pairs == 30
-            asked = {"general": 0, "target": 0} | {kind: count}
-            assert (recipe.general_prompts, recipe.target_prompts) == tuple(asked.values())
+            at = asked.index((count, 0) if kind == "general" else (0, count))
             found = share.sel(kind=kind, added=count, seed=2, domain=["general", "target"])
-            at = names.index(f"{kind} {count}")
             np.testing.assert_array_equal(found, [at, at + 100])
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ((), "start with 0 and rise"),
+        ((100, 400), "start with 0 and rise"),
+        ((-5, 0), "start with 0 and rise"),
+        ((0, 100, 100), "start with 0 and rise"),
+        ((0, 400, 100), "start with 0 and rise"),
+        ((0, 401), "added goes to 401; most_prompts of these aspects is 400"),
+    ],
+)
+def test_numbers_of_prompts_that_do_not_rise_from_0_to_what_there_is_are_refused(added, said):
+    with pytest.raises(InvalidInput, match=said):
+        dataclasses.replace(EXPERIMENT.full, added=added)
+
+
+def test_as_many_prompts_as_there_are_can_be_added():
+    assert dataclasses.replace(EXPERIMENT.full, added=(0, 400)).added == (0, 400)
 
 
 # Claims
