@@ -3,14 +3,16 @@
 On Mode, the length problem whose best length is the usual one, a reward model is fitted to noisy
 pairs. The policy of highest *learned* reward at each KL from the reference is exact; its *true*
 reward rises, and then falls where the model is wrong: more so with less data, and where the model's
-capacity does not suit them.
+capacity does not suit them. Every number of pairs is tried with every capacity.
 """
 
-import dataclasses
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, Int
@@ -20,57 +22,85 @@ from matplotlib.figure import Figure
 from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import draw_mean_line, over_seeds, require_no_nan
-from bandits.experiments.lengths import Lengths, draw_pairs, fit_proxy, require_noise
+from bandits.experiments.lengths import Lengths, draw_pairs, fit_proxy
 from bandits.sweeps import static, sweep
-from theory import gibbs
+from theory import checks, gibbs
+from theory.checks import InvalidInput
 
-COLORS = ("#332288", "#0072B2", "#44AA99", "#DDAA33", "#CC6677")
+COLORMAPS = {"pairs": "viridis", "bumps": "plasma"}
+"""Sequential and colour-blind safe; two, so that data are not taken for capacity."""
+
+PALEST = 0.85
+"""Of a colormap: beyond it, lines fade into the paper."""
+
+LABELS = {"pairs": "{} pairs", "bumps": "{} bumps"}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The reward models and the pressure.
+    """The problem, the reward models and the pressure.
 
     Attributes:
-      lengths: the problem; its labeller is noisy.
-      pairs: numbers of labelled pairs, at the middle capacity.
-      bumps: capacities: how many bumps the reward model adds up, at the middle number of pairs.
+      max_length: T.
+      mode: of the reference's lengths, and the best one.
+      spread: of their logarithm.
+      temperature: of the labeller, in units of the gold reward.
+      ridge: of the reward models.
+      pairs: numbers of labelled pairs, growing.
+      bumps: capacities, growing: how many bumps over the lengths the reward model adds up.
       largest: KL from the reference, in nats.
       divergences: how many of them, evenly from 0.
-      seeds: independent data.
+      seeds: independent data, at least 4: what is best is chosen on one half, judged on the other.
     """
 
-    lengths: Lengths = field(default_factory=lambda: Lengths(temperature=0.3))
+    max_length: int = 40
+    mode: float = 12.0
+    spread: float = 0.6
+    temperature: float = 0.3
+    ridge: float = 1e-4
     pairs: tuple[int, ...] = (30, 100, 300, 1000, 3000)
     bumps: tuple[int, ...] = (3, 6, 12, 24)
     largest: float = 2.8
     divergences: int = 29
     seeds: int = 200
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run or judged."""
+        # Without noise rewards have no finite unit, without a ridge few pairs have no finite fit.
+        for name in ("mode", "spread", "temperature", "ridge", "largest"):
+            checks.require_positive(name, getattr(self, name))
+        for name, least in (("max_length", 2), ("divergences", 2), ("seeds", 4)):
+            value = getattr(self, name)
+            checks.require_whole(name, value)
+            if value < least:
+                raise InvalidInput(f"{name} is {value}; at least {least} are needed")
+        if not 1 <= self.mode <= self.max_length:
+            raise InvalidInput(f"mode is {self.mode}; lengths go from 1 up to {self.max_length}")
+        for name, least in (("pairs", 1), ("bumps", 2)):
+            values = getattr(self, name)
+            rising = all(a < b for a, b in itertools.pairwise(values))
+            if len(values) < 2 or not rising or values[0] < least:
+                raise InvalidInput(
+                    f"{name} is {values}; give at least two numbers, growing from {least} or more"
+                )
+            checks.require_whole(name, values)
+
+    def model(self, bumps: int) -> Lengths:
+        """The problem with the most data and a reward model of one capacity."""
+        return Lengths(
+            max_length=self.max_length,
+            mode=self.mode,
+            spread=self.spread,
+            pairs=self.pairs[-1],
+            temperature=self.temperature,
+            bumps=bumps,
+            ridge=self.ridge,
+        )
+
 
 def run(settings: Settings) -> xr.Dataset:
-    """Gold and proxy reward over the KL, for reward models of growing data and capacity."""
-    middle_pairs = settings.pairs[len(settings.pairs) // 2]
-    middle_bumps = settings.bumps[len(settings.bumps) // 2]
-    by_data = _pressed(settings, settings.pairs, (middle_bumps,)).squeeze("bumps")
-    by_capacity = _pressed(settings, (middle_pairs,), settings.bumps).squeeze("pairs")
-    dataset = xr.merge(
-        [
-            by_data.rename(gold="gold_by_data", proxy="proxy_by_data").drop_vars("bumps"),
-            by_capacity.rename(gold="gold_by_capacity", proxy="proxy_by_capacity").drop_vars(
-                "pairs"
-            ),
-        ]
-    )
-    require_no_nan(dataset)
-    return dataset.assign_attrs(middle_pairs=middle_pairs, middle_bumps=middle_bumps)
-
-
-def _pressed(settings: Settings, pairs: tuple[int, ...], bumps: tuple[int, ...]) -> xr.Dataset:
-    """Reward models of these sizes; smaller data are the first of the largest."""
-    require_noise(settings.lengths)
-    most = dataclasses.replace(settings.lengths, pairs=max(pairs))
-    bandit = most.bandit("mode")
+    """Gold and proxy reward over the KL, for every number of pairs and every capacity."""
+    bandit = settings.model(settings.bumps[0]).bandit("mode")
     divergences = np.linspace(0, settings.largest, settings.divergences).astype(np.float32)
 
     def run_one(
@@ -81,17 +111,23 @@ def _pressed(settings: Settings, pairs: tuple[int, ...], bumps: tuple[int, ...])
         reference: Float[Array, " K"],
         divergences: Float[Array, " n"],
     ) -> dict[str, Array]:
-        drawn = draw_pairs(jax.random.key(seed), reference, gold, most)
-        used = jnp.arange(most.pairs) < pairs
-        features = dataclasses.replace(most, bumps=bumps).features()
-        proxy = most.temperature * fit_proxy(drawn, features, most.ridge, used)
+        model = settings.model(bumps)
+        # Smaller data are the first of the largest, so that sizes differ by nothing else.
+        drawn = draw_pairs(jax.random.key(seed), reference, gold, model)
+        used = jnp.arange(model.pairs) < pairs
+        proxy = model.temperature * fit_proxy(drawn, model.features(), model.ridge, used)
         policies = jnp.exp(gibbs.gibbs_at_kl(proxy, reference, divergences))
         start = jnp.exp(reference)
+        # A constant is not learned: the proxy is given the gold one's mean under the reference.
         return {"gold": policies @ gold, "proxy": (policies - start) @ proxy + start @ gold}
 
-    return sweep(
+    dataset = sweep(
         run_one,
-        {"pairs": np.array(pairs), "bumps": static(list(bumps)), "seed": np.arange(settings.seeds)},
+        {
+            "pairs": np.array(settings.pairs),
+            "bumps": static(list(settings.bumps)),
+            "seed": np.arange(settings.seeds),
+        },
         fixed={
             "gold": bandit.reward,
             "reference": bandit.reference_log_probs,
@@ -100,91 +136,191 @@ def _pressed(settings: Settings, pairs: tuple[int, ...], bumps: tuple[int, ...])
         dims=["kl"],
         coords={"kl": divergences},
     )
+    require_no_nan(dataset)
+    return dataset
 
 
 def plot(dataset: xr.Dataset) -> Figure:
-    """True reward (solid) and learned one (dotted) over the KL, by data and by capacity."""
-    figure = plotting.new_figure(14, 6)
-    by_data, by_capacity = figure.subplots(1, 2, sharey=True)
-    figure.subplots_adjust(0.07, 0.13, 0.985, 0.91, wspace=0.05)
-    _draw(by_data, dataset, "data", "pairs", "{} pairs")
-    _draw(by_capacity, dataset, "capacity", "bumps", "{} bumps")
-    by_data.set(
-        title=f"More data, {dataset.attrs['middle_bumps']} bumps", ylabel="reward, maximum lengths"
+    """Rewards over the KL by data and by capacity; true ones at the largest KL by both."""
+    figure = plotting.new_figure(15, 6.2)
+    panels = by_data, by_capacity, by_both = figure.subplots(1, 3, sharey=True)
+    figure.subplots_adjust(0.068, 0.29, 0.985, 0.93, wspace=0.06)
+    pairs, bumps = _middle(dataset)
+    cuts = (
+        (by_data, dataset.sel(bumps=bumps), "pairs"),
+        (by_capacity, dataset.sel(pairs=pairs), "bumps"),
     )
-    by_capacity.set_title(f"More capacity, {dataset.attrs['middle_pairs']} pairs")
+    for axes, cut, along in cuts:
+        _draw_true(axes, cut["gold"], along, "kl", marker="")
+        axes.set_xlabel("KL(policy‖reference), nats")
+    _draw_true(by_both, dataset["gold"].isel(kl=-1), "bumps", "pairs")
+    start = float(dataset["gold"].isel(kl=0).mean())
+    by_both.axhline(start, color=plotting.INK, linestyle="--", linewidth=1.4, label="reference")
+    # The true reward sets the scale: learned ones end far above it, and the legend says where.
+    low, high = by_data.get_ylim()
+    top = high + 0.3 * (high - low)
+    for axes, cut, along in cuts:
+        _draw_learned(axes, cut["proxy"], along, top)
+    by_data.set(
+        title=f"More data, {bumps} bumps", ylabel="reward, maximum lengths", ylim=(low, top)
+    )
+    by_capacity.set_title(f"More capacity, {pairs} pairs")
+    by_both.set(
+        title=f"True reward at {float(dataset['kl'][-1]):.3g} nats",
+        xlabel="labelled pairs",
+        xscale="log",
+    )
+    by_both.set_xticks(dataset["pairs"].values, [str(n) for n in dataset["pairs"].values])
+    by_both.minorticks_off()
+    for axes in panels:
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.15),
+            ncols=2,
+            handlelength=1.5,
+            fontsize=14,
+            frameon=False,
+        )
     return figure
 
 
-def _draw(axes: Axes, dataset: xr.Dataset, kind: str, along: str, label: str) -> None:
-    for value, color in zip(dataset[along].values, COLORS, strict=False):
-        one = dataset.sel({along: value})
-        name = label.format(value)
-        draw_mean_line(axes, one[f"gold_by_{kind}"], "kl", color=color, label=name, marker="")
-        learned = one[f"proxy_by_{kind}"].mean("seed")
-        axes.plot(learned["kl"], learned, ":", color=color, linewidth=1.4)
-    axes.plot([], [], ":", color=plotting.INK, linewidth=1.4, label="as learned")
-    axes.set(xlabel="KL(policy‖reference), nats", ylim=(-0.27, 0.06))
-    axes.legend(loc="lower right", ncols=2, fontsize=12)
+def _colors(gold: xr.DataArray, along: str) -> np.ndarray:
+    """From dark, for the least, to pale, as many as there are values."""
+    return mpl.colormaps[COLORMAPS[along]](np.linspace(0, PALEST, gold.sizes[along]))
+
+
+def _draw_true(axes: Axes, gold: xr.DataArray, along: str, x: str, **line: object) -> None:
+    for value, color in zip(gold[along].values, _colors(gold, along), strict=True):
+        name = LABELS[along].format(value)
+        draw_mean_line(axes, gold.sel({along: value}), x, color=color, label=name, **line)
+
+
+def _draw_learned(axes: Axes, proxy: xr.DataArray, along: str, top: float) -> None:
+    means = proxy.mean("seed")
+    for value, color in zip(proxy[along].values, _colors(proxy, along), strict=True):
+        axes.plot(proxy["kl"], means.sel({along: value}), ":", color=color, linewidth=2)
+    most = float(means.max())
+    name = "learned" if most <= top else f"learned, up to {most:.2f}"
+    axes.plot([], [], ":", color=plotting.INK, linewidth=2, label=name)
 
 
 def judge(dataset: xr.Dataset) -> list[Claim]:
     """What the last nats cost, and how that goes with data and capacity; by seed."""
     require_no_nan(dataset)
-    falls = _fall(dataset["gold_by_data"])
-    few, many = (falls.isel(pairs=i) for i in (0, -1))
-    end = dataset["gold_by_capacity"].isel(kl=-1)
-    best_bumps = int(end.mean("seed").idxmax("bumps"))
-    suited = end.sel(bumps=best_bumps)
-    too = {"few": end.isel(bumps=0), "many": end.isel(bumps=-1)}
-    tried = ", ".join(
-        f"{b} bumps {float(end.sel(bumps=b).mean()):.3f}" for b in dataset["bumps"].values
-    )
-    at = int(dataset["pairs"][0])
-    gold = dataset["gold_by_data"].isel(pairs=0).mean("seed")
-    best = float(gold["kl"][int(gold.argmax("kl"))])
-    fall, less = over_seeds(few), over_seeds(few - many)
+    pairs, bumps = _middle(dataset)
+    fewest, most = (int(dataset["pairs"][i]) for i in (0, -1))
+    by_data, ends = dataset.sel(bumps=bumps), dataset["gold"].isel(kl=-1)
+    falls = _on_other_half(by_data["gold"], _fall)
+    gold = by_data["gold"].sel(pairs=fewest).mean("seed")
+    excess = (by_data["proxy"] - by_data["gold"]).isel(kl=-1)
+    fall = over_seeds(falls.sel(pairs=fewest))
+    less = over_seeds(falls.sel(pairs=fewest) - falls.sel(pairs=most))
+    nearer = over_seeds(excess.sel(pairs=fewest) - excess.sel(pairs=most))
     return [
         EXPERIMENT.claim(
             "Pressure on a learned reward ends by lowering the true one: its fall from the best KL "
-            f"to the largest, {at} pairs",
+            f"to the largest, {fewest} pairs",
             fall,
             fall.low > 0,
-            note=f"The best KL is {best:.1f} nats.",
+            note=f"The best KL is {float(gold.idxmax('kl')):.1f} nats.",
         ),
         EXPERIMENT.claim(
-            f"More data put that off: the fall with {at} pairs minus that with "
-            f"{int(dataset['pairs'][-1])}",
+            f"More data put that off: the fall with {fewest} pairs minus that with {most}",
             less,
             less.low > 0,
         ),
-        *(
-            EXPERIMENT.claim(
-                f"Capacity must suit the data: true reward at the largest KL with {best_bumps} "
-                f"bumps, the best number, minus that with too {how}, "
-                f"{int(other['bumps'])}",
-                interval := over_seeds(suited.drop_vars("bumps") - other.drop_vars("bumps")),
-                interval.low > 0,
-                note=f"True reward at the largest KL: {tried}.",
-            )
-            for how, other in too.items()
+        EXPERIMENT.claim(
+            "More data bring the learned reward nearer the true one: learned minus true reward at "
+            f"the largest KL, with {fewest} pairs minus with {most}",
+            nearer,
+            nearer.low > 0,
+            note="That the learned one rises with the KL is no finding: the policies maximise it. "
+            f"Learned minus true: {_listed(excess, 'pairs')}.",
         ),
+        *_judge_capacity(ends.sel(pairs=pairs)),
+        _judge_capacity_by_data(ends.isel(pairs=[0, -1])),
     ]
 
 
-def _fall(gold: xr.DataArray) -> xr.DataArray:
-    """From the KL that is best on average to the largest.
+def _judge_capacity(ends: xr.DataArray) -> list[Claim]:
+    """At one number of pairs; the number of bumps is chosen on other seeds than it is judged on."""
+    suited = _on_other_half(ends, lambda chosen, judged: _with_bumps(judged, _best_bumps(chosen)))
+    note = f"Best: {int(_best_bumps(ends))}. True reward: {_listed(ends, 'bumps')}."
+    claims = []
+    for how, i in (("few", 0), ("many", -1)):
+        other = ends.isel(bumps=i)
+        interval = over_seeds(suited - other)
+        claims.append(
+            EXPERIMENT.claim(
+                "Capacity must suit the data: true reward at the largest KL with the best number "
+                f"of bumps minus that with too {how}, {int(other['bumps'])}; {int(ends['pairs'])} "
+                "pairs",
+                interval,
+                interval.low > 0,
+                note=note,
+            )
+        )
+    return claims
 
-    The best is chosen on one half of the seeds and judged on the other, both ways: chosen where it
-    is judged, it would fall for no other reason.
+
+def _judge_capacity_by_data(ends: xr.DataArray) -> Claim:
+    """At two numbers of pairs; both must gain by a number of bumps of their own."""
+    gains = _on_other_half(ends, _gain_of_own_capacity)
+    least = min((over_seeds(gains.isel(pairs=i)) for i in (0, 1)), key=lambda one: one.low)
+    fewest, most = (int(n) for n in ends["pairs"])
+    small, large = (int(n) for n in _best_bumps(ends))
+    return EXPERIMENT.claim(
+        "More data want more capacity: true reward at the largest KL with the best number of bumps "
+        "minus that with the number that is best for the other data, the lesser of the gains with "
+        f"{fewest} and with {most} pairs",
+        least,
+        least.low > 0,
+        note=f"Best: {small} bumps with {fewest} pairs, {large} with {most}.",
+    )
+
+
+def _gain_of_own_capacity(chosen: xr.DataArray, judged: xr.DataArray) -> xr.DataArray:
+    """Negative where it is the fewer pairs that want the larger capacity."""
+    own = _best_bumps(chosen)
+    gain = _with_bumps(judged, own) - _with_bumps(judged, own.copy(data=own.values[::-1]))
+    return gain * np.sign(own.values[-1] - own.values[0])
+
+
+def _fall(chosen: xr.DataArray, judged: xr.DataArray) -> xr.DataArray:
+    """From the KL that is best on average to the largest."""
+    best = chosen.mean("seed").argmax("kl").drop_vars("kl", errors="ignore")
+    return judged.isel(kl=best) - judged.isel(kl=-1)
+
+
+def _on_other_half(
+    values: xr.DataArray, effect: Callable[[xr.DataArray, xr.DataArray], xr.DataArray]
+) -> xr.DataArray:
+    """An effect of what is best on one half of the seeds, judged on the other, both ways.
+
+    Chosen where it is judged, the best would be better for no other reason.
     """
-    halves = [gold.isel(seed=slice(i, None, 2)) for i in (0, 1)]
-    falls = [
-        judged.isel(kl=chosen.mean("seed").argmax("kl").drop_vars("kl", errors="ignore"))
-        - judged.isel(kl=-1)
-        for chosen, judged in (halves, halves[::-1])
-    ]
-    return xr.concat(falls, "seed").sortby("seed")
+    halves = [values.isel(seed=slice(i, None, 2)) for i in (0, 1)]
+    found = [effect(chosen, judged) for chosen, judged in (halves, halves[::-1])]
+    return xr.concat(found, "seed", coords="minimal", compat="override").sortby("seed")
+
+
+def _best_bumps(ends: xr.DataArray) -> xr.DataArray:
+    return ends.mean("seed").idxmax("bumps")
+
+
+def _with_bumps(ends: xr.DataArray, bumps: xr.DataArray) -> xr.DataArray:
+    return ends.sel(bumps=bumps).drop_vars("bumps")
+
+
+def _listed(ends: xr.DataArray, along: str) -> str:
+    means = zip(ends[along].values, ends.transpose(along, "seed").values, strict=True)
+    return ", ".join(f"{LABELS[along].format(n)} {row.mean():.3f}" for n, row in means)
+
+
+def _middle(dataset: xr.Dataset) -> tuple[int, int]:
+    """The numbers of pairs and of bumps at which the other one is looked at alone."""
+    pairs, bumps = (int(dataset[name][dataset.sizes[name] // 2]) for name in ("pairs", "bumps"))
+    return pairs, bumps
 
 
 EXPERIMENT = Experiment(
