@@ -6,6 +6,7 @@ mode. Every builder takes traceable numbers (only ``num_arms`` is static), so a 
 width is a sweep axis like any other. Source: arXiv:2404.14367, section 5.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from bandits.preferences import covered_mass, truncated
 from theory import checks, distributions, gibbs
 from theory.variable_length import skewed_lengths
 
@@ -33,25 +35,37 @@ class CategoricalBandit:
     Attributes:
       reward: ``[..., K]``, finite.
       reference_log_probs: ``[..., K]``, log π_ref in nats; ``-inf`` on excluded arms.
+      data_log_probs: ``[..., K]``, log μ, the law of the responses in preference data (condition
+        C2); None where it is the reference.
     """
 
     reward: Float[Array, "*batch K"]
     reference_log_probs: Float[Array, "*batch K"]
+    data_log_probs: Float[Array, "*batch K"] | None = None
 
     @classmethod
-    def from_arrays(cls, reward: ArrayLike, reference: ArrayLike) -> "CategoricalBandit":
-        """A bandit from a user's own reward ``[..., K]`` and reference probabilities ``[..., K]``.
+    def from_arrays(
+        cls, reward: ArrayLike, reference: ArrayLike, data: ArrayLike | None = None
+    ) -> "CategoricalBandit":
+        """A bandit from a user's own reward, reference and data probabilities, each ``[..., K]``.
 
-        Raises InvalidInput for non-finite rewards, a reference that is no distribution, fewer than
-        two arms, or different numbers of arms. A reference that excludes every arm of the highest
+        Raises InvalidInput for non-finite rewards, probabilities that are none, fewer than two
+        arms, or different numbers of arms. A reference that excludes every arm of the highest
         reward is a CoverageWarning: no policy under a KL penalty gets there.
         """
         checks.require_distribution("reference", reference)
         checks.require_finite("reward", reward)
         checks.require_arms("reward", reward)
         checks.require_same_arms(reward=reward, reference=reference)
+        if data is not None:
+            checks.require_distribution("data", data)
+            checks.require_same_arms(reward=reward, data=data)
         _warn_of_lost_optimum(reward, reference)
-        return cls(jnp.asarray(reward, float), reference_from_probabilities(reference))
+        return cls(
+            jnp.asarray(reward, float),
+            _log_probs(reference),
+            None if data is None else _log_probs(data),
+        )
 
     @property
     def num_arms(self) -> int:
@@ -65,6 +79,14 @@ class CategoricalBandit:
     def concentrability(self, beta: ArrayLike) -> Float[Array, "*batch"]:
         """max_y π*(y)/π_ref(y) >= 1: the larger, the harder the geometry (C1)."""
         return distributions.concentrability(self.target_log_probs(beta), self.reference_log_probs)
+
+    def data_law(self) -> Float[Array, "*batch K"]:
+        """Log μ, by default log π_ref."""
+        return self.reference_log_probs if self.data_log_probs is None else self.data_log_probs
+
+    def covered_mass(self) -> Float[Array, "*batch"]:
+        """The mass of the reference on arms that preference data can hold: C2 in plain units."""
+        return covered_mass(self.reference_log_probs, self.data_law())
 
     def peak_distance(self) -> Int[Array, "*batch"]:
         """Arms between the reward's peak and the reference's median: C1 in plain units.
@@ -155,12 +177,7 @@ def reference_from_probabilities(
     Raises InvalidInput if they are no distribution.
     """
     checks.require_distribution("reference", probabilities)
-    if isinstance(probabilities, jax.Array):
-        return jax.nn.log_softmax(jnp.log(probabilities), axis=-1)
-    # A probability below float32's range is small, not zero: its logarithm is taken in float64.
-    with np.errstate(divide="ignore"):
-        log_probs = np.log(np.asarray(probabilities, np.float64))
-    return jax.nn.log_softmax(jnp.asarray(log_probs, float), axis=-1)
+    return _log_probs(probabilities)
 
 
 def far_bandit(width: ArrayLike = 10.0) -> CategoricalBandit:
@@ -171,6 +188,22 @@ def far_bandit(width: ArrayLike = 10.0) -> CategoricalBandit:
 def near_bandit(width: ArrayLike = 10.0) -> CategoricalBandit:
     """R2: the reward's peak, arm 20, lies in the reference's bulk around arm 16; K = 100."""
     return CategoricalBandit(bump_reward(100, 20, width), tanh_cauchy_reference(100))
+
+
+def bump_bandit(
+    num_arms: int = 100,
+    centre: ArrayLike = 70.0,
+    width: ArrayLike = 10.0,
+    location: ArrayLike = -0.7,
+    scale: ArrayLike = 0.4,
+) -> CategoricalBandit:
+    """A bump of reward anywhere, and a tanh-Cauchy reference anywhere: R1, with every number free.
+
+    Raises InvalidInput as `bump_reward` and `tanh_cauchy_reference` do.
+    """
+    return CategoricalBandit(
+        bump_reward(num_arms, centre, width), tanh_cauchy_reference(num_arms, location, scale)
+    )
 
 
 def min_length(
@@ -190,6 +223,18 @@ def mode_length(
     return CategoricalBandit(-distance / max_length, reference)
 
 
+def skew_length(
+    max_length: int = 40, cut: ArrayLike = 12, mode: ArrayLike = 12.0, spread: ArrayLike = 0.6
+) -> CategoricalBandit:
+    """As `min_length`, but preference data hold no response of more than ``cut`` tokens.
+
+    Raises InvalidInput for a cut that leaves no data.
+    """
+    bandit = min_length(max_length, mode, spread)
+    short = truncated(bandit.reference_log_probs, last=cut)
+    return dataclasses.replace(bandit, data_log_probs=short)
+
+
 class EnvironmentEntry(NamedTuple):
     """A named problem: how to build it, and where it was published."""
 
@@ -200,9 +245,20 @@ class EnvironmentEntry(NamedTuple):
 ENVIRONMENTS = {
     "far": EnvironmentEntry(far_bandit, "T24, section 5, reward R1"),
     "near": EnvironmentEntry(near_bandit, "T24, section 5, reward R2"),
-    "min_length": EnvironmentEntry(min_length, "T24, section 4.2, Min Length and Skew Length"),
+    "bump": EnvironmentEntry(bump_bandit, "T24, section 5, R1 and R2 generalised"),
+    "min_length": EnvironmentEntry(min_length, "T24, section 4.2, Min Length"),
     "mode_length": EnvironmentEntry(mode_length, "T24, section 4.2, Mode Length"),
+    "skew_length": EnvironmentEntry(skew_length, "T24, section 4.2, Skew Length"),
 }
+
+
+def _log_probs(probabilities: Float[ArrayLike, "*batch K"]) -> Float[Array, "*batch K"]:
+    if isinstance(probabilities, jax.Array):
+        return jax.nn.log_softmax(jnp.log(probabilities), axis=-1)
+    # A probability below float32's range is small, not zero: its logarithm is taken in float64.
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(np.asarray(probabilities, np.float64))
+    return jax.nn.log_softmax(jnp.asarray(log_probs, float), axis=-1)
 
 
 def _warn_of_lost_optimum(reward: ArrayLike, reference: ArrayLike) -> None:

@@ -39,6 +39,7 @@ COVERAGE = (
 LIMITS = {"mode_seeking": 10, "mass_relocation": 10, "combinatorial": 90, "partial_coverage": 10}
 LEARNED_REWARDS = (
     "length_problems",
+    "length_models",
     "length_batch_size",
     "length_sample_reuse",
     "overoptimisation",

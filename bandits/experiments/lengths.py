@@ -18,17 +18,17 @@ import numpy as np
 import optax
 import xarray as xr
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.environments import CategoricalBandit, min_length, mode_length
+from bandits.environments import CategoricalBandit, min_length, mode_length, skew_length
 from bandits.experiments.curves import draw_means, require_not_diverged
 from bandits.losses import METHODS, Loss, Responses, make_pair, switch
-from bandits.policies import Policy, hazard_table
+from bandits.policies import Params, Policy, hazard_table, recurrent
 from bandits.policies.variable_length import lengths
-from bandits.preferences import preference_probabilities, truncated
-from bandits.reward_models import fit_linear
+from bandits.preferences import preference_probabilities
+from bandits.reward_models import fit_linear, fit_network, network_rewards
 from bandits.sampling import sample_categorical
 from bandits.sweeps import sweep
 from bandits.training import Collect, Minibatch, Schedule, from_dataset, on_policy, train
@@ -42,8 +42,11 @@ TITLES = {
     "mode": "Mode: the usual length is best",
     "skew": "Skew: as Min, short data only",
 }
-TRAINING = 2
-"""Folded into a seed for the samples of training; splitting it for the data folds in 0 and 1."""
+POLICIES = ("hazard_table", "recurrent")
+"""A logit for each place, and a network that reads the tokens before beside such a table."""
+
+REWARD_MODELS = ("bumps", "network")
+"""A sum of bumps over the lengths, solved exactly, and a multilayer perceptron of the length."""
 
 ATTRIBUTES = {
     "gold": {"long_name": "true reward", "units": "maximum lengths"},
@@ -64,8 +67,11 @@ class Lengths:
       cut: the longest response in the data of Skew.
       pairs: labelled pairs.
       temperature: of the labeller, in units of the gold reward, > 0.
-      bumps: the reward model adds up so many bumps over the lengths.
-      ridge: of the reward model.
+      policy: one of `POLICIES`.
+      width: of the recurrent one's state.
+      bumps: of the first of `REWARD_MODELS`.
+      widths: of the hidden layers of the second.
+      ridge: of either.
       beta: of every method with a KL penalty, in nats of log-odds: of DPO as it is, of policy
         gradients times the temperature, which makes it the same in units of the reward.
       learning_rate: of Adam.
@@ -78,7 +84,10 @@ class Lengths:
     cut: int = 12
     pairs: int = 500
     temperature: float = 0.05
+    policy: str = "hazard_table"
+    width: int = 16
     bumps: int = 8
+    widths: tuple[int, ...] = (32, 32)
     ridge: float = 1e-4
     beta: float = 0.1
     learning_rate: float = 0.03
@@ -87,11 +96,12 @@ class Lengths:
     def __post_init__(self) -> None:
         """Refuse what makes no problem."""
         checks.require_positive("beta", self.beta)
-        for name, least in (("bumps", 2), ("cut", 2), ("pairs", 1)):
+        checks.require_known("policy", self.policy, POLICIES)
+        if min(self.widths, default=0) < 1:
+            raise InvalidInput(f"widths is {self.widths}; every hidden layer needs a unit")
+        for name, least in (("bumps", 2), ("cut", 2), ("pairs", 1), ("width", 1)):
             if getattr(self, name) < least:
-                raise InvalidInput(
-                    f"{name} is {getattr(self, name)}; at least {least} leave data to learn from"
-                )
+                raise InvalidInput(f"{name} is {getattr(self, name)}; at least {least} is needed")
 
     def loss(self, method: str) -> Loss:
         """The method with the problem's β."""
@@ -102,8 +112,19 @@ class Lengths:
 
     def bandit(self, problem: str) -> CategoricalBandit:
         """The gold problem over lengths."""
-        build = mode_length if problem == "mode" else min_length
+        checks.require_known("problem", problem, PROBLEMS)
+        if problem == "skew":
+            return skew_length(self.max_length, self.cut, self.mode, self.spread)
+        build = {"min": min_length, "mode": mode_length}[problem]
         return build(self.max_length, self.mode, self.spread)
+
+    def start(self, reference: Float[Array, " K"], key: PRNGKeyArray) -> tuple[Policy, Params]:
+        """The policy, and its parameters at the reference."""
+        table = table_of_lengths(reference, jnp.zeros(1))
+        if self.policy == "hazard_table":
+            return hazard_table(1, self.max_length), table
+        policy = recurrent(1, self.max_length, self.width)
+        return policy, policy.init(table, key)
 
     def features(self) -> Float[Array, "K F"]:
         """Bumps over the lengths, evenly spread, as wide as they are apart."""
@@ -112,8 +133,21 @@ class Lengths:
         return jnp.exp(-(((every - centres) / (self.max_length / (self.bumps - 1))) ** 2))
 
 
+class _Keys(NamedTuple):
+    """Every key of a seed, from one split: none is used twice."""
+
+    pairs: PRNGKeyArray
+    reward_model: PRNGKeyArray
+    policy: PRNGKeyArray
+    training: PRNGKeyArray
+
+
+def _keys(seed: Int[Array, ""]) -> _Keys:
+    return _Keys(*jax.random.split(jax.random.key(seed), len(_Keys._fields)))
+
+
 def draw_pairs(
-    key: Array, law: Float[Array, " K"], gold: Float[Array, " K"], settings: Lengths
+    key: PRNGKeyArray, law: Float[Array, " K"], gold: Float[Array, " K"], settings: Lengths
 ) -> Int[Array, "n 2"]:
     """Pairs of lengths from a law, the preferred one first."""
     draw_key, label_key = jax.random.split(key)
@@ -129,28 +163,31 @@ def fit_proxy(
     ridge: ArrayLike,
     weights: ArrayLike = 1.0,
 ) -> Float[Array, " K"]:
-    """The reward of every length, learned from pairs; two of one length say nothing."""
-    size = len(features)
+    """The reward of every length, linear in features, learned from pairs."""
+    return features @ fit_linear(features, _count(pairs, len(features), weights), ridge)
+
+
+def _count(pairs: Int[Array, "n 2"], size: int, weights: ArrayLike = 1.0) -> Float[Array, "K K"]:
+    """How often one length was preferred to another; two of one length say nothing."""
     counts = jnp.zeros((size, size)).at[pairs[:, 0], pairs[:, 1]].add(weights)
-    counts = jnp.where(jnp.eye(size, dtype=bool), 0.0, counts)
-    return features @ fit_linear(features, counts, ridge)
+    return jnp.where(jnp.eye(size, dtype=bool), 0.0, counts)
 
 
 class Learned(NamedTuple):
-    """The problems, their data, and what reward models make of them; R is the number of problems.
+    """The problems, their data, and what reward models make of them: R problems, G models.
 
     Attributes:
       golds: ``[R, K]``.
       reference: ``[K]``, log-probabilities.
       pairs: ``[R, S, n, 2]``, for each seed, the preferred length first.
-      proxies: ``[R, S, K]``, learned rewards in units of the gold one, with its mean under the
+      proxies: ``[G, R, S, K]``, learned rewards in units of the gold one, with its mean under the
         reference.
     """
 
     golds: Float[Array, "R K"]
     reference: Float[Array, " K"]
     pairs: Int[Array, "R S n 2"]
-    proxies: Float[Array, "R S K"]
+    proxies: Float[Array, "G R S K"]
 
 
 def require_noise(settings: Lengths) -> None:
@@ -158,36 +195,59 @@ def require_noise(settings: Lengths) -> None:
     checks.require_positive("temperature", settings.temperature)
 
 
-def learn_proxies(settings: Lengths) -> Learned:
-    """Draw the data of every problem and seed, and fit a reward model to them; one program."""
+def learn_proxies(settings: Lengths, reward_models: Sequence[str] = REWARD_MODELS[:1]) -> Learned:
+    """Draw the data of every problem and seed, and fit reward models to them; one program."""
     require_noise(settings)
     bandits = [settings.bandit(problem) for problem in PROBLEMS]
     reference = bandits[0].reference_log_probs
-    short = truncated(reference, last=settings.cut)
-    laws = jnp.stack([short if problem == "skew" else reference for problem in PROBLEMS])
+    laws = jnp.stack([bandit.data_law() for bandit in bandits])
     golds = jnp.stack([bandit.reward for bandit in bandits])
-    pairs, fitted = _draw_and_fit(settings, laws, golds, settings.features())
+    pairs, fitted = _draw_and_fit(settings, tuple(reward_models), laws, golds)
     # A constant is not learned: the proxy is given the gold one's mean under the reference.
     probs = jnp.exp(reference)
     proxies = fitted - (fitted @ probs)[..., None] + (golds @ probs)[:, None, None]
     return Learned(golds, reference, pairs, proxies)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _draw_and_fit(
     settings: Lengths,
+    reward_models: tuple[str, ...],
     laws: Float[Array, "R K"],
     golds: Float[Array, "R K"],
-    features: Float[Array, "K F"],
-) -> tuple[Int[Array, "R S n 2"], Float[Array, "R S K"]]:
+) -> tuple[Int[Array, "R S n 2"], Float[Array, "G R S K"]]:
     def one(
         law: Float[Array, " K"], gold: Float[Array, " K"], seed: Int[Array, ""]
-    ) -> tuple[Int[Array, "n 2"], Float[Array, " K"]]:
-        pairs = draw_pairs(jax.random.key(seed), law, gold, settings)
-        return pairs, settings.temperature * fit_proxy(pairs, features, settings.ridge)
+    ) -> tuple[Int[Array, "n 2"], Float[Array, "G K"]]:
+        keys = _keys(seed)
+        pairs = draw_pairs(keys.pairs, law, gold, settings)
+        fitted = [_FIT[model](settings, keys.reward_model, pairs) for model in reward_models]
+        return pairs, settings.temperature * jnp.stack(fitted)
 
     over_seeds = jax.vmap(one, in_axes=(None, None, 0))
-    return jax.vmap(over_seeds, in_axes=(0, 0, None))(laws, golds, jnp.arange(settings.seeds))
+    seeds = jnp.arange(settings.seeds)
+    pairs, fitted = jax.vmap(over_seeds, in_axes=(0, 0, None))(laws, golds, seeds)
+    return pairs, jnp.moveaxis(fitted, 2, 0)
+
+
+def _fit_bumps(
+    settings: Lengths, key: PRNGKeyArray, pairs: Int[Array, "n 2"]
+) -> Float[Array, " K"]:
+    del key  # the fit is exact
+    return fit_proxy(pairs, settings.features(), settings.ridge)
+
+
+def _fit_network(
+    settings: Lengths, key: PRNGKeyArray, pairs: Int[Array, "n 2"]
+) -> Float[Array, " K"]:
+    """Of the length itself, scaled to [-1, 1]."""
+    scaled = jnp.linspace(-1.0, 1.0, settings.max_length + 1)[:, None]
+    counts = _count(pairs, len(scaled))
+    layers = fit_network(key, scaled, counts, widths=settings.widths, ridge=settings.ridge)
+    return network_rewards(layers, scaled)
+
+
+_FIT = dict(zip(REWARD_MODELS, (_fit_bumps, _fit_network), strict=True))
 
 
 def train_lengths(
@@ -208,8 +268,8 @@ def train_lengths(
     Args:
       settings: the problems.
       methods: names; the axis ``loss``.
-      axes: others, each a list: ``problem``, of `PROBLEMS`; ``batch``, B, and ``passes``, T, of
-        on-policy methods.
+      axes: others, each a list: ``problem``, of `PROBLEMS`; ``reward_model``, of `REWARD_MODELS`,
+        by default the first; ``batch``, B, and ``passes``, T, of on-policy methods.
       steps: gradient steps.
       record: when policies are judged.
       minibatch: M, in responses.
@@ -221,15 +281,25 @@ def train_lengths(
     Returns:
       Gold and proxy reward, KL from the reference, mean length and the law of the length.
     """
-    policy = hazard_table(1, settings.max_length)
+    if not methods:
+        raise InvalidInput("methods is empty; name at least one")
+    for name in methods:
+        checks.require_known("method", name, METHODS)
     offline = not METHODS[methods[0]].on_policy
     if any(METHODS[name].on_policy == offline for name in methods):
         raise InvalidInput(f"methods is {methods}; give offline ones or on-policy ones, not both")
-    for problem in axes.get("problem", ()):
-        checks.require_known("problem", problem, PROBLEMS)
+    named = {
+        "problem": (PROBLEMS, list(axes.get("problem", PROBLEMS))),
+        "reward_model": (REWARD_MODELS, list(axes.get("reward_model", REWARD_MODELS[:1]))),
+    }
+    for axis, (known, chosen) in named.items():
+        if not chosen:
+            raise InvalidInput(f"axis {axis!r} is empty; give at least one value")
+        for name in chosen:
+            checks.require_known(axis, name, known)
     losses = [settings.loss(name) for name in methods]
     passes_of = jnp.array([reuse if METHODS[name].reuses_samples else 1 for name in methods])
-    learned = learn_proxies(settings)
+    learned = learn_proxies(settings, named["reward_model"][1])
 
     def run_one(
         loss: Int[Array, ""],
@@ -237,12 +307,14 @@ def train_lengths(
         seed: Int[Array, ""],
         learned: Learned,
         passes_of: Int[Array, " n"],
+        reward_model: ArrayLike = 0,
         batch: ArrayLike = batch or minibatch,
         passes: ArrayLike | None = None,
     ) -> dict[str, Array]:
         gold, reference = learned.golds[problem], learned.reference
-        proxy, pairs = learned.proxies[problem, seed], learned.pairs[problem, seed]
-        start = table_of_lengths(reference, jnp.zeros(1))
+        proxy, pairs = learned.proxies[reward_model, problem, seed], learned.pairs[problem, seed]
+        keys = _keys(seed)
+        policy, start = settings.start(reference, keys.policy)
         if offline:
             whole = 2 * settings.pairs
             schedule = Schedule(steps, 2, minibatch, whole, steps)
@@ -252,8 +324,8 @@ def train_lengths(
             schedule = Schedule(steps, group, minibatch, batch, renewed, most_batch)
             collect = _on_lengths(policy, proxy, reference, schedule)
 
-        def evaluate(logits: Float[Array, "T 2"]) -> dict[str, Array]:
-            law = policy.log_probs(logits, None)
+        def evaluate(params: Params) -> dict[str, Array]:
+            law = policy.log_probs(params, None)
             probs = jnp.exp(law)
             return {
                 "gold": probs @ gold,
@@ -264,7 +336,7 @@ def train_lengths(
             }
 
         return train(
-            jax.random.fold_in(jax.random.key(seed), TRAINING),
+            keys.training,
             policy,
             start,
             switch(loss, losses),
@@ -275,13 +347,17 @@ def train_lengths(
             record,
         )
 
-    chosen = list(axes.get("problem", PROBLEMS))
+    numbered = {
+        "problem": np.array([PROBLEMS.index(name) for name in named["problem"][1]]),
+        "reward_model": np.arange(len(named["reward_model"][1])),
+    }
+    labels = {axis: chosen for axis, (_, chosen) in named.items() if axis in {"problem", *axes}}
     dataset = sweep(
         run_one,
         {
             "loss": np.arange(len(methods)),
             **axes,
-            "problem": np.array([PROBLEMS.index(name) for name in chosen]),
+            **{axis: numbered[axis] for axis in labels},
             "seed": np.arange(settings.seeds),
         },
         fixed={"learned": learned, "passes_of": passes_of},
@@ -289,7 +365,7 @@ def train_lengths(
         coords={"step": list(record), "length": np.arange(settings.max_length + 1)},
         attributes=ATTRIBUTES,
         block_runs=16,
-    ).assign_coords(loss=list(methods), problem=chosen)
+    ).assign_coords({"loss": list(methods), **labels})
     require_not_diverged(dataset)
     return dataset
 

@@ -83,6 +83,39 @@ def test_length_problems_reward_what_they_are_named_after(bandit, best):
     assert np.argmax(built.reference_log_probs) == 12
 
 
+def test_skew_is_min_with_data_of_short_responses_only():
+    skewed = jax.jit(environments.ENVIRONMENTS["skew_length"].build)()
+    shortest = environments.min_length()
+    np.testing.assert_array_equal(skewed.reward, shortest.reward)
+    np.testing.assert_array_equal(skewed.reference_log_probs, shortest.reference_log_probs)
+    law, whole = np.exp(skewed.data_law()), np.exp(shortest.data_law())
+    assert (law[13:] == 0).all()
+    np.testing.assert_allclose(law[:13], whole[:13] / whole[:13].sum(), rtol=1e-12)
+    np.testing.assert_allclose(skewed.covered_mass(), whole[:13].sum(), rtol=1e-12)
+    np.testing.assert_allclose(shortest.covered_mass(), 1, rtol=1e-12)
+
+
+def test_the_cut_of_skew_is_a_sweep_axis_and_must_leave_data():
+    cuts = np.array([3, 12, 40])
+    covered = jax.vmap(lambda cut: environments.skew_length(40, cut).covered_mass())(cuts)
+    expected = [float(environments.skew_length(40, int(cut)).covered_mass()) for cut in cuts]
+    np.testing.assert_allclose(covered, expected, rtol=1e-12)
+    assert (np.diff(covered) > 0).all()
+    with pytest.raises(InvalidInput, match="leaves no data"):
+        environments.skew_length(40, 0)
+
+
+def test_a_users_own_law_of_data_is_checked_and_kept():
+    reward, reference = [1.0, 0.0, 0.5], [0.2, 0.3, 0.5]
+    bandit = CategoricalBandit.from_arrays(reward, reference, [0.5, 0.5, 0.0])
+    np.testing.assert_allclose(np.exp(bandit.data_law()), [0.5, 0.5, 0], rtol=1e-12)
+    np.testing.assert_allclose(bandit.covered_mass(), 0.5, rtol=1e-12)
+    with pytest.raises(InvalidInput, match="data"):
+        CategoricalBandit.from_arrays(reward, reference, [0.5, 0.6, 0.0])
+    with pytest.raises(InvalidInput, match="data"):
+        CategoricalBandit.from_arrays(reward, reference, [0.5, 0.5])
+
+
 def test_the_usual_length_is_the_best_on_mode_only():
     for mode in (3.0, 9.0):
         shortest, usual = (
@@ -118,7 +151,7 @@ def test_length_problems_sweep_over_modes_and_spreads():
     ("arguments", "message"),
     [
         ((1,), "max_length is 1; at least 2 are needed"),
-        ((10, 12.0), "mode is 12.0; lengths go up to 10"),
+        ((10, 12.0), "mode is 12.0; lengths go from 1 up to 10"),
         ((10, 0.0), "mode is 0; it must be a finite number > 0"),
         ((10, 5.0, np.nan), "spread is nan; it must be a finite number > 0"),
     ],

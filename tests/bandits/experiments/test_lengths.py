@@ -10,7 +10,14 @@ import xarray as xr
 from scipy import special, stats
 
 from bandits.experiments import lengths
-from bandits.experiments.lengths import PROBLEMS, TITLES, Lengths, draw_over, train_lengths
+from bandits.experiments.lengths import (
+    PROBLEMS,
+    REWARD_MODELS,
+    TITLES,
+    Lengths,
+    draw_over,
+    train_lengths,
+)
 from bandits.metrics import DIVERGED_AT
 from bandits.policies.variable_length import lengths as lengths_of
 from bandits.policies.variable_length import require_responses
@@ -242,13 +249,12 @@ def test_numbers_are_those_of_the_law(trained):
 
 def test_all_methods_learn_from_the_same_pairs_of_the_problems_law(offline, online):
     """Skew's law is cut, the others are whole; the proxy is fitted to the pairs of the seed."""
-    for problem in PROBLEMS:
+    learned = lengths.learn_proxies(TINY)
+    for row, problem in enumerate(PROBLEMS):
         bandit = TINY.bandit(problem)
-        reference = law = bandit.reference_log_probs
-        if problem == "skew":
-            law = truncated(law, last=TINY.cut)
+        reference = bandit.reference_log_probs
         for seed in range(TINY.seeds):
-            pairs = draw_pairs(jax.random.key(seed), law, bandit.reward, TINY)
+            pairs = learned.pairs[row, seed]
             assert (pairs.max() <= TINY.cut) == (problem == "skew")
             proxy = TINY.temperature * fit_proxy(pairs, TINY.features(), TINY.ridge)
             probs = jnp.exp(reference)
@@ -276,18 +282,120 @@ def test_offline_methods_do_not_depend_on_the_proxy(offline):
     assert (abs(other["proxy"] - offline["proxy"]) > 1e-4).mean() > 0.6
 
 
+# Reward models and policies
+
+MODELS = {"reward_model": list(REWARD_MODELS)}
+SMALL = dataclasses.replace(TINY, policy="recurrent", width=3, widths=(4,))
+
+
+@pytest.fixture(scope="module")
+def both_models():
+    axes = {"problem": ["min", "skew"], **MODELS}
+    return train_lengths(SMALL, ("reinforce",), axes, steps=20, record=(0, 10, 20))
+
+
+def test_a_recurrent_policy_starts_exactly_at_the_reference(both_models):
+    start = both_models.isel(step=0)
+    reference = np.exp(TINY.bandit("min").reference_log_probs)
+    np.testing.assert_allclose(
+        start["length_probability"],
+        np.broadcast_to(reference, start["length_probability"].shape),
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(start["reference_kl"], 0, atol=1e-6)
+    for problem in ("min", "skew"):
+        expected = reference @ TINY.bandit(problem).reward
+        np.testing.assert_allclose(start["gold"].sel(problem=problem), expected, rtol=1e-5)
+
+
+def test_a_recurrent_policy_learns_within_the_reference_and_otherwise_than_a_table(both_models):
+    law = both_models["length_probability"]
+    np.testing.assert_allclose(law.sum("length"), 1, rtol=1e-5)
+    assert (law.sel(length=0) == 0).all()
+    assert (both_models["proxy"].diff("step") > 0).all()
+    table = dataclasses.replace(SMALL, policy="hazard_table")
+    axes = {"problem": ["min", "skew"], **MODELS}
+    other = train_lengths(table, ("reinforce",), axes, steps=20, record=(0, 10, 20))
+    assert (abs(other["gold"] - both_models["gold"]).isel(step=-1) > 1e-3).all()
+
+
+def test_reward_models_are_a_labelled_axis_of_rewards_of_their_own(both_models):
+    assert both_models["gold"].dims == ("loss", "problem", "reward_model", "seed", "step")
+    assert both_models["reward_model"].values.tolist() == ["bumps", "network"]
+    assert both_models["problem"].values.tolist() == ["min", "skew"]
+    learned = lengths.learn_proxies(SMALL, REWARD_MODELS)
+    for model, proxies in zip(REWARD_MODELS, learned.proxies, strict=True):
+        for problem in ("min", "skew"):
+            one = both_models.sel(reward_model=model, problem=problem).isel(loss=0)
+            proxy = np.asarray(proxies[PROBLEMS.index(problem)])
+            expected = (one["length_probability"].values * proxy[:, None]).sum(-1)
+            np.testing.assert_allclose(one["proxy"], expected, atol=1e-5)
+    bumps, network = (both_models["proxy"].sel(reward_model=m, step=20) for m in REWARD_MODELS)
+    assert (abs(network - bumps) > 1e-3).all()
+
+
+def test_the_default_reward_model_is_the_bumps_of_the_axis_bit_for_bit(trained):
+    axes = {"problem": list(PROBLEMS), **MODELS}
+    both = train_lengths(TINY, tuple(trained["loss"].values), axes, steps=40, record=STEPS)
+    assert "reward_model" not in trained.coords
+    for name in trained.data_vars:
+        np.testing.assert_array_equal(both[name].sel(reward_model="bumps"), trained[name])
+
+
+def test_reward_models_come_in_the_order_asked_for_and_learn_from_the_same_pairs():
+    both = lengths.learn_proxies(SMALL, ("bumps", "network"))
+    turned = lengths.learn_proxies(SMALL, ("network", "bumps"))
+    default = lengths.learn_proxies(SMALL)
+    np.testing.assert_allclose(turned.proxies, both.proxies[::-1], atol=1e-5)
+    np.testing.assert_allclose(default.proxies, both.proxies[:1], atol=1e-5)
+    assert (np.abs(both.proxies[0] - both.proxies[1]).max(-1) > 1e-2).all()
+    for other in (turned, default):
+        np.testing.assert_array_equal(other.pairs, both.pairs)
+
+
+def test_a_learned_reward_has_the_gold_ones_mean_under_the_reference_whatever_the_model():
+    learned = lengths.learn_proxies(SMALL, REWARD_MODELS)
+    probs = np.exp(learned.reference)
+    expected = np.broadcast_to((learned.golds @ probs)[:, None], learned.proxies.shape[:-1])
+    np.testing.assert_allclose(learned.proxies @ probs, expected, atol=1e-5)
+
+
+def test_networks_learn_the_order_of_lengths_on_nearly_noiseless_data():
+    """All lengths of the data of Min, and of the short data of Skew."""
+    settings = dataclasses.replace(TINY, pairs=2000, temperature=0.02, widths=(16,), seeds=3)
+    learned = lengths.learn_proxies(settings, ("network",))
+    (proxies,) = learned.proxies
+    for problem, longest in (("min", 6), ("skew", settings.cut)):
+        row = PROBLEMS.index(problem)
+        assert set(np.unique(learned.pairs[row])) == set(range(1, longest + 1))
+        gold = learned.golds[row, 1 : longest + 1]
+        for proxy in proxies[row]:
+            order = stats.spearmanr(proxy[1 : longest + 1], gold).statistic
+            assert order == pytest.approx(1)
+
+
+def test_networks_of_different_seeds_start_at_different_weights():
+    """On the same data, the fits that differ do so because of where they started."""
+    pairs = jnp.array([[1, 2], [2, 3], [1, 3], [3, 1]])
+    keys = [lengths._keys(seed).reward_model for seed in range(2)]
+    first, second = (np.asarray(lengths._fit_network(SMALL, key, pairs)) for key in keys)
+    assert np.abs(first - first.mean() - (second - second.mean())).max() > 1e-3
+
+
 # Bad input
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cut": 1}, "cut is 1; at least 2 leave data to learn from"),
+        ({"cut": 1}, "cut is 1; at least 2 is needed"),
         ({"bumps": 1}, "bumps is 1; at least 2"),
-        ({"mode": 7.0}, "mode is 7.0; lengths go up to 6"),
+        ({"mode": 7.0}, "mode is 7.0; lengths go from 1 up to 6"),
+        ({"mode": 0.5}, "mode is 0.5; lengths go from 1 up to 6"),
         ({"max_length": 1}, "max_length is 1; at least 2"),
         ({"spread": 0.0}, "spread is 0; it must be a finite number > 0"),
         ({"temperature": 0.0}, "temperature is 0; it must be a finite number > 0"),
+        ({"policy": "recurent"}, "unknown policy 'recurent'; did you mean 'recurrent'?"),
         ({"ridge": -1.0}, "ridge is -1; it must be >= 0"),
         ({"pairs": 10}, "batch is 20; it must be a multiple of minibatch, 40"),
     ],
@@ -302,12 +410,55 @@ def test_settings_that_make_no_problem_are_refused(change, message):
         attempt()
 
 
+@pytest.mark.parametrize(
+    ("change", "axes", "message"),
+    [
+        ({}, {"reward_model": []}, "reward_model.* is empty"),
+        ({"policy": "recurrent", "width": 0}, {}, "width is 0"),
+        ({"widths": (0,)}, {"reward_model": ["network"]}, "widths"),
+    ],
+    ids=["no reward model", "no state", "no units"],
+)
+def test_models_of_nothing_are_refused(change, axes, message):
+    def attempt():
+        settings = dataclasses.replace(TINY, **change)
+        train_lengths(settings, ("dpo",), axes, steps=4, record=(0, 4))
+
+    with pytest.raises(InvalidInput, match=message):
+        attempt()
+
+
+def test_a_problem_that_is_not_known_has_no_bandit():
+    with pytest.raises(InvalidInput, match="unknown problem 'mni'"):
+        TINY.bandit("mni")
+
+
 def test_the_proxy_is_labelled_in_the_units_that_it_has(offline):
     assert offline["proxy"].attrs["units"] == offline["gold"].attrs["units"]
 
 
+@pytest.mark.parametrize(
+    ("methods", "axes", "message"),
+    [
+        ((), {}, "methods is empty; name at least one"),
+        (("ddpo",), {}, "unknown method 'ddpo'; did you mean 'dpo'? "),
+        (("dpo", "pppo"), {}, "unknown method 'pppo'; did you mean 'ppo'? "),
+        (("dpo",), {"reward_model": ["bumps", "netwrk"]}, "unknown reward_model 'netwrk'; "),
+        (("dpo",), {"problem": ["min", "mod"]}, "unknown problem 'mod'; did you mean 'mode'? "),
+    ],
+    ids=["no method", "method", "second method", "reward model", "problem"],
+)
+def test_names_that_are_not_known_and_none_at_all_are_refused_in_one_sentence(
+    methods, axes, message
+):
+    with pytest.raises(InvalidInput) as refused:
+        train_lengths(TINY, methods, axes, steps=4, record=(0, 4))
+    assert str(refused.value).startswith(message)
+    assert "\n" not in str(refused.value)
+
+
 def test_offline_and_on_policy_methods_together_are_refused():
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput, match="give offline ones or on-policy ones, not both"):
         train_lengths(TINY, ("dpo", "reinforce"), {"problem": ["min"]}, steps=1, record=(0, 1))
 
 
