@@ -1,5 +1,6 @@
 """Exact descent: a tabular softmax policy moved by a loss over all arms, without sampling noise."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -9,6 +10,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from bandits.losses.divergences import LOGIT_GRADIENTS
 from bandits.policies import tabular_softmax
 from theory import checks
 
@@ -63,6 +65,35 @@ def descend(
         jnp.asarray(target_log_probs),
     )
 
+    by_autodiff = functools.partial(
+        _descend_by_autodiff, loss, optimizer, natural_gradient, tuple(steps)
+    )
+    start = (initial_log_probs, target_log_probs, jnp.asarray(learning_rate))
+    gradient = LOGIT_GRADIENTS.get(loss)
+    if gradient is None or optimizer not in BY_ELEMENT or natural_gradient:
+        return by_autodiff(*start)
+    in_columns = jax.custom_jvp(_descend_in_columns(gradient, optimizer, tuple(steps)))
+    in_columns.defjvp(functools.partial(jax.jvp, by_autodiff))
+    return in_columns(*start)
+
+
+BY_ELEMENT = (optax.sgd, optax.adam)
+"""Optimisers whose update of a number depends on that number alone: many policies at once."""
+
+EXCLUDED = -1e30
+"""The logit of an excluded arm where it must be finite: its exponential is 0."""
+
+
+def _descend_by_autodiff(
+    loss: Loss,
+    optimizer: OptimizerFactory,
+    natural_gradient: bool,
+    steps: tuple[int, ...],
+    initial_log_probs: Float[Array, " K"],
+    target_log_probs: Float[Array, " K"],
+    learning_rate: Float[Array, ""],
+) -> Float[Array, "steps K"]:
+    """The descent of any loss, by any optimiser."""
     policy = tabular_softmax()
     transform = optimizer(learning_rate)
     support = jnp.isfinite(initial_log_probs)
@@ -71,26 +102,78 @@ def descend(
         log_probs = policy.log_probs(logits)
         return loss(log_probs, target_log_probs), log_probs
 
-    def step(_: int, carry: tuple[Array, optax.OptState]) -> tuple[Array, optax.OptState]:
-        logits, state = carry
+    def update(logits: Array, state: optax.OptState) -> tuple[Array, optax.OptState]:
         gradient, log_probs = jax.grad(objective, has_aux=True)(logits)
         if natural_gradient:
             probs = jnp.exp(log_probs)
             gradient = jnp.where(probs > 0, gradient / jnp.where(probs > 0, probs, 1.0), 0.0)
         # An excluded arm's logit is −∞, which decay or noise in an optimiser would turn into NaN.
         updates, state = transform.update(gradient, state, jnp.where(support, logits, 0.0))
-        return logits + jnp.where(support, updates, 0.0).astype(logits.dtype), state
+        return jnp.where(support, updates, 0.0), state
+
+    logits = policy.init(initial_log_probs)
+    state = transform.init(jnp.where(support, logits, 0.0))
+    return jax.vmap(policy.log_probs)(_record(update, logits, state, steps))
+
+
+def _descend_in_columns(
+    gradient: Callable[[Array, Array], Array], optimizer: OptimizerFactory, steps: tuple[int, ...]
+) -> Callable[[Array, Array, Array], Array]:
+    """The descent with arms along the first axis and policies, under vmap, along the last.
+
+    XLA sums over the first axis in vectors, a policy a lane, and over the last number by number:
+    this way round a step of reverse KL takes half the time on a CPU.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def run(initial: Array, target: Array, learning_rate: Array) -> Array:
+        support = jnp.isfinite(initial)
+        transform = optimizer(learning_rate)
+
+        def update(logits: Array, state: optax.OptState) -> tuple[Array, optax.OptState]:
+            return transform.update(gradient(logits, held), state, logits)
+
+        # Where neither has mass the gradient is 0; where the target alone has none it is infinite.
+        held = jnp.where(support, target, EXCLUDED)
+        logits = jnp.where(support, initial, EXCLUDED)
+        recorded = _record(update, logits, transform.init(logits), steps)
+        return jnp.where(support, jax.nn.log_softmax(recorded, axis=1), -jnp.inf)
+
+    @run.def_vmap
+    def run_columns(
+        size: int, batched: list[bool], initial: Array, target: Array, learning_rate: Array
+    ) -> tuple[Array, bool]:
+        initial, target, learning_rate = (
+            jnp.moveaxis(value, 0, -1) if is_batched else value[..., None]
+            for value, is_batched in zip((initial, target, learning_rate), batched, strict=True)
+        )
+        whole = jnp.broadcast_to(initial, (*initial.shape[:-1], size))
+        return jnp.moveaxis(run(whole, target, learning_rate), -1, 0), True
+
+    return run
+
+
+def _record(
+    update: Callable[[Array, optax.OptState], tuple[Array, optax.OptState]],
+    logits: Array,
+    state: optax.OptState,
+    steps: Sequence[int],
+) -> Array:
+    """The logits after each of the given numbers of updates, along a new first axis."""
+
+    def step(_: int, carry: tuple[Array, optax.OptState]) -> tuple[Array, optax.OptState]:
+        logits, state = carry
+        updates, state = update(logits, state)
+        return logits + updates.astype(logits.dtype), state
 
     def advance(
         carry: tuple[Array, optax.OptState], num_steps: Array
     ) -> tuple[tuple[Array, optax.OptState], Array]:
         carry = jax.lax.fori_loop(0, num_steps, step, carry)
-        return carry, policy.log_probs(carry[0])
+        return carry, carry[0]
 
-    logits = policy.init(initial_log_probs)
-    start = (logits, transform.init(jnp.where(support, logits, 0.0)))
-    _, log_probs = jax.lax.scan(advance, start, jnp.diff(jnp.asarray(steps, int), prepend=0))
-    return log_probs
+    numbers = jnp.diff(jnp.asarray(steps, int), prepend=0)
+    return jax.lax.scan(advance, (logits, state), numbers)[1]
 
 
 def log_spaced_steps(last: int, per_decade: int = 20) -> tuple[int, ...]:

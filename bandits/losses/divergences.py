@@ -62,6 +62,38 @@ def _log_mean(a: Float[Array, " K"], b: Float[Array, " K"]) -> Float[Array, " K"
     return jnp.where(excluded, -jnp.inf, jnp.logaddexp(a, b) - jnp.log(2.0))
 
 
+def forward_kl_gradient(
+    logits: Float[Array, "K *batch"], target_log_probs: Float[Array, "K *batch"]
+) -> Float[Array, "K *batch"]:
+    """The gradient p − q of `forward_kl` in the logits of a tabular softmax, arms first."""
+    weights = jnp.exp(logits - jnp.max(logits, axis=0))
+    return weights * (1.0 / jnp.sum(weights, axis=0)) - jnp.exp(target_log_probs)
+
+
+def reverse_kl_gradient(
+    logits: Float[Array, "K *batch"], target_log_probs: Float[Array, "K *batch"]
+) -> Float[Array, "K *batch"]:
+    """The gradient p ∘ (log(p/q) − KL(p‖q)) of `reverse_kl`, arms first.
+
+    log(p/q) is needed up to a constant only, which the KL has too.
+    """
+    shifted = logits - jnp.max(logits, axis=0)
+    weights = jnp.exp(shifted)
+    # Kept as arrays: a product that is fused into its sum is not summed in vectors on a CPU.
+    weights, weighted = jax.lax.optimization_barrier(
+        (weights, weights * (shifted - target_log_probs))
+    )
+    scale = 1.0 / jnp.sum(weights, axis=0)
+    return scale * (weighted - weights * (jnp.sum(weighted, axis=0) * scale))
+
+
+LOGIT_GRADIENTS: dict[Divergence, Callable[[Array, Array], Array]] = {
+    forward_kl: forward_kl_gradient,
+    reverse_kl: reverse_kl_gradient,
+}
+"""Gradients that take one exponential an arm, where autodiff takes two. Finite numbers only."""
+
+
 def to_gibbs(divergence: Divergence) -> Callable[..., Float[Array, ""]]:
     """The divergence as a method: from the Gibbs policy π* ∝ π_ref exp(r/β) of the whole space."""
 

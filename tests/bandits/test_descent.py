@@ -253,3 +253,39 @@ def test_bad_log_spacing_is_refused(last, per_decade):
 def test_several_policies_at_once_are_refused(start, target, learning_rate, message):
     with pytest.raises(InvalidInput, match=message):
         descend(reverse_kl, start, target, learning_rate, STEPS)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("optimizer", [optax.sgd, optax.adam], ids=["sgd", "adam"])
+def test_descents_of_many_policies_at_once_are_those_of_each(loss, optimizer):
+    starts = np.stack([log(P), log(P_ZERO[[0, 1, 3, 4, 2]])[:5], log(Q)])
+    starts = starts - special.logsumexp(starts, axis=1, keepdims=True)
+    rates = np.array([0.1, 0.7])
+
+    def one(start, rate):
+        return descend(loss, start, np.log(Q), rate, STEPS, optimizer)
+
+    over_rates = jax.vmap(one, in_axes=(None, 0))
+    grid = jax.jit(jax.vmap(over_rates, in_axes=(0, None)))(starts, rates)
+    assert grid.shape == (3, 2, len(STEPS), 5)
+    for i, start in enumerate(starts):
+        for j, rate in enumerate(rates):
+            np.testing.assert_allclose(grid[i, j], jax.jit(one)(start, rate), rtol=1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("optimizer", [optax.sgd, optax.adam], ids=["sgd", "adam"])
+def test_the_closed_gradients_descend_as_autodiff_does(loss, optimizer):
+    def same(log_probs, target):  # a loss that is not known to have a closed gradient
+        return loss(log_probs, target)
+
+    for p, q in ((P, Q), (P_ZERO, Q_ZERO), (P_ZERO, np.insert(Q * 0.9, 2, 0.1))):
+        expected = run(same, p, q, 0.3, (1, 40), optimizer=optimizer)
+        found = run(loss, p, q, 0.3, (1, 40), optimizer=optimizer)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_reverse_kl_to_a_target_that_excludes_what_the_start_holds_is_not_finite():
+    log_probs = run(reverse_kl, P, np.array([0.5, 0.5, 0, 0, 0]), 0.3, (0, 1))
+    assert np.isfinite(log_probs[0]).all()
+    assert not np.isfinite(log_probs[1]).any()

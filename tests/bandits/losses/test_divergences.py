@@ -1,6 +1,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from scipy import special
 from scipy.spatial import distance
 
 from bandits.losses import DIVERGENCES, METHODS, make_group
-from bandits.losses.divergences import jensen_shannon, reverse_kl
+from bandits.losses.divergences import LOGIT_GRADIENTS, jensen_shannon, reverse_kl
 from theory import gibbs, mode_seeking
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -168,3 +169,14 @@ def test_arms_that_the_reference_excludes_add_nothing(name, evaluate):
 
 def test_reverse_kl_outside_the_targets_support_is_infinite():
     assert reverse_kl(np.log([0.5, 0.5]), log([1.0, 0.0])) == np.inf
+
+
+@pytest.mark.parametrize("loss", list(LOGIT_GRADIENTS))
+def test_closed_gradients_in_the_logits_are_those_of_autodiff(loss):
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(0, 3, (4, 7)), float)
+    target = jax.nn.log_softmax(jnp.asarray(rng.normal(0, 3, (4, 7)), float))
+    expected = jax.vmap(jax.grad(lambda x, q: loss(jax.nn.log_softmax(x), q)))(logits, target)
+    found = LOGIT_GRADIENTS[loss](logits.T, target.T).T
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(LOGIT_GRADIENTS[loss](logits[0], target[0]), found[0], atol=1e-6)
