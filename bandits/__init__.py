@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "environments": ["CategoricalBandit"],
         "metrics": ["measure"],
         "sweeps": ["static", "sweep"],
+        "sweeps.stored": ["stored_sweep"],
         "training": ["Schedule", "train"],
     },
 )

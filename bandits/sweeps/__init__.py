@@ -1,4 +1,7 @@
-"""Parameter sweeps: a grid of axes, one vmapped program, a labelled dataset."""
+"""Parameter sweeps: a grid of axes, one vmapped program, labelled results in memory or on disk.
+
+`bandits.sweeps.stored`, for the disk, is imported where it is needed: Zarr takes its time.
+"""
 
 from bandits.sweeps.grid import static
 from bandits.sweeps.sweep import DivergenceWarning, sweep

@@ -12,6 +12,9 @@ import numpy as np
 
 from theory import checks
 
+Place = tuple[int | None, ...]
+"""Where a program's runs stand in the whole grid: an index on static axes, None on numeric ones."""
+
 
 @dataclass(frozen=True)
 class static:  # noqa: N801 - reads as a word at the call: axes={"num_arms": static([10, 100])}
@@ -66,9 +69,9 @@ class Grid:
         """Number of runs that one compiled program serves."""
         return math.prod(len(axis) for axis in self.numeric)
 
-    def programs(self) -> Iterator[tuple[dict[str, Any], tuple[Any, ...]]]:
+    def programs(self) -> Iterator[tuple[dict[str, Any], Place]]:
         """The static arguments of each program, and the place of its runs in the whole grid."""
-        choices = [range(len(axis)) if axis.is_static else [slice(None)] for axis in self.axes]
+        choices = [range(len(axis)) if axis.is_static else [None] for axis in self.axes]
         for place in itertools.product(*choices):
             arguments = {
                 axis.name: axis.values[index]

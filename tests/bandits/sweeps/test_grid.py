@@ -36,8 +36,9 @@ def test_every_static_combination_is_one_program_at_its_place_in_the_grid():
     ]
     whole = np.zeros(grid.shape, int)
     for number, (_, place) in enumerate(programs):
-        assert whole[place].shape == (2, 3)
-        whole[place] += number + 1
+        at = tuple(slice(None) if index is None else index for index in place)
+        assert whole[at].shape == (2, 3)
+        whole[at] += number + 1
     assert (whole == np.array([[1, 2], [3, 4]])[None, :, None, :]).all()
 
 

@@ -1,0 +1,66 @@
+"""Several processes, on one machine or many, that share a sweep.
+
+`jax.distributed` says how many there are and which one this is, from flags or from what Slurm or
+Open MPI tell; after that they need nothing of each other, so that none dies with another.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import jax
+
+from bandits.sweeps.stored import ALONE, Share
+from theory.checks import InvalidInput
+
+LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+"""Environment variables that say how many processes a launcher has started."""
+
+
+@contextmanager
+def joined(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> Iterator[tuple[Share, Callable[[], None]]]:
+    """The share of this process, and a barrier that all of them pass once, together.
+
+    To be called before JAX computes anything. Without flags and launcher this process is alone.
+
+    Args:
+      coordinator: address of process 0, ``host:port``.
+      processes: how many there are.
+      process: the number of this one, from 0.
+
+    Raises InvalidInput for some but not all of the flags, a number out of range, or others that do
+    not come.
+    """
+    flags = {"coordinator": coordinator, "processes": processes, "process": process}
+    missing = [name for name, value in flags.items() if value is None]
+    launched = any(int(os.environ.get(name, "1")) > 1 for name in LAUNCHERS)
+    if len(missing) == len(flags) and not launched:
+        yield ALONE, lambda: None
+        return
+    if missing and len(missing) < len(flags):
+        raise InvalidInput(
+            f"{missing[0]} is missing; give coordinator, processes and process together, or none"
+        )
+    if process is not None and processes is not None and not 0 <= process < processes:
+        raise InvalidInput(
+            f"process is {process}; with {processes} processes it goes from 0 to {processes - 1}"
+        )
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:
+        raise InvalidInput(f"the processes did not find each other: {error}") from error
+    left = False
+
+    def leave() -> None:
+        # All wait here for all: a barrier, after which the death of one does not end the others.
+        nonlocal left
+        if not left:
+            left = True
+            jax.distributed.shutdown()
+
+    try:
+        yield Share(jax.process_index(), jax.process_count()), leave
+    finally:
+        leave()

@@ -1,0 +1,215 @@
+"""Compiled programs of a grid: equal blocks of runs, one on each device at a time.
+
+XLA rounds differently for different batch sizes, so a run must always be computed in a block of the
+same size, and at the same place in it. Block b of a program holds its runs from b·n on, n being
+fixed by the shapes alone. How many blocks run at once, on how many devices, in what order, and
+which of their runs are kept, then changes no bit.
+"""
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from bandits.sweeps.grid import Grid, Place
+from theory import checks
+
+BLOCK_RUNS = 256
+"""Most runs in one block by default: it fills vector units and stays in the CPU's cache."""
+
+LEAST_BLOCK = 32
+"""Fewer runs than this are not split further to keep several devices busy."""
+
+BLOCKS = 8
+"""A program is split into at least so many blocks, if they hold `LEAST_BLOCK` runs each."""
+
+BLOCK_BYTES = 2**26
+"""Arguments and results of one block, at most; a run larger than this is a block of its own."""
+
+PROGRAMS_AHEAD = 2
+"""Programs that are compiled at a time: the one that is needed next, and one more."""
+
+WAVES_AHEAD = 4
+"""Waves, a block on every device, that are under way at a time: devices never wait for results."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled block of runs, on every device.
+
+    Attributes:
+      call: (numeric arguments of a wave, fixed arguments) -> results, ``[devices * block, ...]``.
+      grid: whose numeric axes the runs span.
+      place: of its runs in the grid.
+      block: runs in a block.
+      devices: blocks in a wave.
+      run_bytes: arguments and results of one run.
+    """
+
+    call: Callable[..., dict[str, jax.Array]]
+    grid: Grid
+    place: Place
+    block: int
+    devices: int
+    run_bytes: int
+
+    def execute(
+        self,
+        fixed: dict[str, Any],
+        first: int = 0,
+        last: int | None = None,
+        waves_ahead: int = WAVES_AHEAD,
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """The runs from ``first`` up to ``last``, in order, with their results."""
+        total = self.grid.runs_per_program
+        last = total if last is None else last
+        wave = self.block * self.devices
+        under_way: deque[tuple[np.ndarray, dict[str, jax.Array]]] = deque()
+        for start in range(first // self.block * self.block, last, wave):
+            runs = np.arange(start, start + wave)
+            arguments = self.grid.arguments(np.minimum(runs, total - 1))
+            under_way.append((runs, self.call(arguments, fixed)))
+            if len(under_way) >= waves_ahead:
+                yield _keep(*under_way.popleft(), first, last)
+        while under_way:
+            yield _keep(*under_way.popleft(), first, last)
+
+
+def _keep(
+    runs: np.ndarray, values: dict[str, jax.Array], first: int, last: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    kept = slice(max(first - runs[0], 0), min(last - runs[0], runs.size))
+    return runs[kept], {name: np.asarray(value)[kept] for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """What turns a run and a grid into programs.
+
+    Attributes:
+      run: a traceable function of keyword arguments.
+      fixed: arguments that are the same in every run.
+      grid: axes.
+      block_runs: most runs in a block.
+      devices: that share the blocks.
+    """
+
+    run: Callable[..., Any]
+    fixed: dict[str, Any]
+    grid: Grid
+    block_runs: int
+    devices: Sequence[jax.Device]
+    _ready: dict[Place, Program] = field(default_factory=dict)
+
+    def first(self) -> Program:
+        """The first program, compiled now and kept for when its turn comes."""
+        program = next(self.programs())
+        self._ready[program.place] = program
+        return program
+
+    def programs(self, wanted: Container[Place] | None = None) -> Iterator[Program]:
+        """Every program, or those at the wanted places; the next compiles while one runs."""
+        waiting: deque[Future[Program]] = deque()
+        with ThreadPoolExecutor(max_workers=PROGRAMS_AHEAD) as pool:
+            try:
+                for arguments, place in self.grid.programs():
+                    if wanted is not None and place not in wanted:
+                        continue
+                    ready = self._ready.get(place)
+                    waiting.append(
+                        pool.submit(_same, ready) if ready else self._start(pool, arguments, place)
+                    )
+                    if len(waiting) == PROGRAMS_AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def results(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Names, shapes and types of what a run of the first program returns; nothing is run."""
+        arguments, _ = next(self.grid.programs())
+        shapes: dict[str, jax.ShapeDtypeStruct] = jax.eval_shape(
+            self._alone(arguments), self.grid.arguments(np.arange(1)), self.fixed
+        )
+        return {name: shape.update(shape=shape.shape[1:]) for name, shape in shapes.items()}
+
+    def _start(
+        self, pool: ThreadPoolExecutor, static_arguments: Mapping[str, Any], place: Place
+    ) -> "Future[Program]":
+        """Trace here, where the caller's settings hold, and compile in the pool."""
+        one_run, alone = self._one_run(static_arguments), self._alone(static_arguments)
+        first_run = self.grid.arguments(np.arange(1))
+        # Traced once for the shapes and once in blocks; JAX keeps what was traced of the parts.
+        run_bytes = _bytes(first_run) + _bytes(jax.eval_shape(alone, first_run, self.fixed))
+        block = block_size(self.grid.runs_per_program, run_bytes, self.block_runs)
+        # A single run needs no batch axis: its conditions stay conditions, and it compiles faster.
+        of_block = alone if block == 1 else jax.vmap(one_run, in_axes=(0, None), axis_size=block)
+        # More devices than blocks would compute nothing.
+        blocks = math.ceil(self.grid.runs_per_program / block)
+        devices = self.devices[:blocks]
+        of_wave = of_block
+        if len(devices) > 1:
+            runs, shared = PartitionSpec("runs"), PartitionSpec()
+            of_wave = jax.shard_map(
+                of_block,
+                mesh=Mesh(np.array(devices), ("runs",)),
+                in_specs=(runs, shared),
+                out_specs=runs,
+                check_vma=False,
+            )
+        wave = self.grid.arguments(np.zeros(block * len(devices), int))
+        lowered = jax.jit(of_wave).lower(wave, self.fixed)
+        return pool.submit(
+            lambda: Program(lowered.compile(), self.grid, place, block, len(devices), run_bytes)
+        )
+
+    def _one_run(self, static_arguments: Mapping[str, Any]) -> Callable[..., dict[str, jax.Array]]:
+        def one_run(numeric: dict[str, jax.Array], fixed: dict[str, Any]) -> dict[str, jax.Array]:
+            return _as_mapping(self.run(**numeric, **fixed, **static_arguments))
+
+        return one_run
+
+    def _alone(self, static_arguments: Mapping[str, Any]) -> Callable[..., dict[str, jax.Array]]:
+        one_run = self._one_run(static_arguments)
+
+        def alone(numeric: dict[str, jax.Array], fixed: dict[str, Any]) -> dict[str, jax.Array]:
+            result = one_run({name: value[0] for name, value in numeric.items()}, fixed)
+            return {name: jnp.asarray(value)[None] for name, value in result.items()}
+
+        return alone
+
+
+def _same(program: Program) -> Program:
+    return program
+
+
+def block_size(total: int, run_bytes: int, block_runs: int) -> int:
+    """Runs in a block: few enough for memory and for several devices, all blocks nearly equal."""
+    most = max(1, min(block_runs, BLOCK_BYTES // max(run_bytes, 1)))
+    shared_out = max(min(LEAST_BLOCK, most), math.ceil(total / BLOCKS))
+    most = min(most, shared_out)
+    # Equal blocks, so that the last one is not mostly padding.
+    return math.ceil(total / math.ceil(total / most))
+
+
+def _as_mapping(result: Any) -> dict[str, jax.Array]:
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        return {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+    if isinstance(result, Mapping):
+        return dict(result)
+    raise checks.InvalidInput(
+        f"the run returns {type(result).__name__}; it must return a mapping of names to arrays"
+    )
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,262 @@
+"""A sweep into a store: it can be stopped at any time, and goes on where it was."""
+
+import importlib.metadata
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from bandits.sweeps import store
+from bandits.sweeps.grid import Place, make_grid
+from bandits.sweeps.programs import BLOCK_RUNS, Compiler, Program
+from bandits.sweeps.progress import Progress
+from bandits.sweeps.store import Chunk, Layout, Store, Variable
+from bandits.sweeps.sweep import own_dims
+from theory import checks
+from theory.checks import InvalidInput
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of several processes this one is; each does its part of the chunks."""
+
+    index: int
+    count: int
+
+
+ALONE = Share(0, 1)
+
+
+class Summary(NamedTuple):
+    """What a call did.
+
+    Attributes:
+      runs: of the whole sweep.
+      kept: of this process's share, that were done before and are verified.
+      done: in this call.
+      missing: that no process has done yet.
+      diverged: with NaN among their results, of those done in this call.
+    """
+
+    runs: int
+    kept: int
+    done: int
+    missing: int
+    diverged: int
+
+
+@dataclass(frozen=True)
+class StoredSweep:
+    """A sweep of ``run`` over ``axes`` whose results go to a Zarr store.
+
+    Attributes:
+      path: of the store.
+      compiler: of its programs.
+      layout: of its chunks.
+      identity: which sweep it is.
+      template: coordinates of the dataset.
+      variables: what is said of every result.
+    """
+
+    path: Path
+    compiler: Compiler
+    layout: Layout
+    identity: Mapping[str, Any]
+    template: xr.Dataset
+    variables: Mapping[str, Variable]
+
+    @property
+    def runs(self) -> int:
+        """Of the whole grid."""
+        return math.prod(self.layout.grid.shape)
+
+    def estimate(self) -> float:
+        """Seconds for all runs on these devices, compiling left out, from one wave of them."""
+        program = self.compiler.first()
+        wave = program.block * program.devices
+        last = min(wave, self.layout.grid.runs_per_program)
+        seconds = []
+        for _ in range(3):
+            begin = time.perf_counter()
+            list(program.execute(self.compiler.fixed, 0, last))
+            seconds.append(time.perf_counter() - begin)
+        return min(seconds) * self.runs / last
+
+    def run(
+        self,
+        share: Share = ALONE,
+        *,
+        barrier: Callable[[], None] = lambda: None,
+        progress: bool | None = None,
+    ) -> Summary:
+        """Do what is not done. The store is the same to the bit however often this was stopped.
+
+        Args:
+          share: of this process, where several write one store; the first must be among them.
+          barrier: what all of them wait at until the store is there.
+          progress: whether to show progress; by default on a terminal.
+
+        Raises InvalidInput for a store of another sweep, in use, or that cannot be written.
+        """
+        if share.index == 0:
+            held = store.create_or_open(
+                self.path, self.layout, self.identity, self.template, self.variables
+            )
+            barrier()
+        else:
+            barrier()
+            held = store.open_shared(self.path, self.layout, self.identity)
+        try:
+            return self._fill(held, share, progress)
+        finally:
+            held.close()
+
+    def _fill(self, held: Store, share: Share, progress: bool | None) -> Summary:
+        chunks = list(held.layout.chunks())
+        first, last = (len(chunks) * (share.index + i) // share.count for i in (0, 1))
+        with store.readable_errors(self.path):
+            own = held.unfinished(chunks[first:last])
+        count = _count_runs(own)
+        diverged = 0
+        by_place: dict[Place, list[Chunk]] = {}
+        for chunk in own:
+            by_place.setdefault(chunk.place, []).append(chunk)
+        with Progress(count, progress) as bar:
+            for program in self.compiler.programs(by_place) if by_place else ():
+                for chunk, values in _chunks_of(
+                    program, self.compiler.fixed, by_place[program.place]
+                ):
+                    _require_results(values, self.layout)
+                    with store.readable_errors(self.path):
+                        held.write(chunk, values)
+                    diverged += _count_nan(values)
+                    bar.advance(chunk.last - chunk.first)
+        with store.readable_errors(self.path):
+            missing = _count_runs(held.unfinished(chunks, verify=False))
+        kept = _count_runs(chunks[first:last]) - count
+        return Summary(self.runs, kept, count, missing, diverged)
+
+
+def stored_sweep(
+    run: Callable[..., Any],
+    axes: Mapping[str, Any],
+    path: str | Path,
+    *,
+    identity: Mapping[str, Any],
+    fixed: Mapping[str, Any] | None = None,
+    dims: Sequence[str] | Mapping[str, Sequence[str]] = (),
+    coords: Mapping[str, Any] | None = None,
+    attributes: Mapping[str, Mapping[str, Any]] | None = None,
+    block_runs: int = BLOCK_RUNS,
+    chunk_runs: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> StoredSweep:
+    """`sweep` into a Zarr store, for grids that are large or take long. Nothing runs yet.
+
+    The arguments that `sweep` has too mean the same.
+
+    Args:
+      run: a traceable function.
+      axes: argument name -> values.
+      path: of the store, missing or begun by the same sweep.
+      identity: what tells this sweep from others, as JSON can hold it: all that its results depend
+        on. The versions of this library and of JAX are added.
+      fixed, dims, coords, attributes, block_runs, devices: as in `sweep`.
+      chunk_runs: about how many runs a chunk holds; by default, from the shapes. It changes no bit.
+
+    Raises InvalidInput as `sweep` does, and for a store that holds another sweep.
+    """
+    checks.require_whole("block_runs", block_runs)
+    if chunk_runs is not None:
+        checks.require_whole("chunk_runs", chunk_runs)
+    shared = jax.tree.map(jnp.asarray, dict(fixed or {}))
+    grid = make_grid(run, axes, shared)
+    compiler = Compiler(run, shared, grid, block_runs, devices or jax.local_devices())
+    results = compiler.results()
+    labels = {axis.name: axis.labels for axis in grid.axes}
+    template = xr.Dataset(coords={**labels, **(coords or {})})
+    for name, entries in (attributes or {}).items():
+        if name in template.coords:
+            template[name].attrs.update(entries)
+    whole = {
+        "format": store.FORMAT,
+        "modeseek": importlib.metadata.version("modeseek"),
+        "jax": jax.__version__,
+        "device": compiler.devices[0].device_kind,
+        "block_runs": block_runs,
+        **identity,
+    }
+    layout = store.read_layout(Path(path), Layout.fit(grid, results, chunk_runs), whole)
+    variables = {
+        name: Variable(
+            own_dims(name, len(result.shape), dims, results), (attributes or {}).get(name, {})
+        )
+        for name, result in results.items()
+    }
+    return StoredSweep(Path(path), compiler, layout, whole, template, variables)
+
+
+def _chunks_of(
+    program: Program, fixed: dict[str, Any], chunks: Sequence[Chunk]
+) -> Iterator[tuple[Chunk, dict[str, np.ndarray]]]:
+    """The chunks of one program with their results; what follows on is computed as one."""
+    for stretch in _stretches(chunks):
+        waiting = iter(stretch)
+        chunk = next(waiting)
+        parts: list[dict[str, np.ndarray]] = []
+        for runs, values in program.execute(fixed, stretch[0].first, stretch[-1].last):
+            at = 0
+            while at < len(runs):
+                end = min(len(runs), chunk.last - int(runs[0]))
+                parts.append({name: value[at:end] for name, value in values.items()})
+                at = end
+                if int(runs[0]) + at == chunk.last:
+                    yield (
+                        chunk,
+                        {name: np.concatenate([part[name] for part in parts]) for name in values},
+                    )
+                    parts = []
+                    chunk = next(waiting, chunk)
+
+
+def _stretches(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
+    """Chunks that follow on from one another, together."""
+    stretch: list[Chunk] = []
+    for chunk in chunks:
+        if stretch and stretch[-1].last != chunk.first:
+            yield stretch
+            stretch = []
+        stretch.append(chunk)
+    if stretch:
+        yield stretch
+
+
+def _require_results(values: Mapping[str, np.ndarray], layout: Layout) -> None:
+    """Every program must return what the first does."""
+    found = {name: value.shape[1:] for name, value in values.items()}
+    expected = {name: result.shape for name, result in layout.results.items()}
+    if found != expected:
+        raise InvalidInput(
+            f"the run returns {found} somewhere but {expected} elsewhere; every program must "
+            "return the same"
+        )
+
+
+def _count_runs(chunks: Sequence[Chunk]) -> int:
+    return sum(chunk.last - chunk.first for chunk in chunks)
+
+
+def _count_nan(values: Mapping[str, np.ndarray]) -> int:
+    broken = [
+        np.isnan(value).reshape(len(value), -1).any(axis=1)
+        for value in values.values()
+        if value.dtype.kind == "f"
+    ]
+    return int(np.any(broken, axis=0).sum()) if broken else 0
