@@ -10,7 +10,6 @@ to 20 of 15 steps), and prompts from the lower part of the published 5 to 200. T
 is the mean over its own pairs, so a prompt without any adds nothing.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,12 +22,16 @@ import xarray as xr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from bandits import pretraining
 from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.experiments.curves import require_not_diverged
 from bandits.losses import METHODS, preferences_by_reward, switch
 from bandits.metrics import ATTRIBUTES
-from bandits.policies import Params, Policy, context_network, distill
+from bandits.policies import Params, Policy
 from bandits.policies.network import Dense
+from bandits.pretraining import BLOCK_RUNS as BLOCK_RUNS
+from bandits.pretraining import Start as Start
+from bandits.pretraining import published_network
 from bandits.sweeps import sweep
 from bandits.training import Schedule, on_bandit, train
 from theory import distributions
@@ -43,9 +46,6 @@ LEAST_GAP = 0.2
 
 LEARNING_RATES = {"likelihood": 1e-2, "contrastive": 3e-3, "policy gradient": 3e-3}
 """Of Adam: as published for best-of-N and for IPO, and taken over by the other methods."""
-
-BLOCK_RUNS = 4
-"""Runs in one vmapped program: their Adam states together stay in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -62,29 +62,15 @@ class Bandit:
     """
 
     width: float = 10.0
-    context_size: int = 100
+    context_size: int = pretraining.CONTEXT_SIZE
     responses: int = 10
-    most_contexts: int = 200
-    fresh_contexts: int = 64
+    most_contexts: int = pretraining.TRAINING_CONTEXTS
+    fresh_contexts: int = pretraining.FRESH_CONTEXTS
     seeds: int = 5
 
     def policy(self) -> Policy:
-        """The network; the same object each time, so that compiled programs are found again."""
-        return _network(NUM_ARMS, self.context_size)
-
-
-class Start(NamedTuple):
-    """Where the runs of every seed start, arrays with a leading axis of seeds.
-
-    Attributes:
-      params: the distilled networks.
-      contexts: to train on; fewer are the first of more.
-      fresh: contexts that are never trained on.
-    """
-
-    params: Params
-    contexts: Float[Array, "seeds n d"]
-    fresh: Float[Array, "seeds n d"]
+        """The network, the same object for equal bandits."""
+        return published_network(NUM_ARMS, self.context_size)
 
 
 class Variant(NamedTuple):
@@ -233,23 +219,11 @@ def judge_policy(
 
 def make_starts(bandit: Bandit) -> Start:
     """A distilled network and fresh contexts for every seed."""
-    return _make_starts(bandit, tanh_cauchy_reference(NUM_ARMS))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _make_starts(bandit: Bandit, reference_log_probs: Float[Array, " K"]) -> Start:
-    def start(seed: Int[Array, ""]) -> Start:
-        policy = bandit.policy()
-        init_key, context_key = jax.random.split(jax.random.key(seed))
-        count = bandit.most_contexts + bandit.fresh_contexts
-        drawn = jax.random.uniform(context_key, (count, bandit.context_size))
-        contexts, fresh = jnp.split(drawn, [bandit.most_contexts])
-        params = distill(policy, policy.init(key=init_key), contexts[:64], reference_log_probs)
-        return Start(params, contexts, fresh)
-
-    return jax.vmap(start)(jnp.arange(bandit.seeds))
-
-
-@functools.cache
-def _network(num_arms: int, context_size: int) -> Policy:
-    return context_network(num_arms, context_size)
+    return pretraining.make_starts(
+        bandit.policy(),
+        jnp.arange(bandit.seeds),
+        tanh_cauchy_reference(NUM_ARMS),
+        context_size=bandit.context_size,
+        training_contexts=bandit.most_contexts,
+        fresh_contexts=bandit.fresh_contexts,
+    )

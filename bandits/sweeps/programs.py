@@ -134,6 +134,18 @@ class Compiler:
             finally:
                 pool.shutdown(cancel_futures=True)
 
+    def relative_cost(self, samples: int) -> float:
+        """Arithmetic of a program on average, over that of the first, from a few of them."""
+        every = [arguments for arguments, _ in self.grid.programs()]
+        chosen = np.unique(np.linspace(0, len(every) - 1, samples).round().astype(int))
+        runs = self.grid.arguments(np.zeros(2, int))
+        costs = []
+        for i in chosen:
+            batched = jax.vmap(self._one_run(every[i]), in_axes=(0, None), axis_size=2)
+            analysis = jax.jit(batched).lower(runs, self.fixed).cost_analysis() or {}
+            costs.append(analysis.get("flops", 1.0))
+        return float(np.mean(costs) / costs[0])
+
     def results(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Names, shapes and types of what a run of the first program returns; nothing is run."""
         arguments, _ = next(self.grid.programs())

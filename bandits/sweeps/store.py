@@ -40,13 +40,16 @@ IDENTITY = "modeseek"
 LEDGER = "ledger/sha256"
 DIGEST_BYTES = hashlib.sha256().digest_size
 
+FEW = 4
+"""A longer list is abbreviated where two descriptions are compared."""
+
 CHUNK_BYTES = 2**23
 """Results in a chunk, at most."""
 
 CHUNKS = 128
 """A sweep is cut into about so many chunks at least, so that little is lost with one,"""
 
-LEAST_CHUNK = 1024
+LEAST_CHUNK = 256
 """unless they would hold fewer runs than this."""
 
 
@@ -331,27 +334,37 @@ def _layout_of(path: Path, layout: Layout, identity: Mapping[str, Any]) -> Layou
     return Layout(layout.grid, layout.results, tuple(pieces))
 
 
-def differences(held: Any, given: Any, name: str = "") -> list[str]:
-    """What two nested mappings do not have in common, a phrase each."""
-    if isinstance(held, Mapping) and isinstance(given, Mapping):
-        keys = dict.fromkeys([*held, *given])
-        return [
-            phrase
-            for key in keys
-            for phrase in differences(
-                held.get(key), given.get(key), f"{name}.{key}" if name else str(key)
-            )
-        ]
-    if held == given:
-        return []
-    return [f"{name} is {_short(held)} there and {_short(given)} here"]
+def differences(held: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """One phrase for every place in which two nested descriptions differ."""
+    old, new = _flatten(held), _flatten(given)
+    phrases = []
+    for key in dict.fromkeys([*old, *new]):
+        ours, theirs = old.get(key), new.get(key)
+        if ours == theirs:
+            continue
+        place = ""
+        if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs) > FEW:
+            index = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+            place, ours, theirs = f"[{index}]", ours[index], theirs[index]
+        phrases.append(f"{key}{place} is {_short(ours)} there and {_short(theirs)} here")
+    return phrases
+
+
+def _flatten(value: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {key: value}
+    joint = f"{key}." if key else ""
+    return {
+        k: v for name, entry in value.items() for k, v in _flatten(entry, f"{joint}{name}").items()
+    }
 
 
 def _short(value: Any) -> str:
     if value is None:
         return "missing"
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:40]} … {text[-15:]}"
+    if isinstance(value, list) and len(value) > FEW:
+        return f"[{value[0]}, {value[1]}, …, {value[-1]}] ({len(value)} values)"
+    return json.dumps(value)
 
 
 def require_space(path: Path, layout: Layout) -> None:

@@ -1,6 +1,7 @@
 """A sweep into a store: it can be stopped at any time, and goes on where it was."""
 
 import importlib.metadata
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,12 @@ class Share:
 
 
 ALONE = Share(0, 1)
+
+LONG = 10.0
+"""Seconds from which on an estimate looks at several programs,"""
+
+SAMPLES = 4
+"""so many of them."""
 
 
 class Summary(NamedTuple):
@@ -78,7 +85,10 @@ class StoredSweep:
         return math.prod(self.layout.grid.shape)
 
     def estimate(self) -> float:
-        """Seconds for all runs on these devices, compiling left out, from one wave of them."""
+        """Seconds for all runs on these devices, compiling left out, from one wave of them.
+
+        Where that is long, the other programs are weighed by their arithmetic.
+        """
         program = self.compiler.first()
         wave = program.block * program.devices
         last = min(wave, self.layout.grid.runs_per_program)
@@ -87,7 +97,10 @@ class StoredSweep:
             begin = time.perf_counter()
             list(program.execute(self.compiler.fixed, 0, last))
             seconds.append(time.perf_counter() - begin)
-        return min(seconds) * self.runs / last
+        estimate = min(seconds) * self.runs / last
+        if estimate < LONG or self.layout.num_programs == 1:
+            return estimate
+        return estimate * self.compiler.relative_cost(SAMPLES)
 
     def run(
         self,
@@ -193,6 +206,7 @@ def stored_sweep(
         "block_runs": block_runs,
         **identity,
     }
+    whole = json.loads(json.dumps(whole))  # as it will be read: a tuple is a list then
     layout = store.read_layout(Path(path), Layout.fit(grid, results, chunk_runs), whole)
     variables = {
         name: Variable(

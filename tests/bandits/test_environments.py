@@ -71,6 +71,17 @@ def test_published_bandits_have_the_published_reward_and_reference(bandit, rewar
     np.testing.assert_allclose(np.exp(built.reference_log_probs), PUBLISHED, rtol=1e-12)
 
 
+def test_the_bump_is_r1_by_default_and_moves_with_its_arguments():
+    built = jax.jit(environments.bump_bandit)()
+    np.testing.assert_allclose(built.reward, FAR, rtol=1e-12)
+    np.testing.assert_allclose(np.exp(built.reference_log_probs), PUBLISHED, rtol=1e-12)
+    moved = jax.jit(environments.bump_bandit, static_argnums=0)(40, 12.0, 3.0, 0.5, 0.2)
+    np.testing.assert_allclose(moved.reward, np.exp(-(((ARMS[:40] - 12) / 3) ** 2)), rtol=1e-12)
+    np.testing.assert_allclose(
+        moved.reference_log_probs, cauchy_reference(40, 0.5, 0.2), rtol=1e-12
+    )
+
+
 @pytest.mark.parametrize(("bandit", "best"), [("min_length", 0), ("mode_length", 12)])
 def test_length_problems_reward_what_they_are_named_after(bandit, best):
     built = jax.jit(environments.ENVIRONMENTS[bandit].build)()

@@ -1,0 +1,106 @@
+"""Where network policies start: a network distilled to the reference, and contexts, for every seed.
+
+Of a problem whose reward ignores the context, as T24's bandit is published. Source:
+arXiv:2404.14367, section 5.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from bandits.policies import Params, Policy, context_network, distill
+
+CONTEXT_SIZE = 100
+"""Numbers in a context, uniform in [0, 1]."""
+
+TRAINING_CONTEXTS = 200
+"""Contexts to train on that a seed has in store."""
+
+FRESH_CONTEXTS = 64
+"""Contexts on which policies are judged."""
+
+DISTILLED_ON = 64
+"""Training contexts, the first, on which a network is brought to the reference."""
+
+BLOCK_RUNS = 4
+"""Runs in one vmapped program: their Adam states together stay in a core's cache."""
+
+
+class SeedKeys(NamedTuple):
+    """What one seed decides, a key each.
+
+    Attributes:
+      policy: the network's first weights.
+      contexts: to train on and to judge on.
+      training: samples and labels.
+    """
+
+    policy: PRNGKeyArray
+    contexts: PRNGKeyArray
+    training: PRNGKeyArray
+
+
+class Start(NamedTuple):
+    """Where the runs of every seed start, arrays with a leading axis of seeds.
+
+    Attributes:
+      params: the distilled networks.
+      contexts: to train on; fewer are the first of more.
+      fresh: contexts that are never trained on.
+    """
+
+    params: Params
+    contexts: Float[Array, "seeds n d"]
+    fresh: Float[Array, "seeds n d"]
+
+
+def split_seed(seed: ArrayLike) -> SeedKeys:
+    """The keys of a seed, a whole number >= 0 of 32 bits: one split, so that none serves twice."""
+    return SeedKeys(*jax.random.split(jax.random.key(seed), len(SeedKeys._fields)))
+
+
+@functools.cache
+def published_network(num_arms: int, context_size: int = CONTEXT_SIZE) -> Policy:
+    """The network; the same object each time, so that compiled programs are found again."""
+    return context_network(num_arms, context_size)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("policy", "context_size", "training_contexts", "fresh_contexts"),
+)
+def make_starts(
+    policy: Policy,
+    seeds: Int[Array, " seeds"],
+    reference_log_probs: Float[Array, " K"],
+    *,
+    context_size: int = CONTEXT_SIZE,
+    training_contexts: int = TRAINING_CONTEXTS,
+    fresh_contexts: int = FRESH_CONTEXTS,
+) -> Start:
+    """A distilled network, training contexts and fresh ones for every seed.
+
+    Args:
+      policy: over K arms, given a context.
+      seeds: whole numbers >= 0 of 32 bits.
+      reference_log_probs: what each network is distilled to, in nats.
+      context_size: d, numbers in a context.
+      training_contexts: how many of them a seed gets.
+      fresh_contexts: how many to judge on.
+    """
+
+    def start(seed: Int[Array, ""]) -> Start:
+        keys = split_seed(seed)
+        drawn = jax.random.uniform(
+            keys.contexts, (training_contexts + fresh_contexts, context_size)
+        )
+        contexts, fresh = jnp.split(drawn, [training_contexts])
+        params = policy.init(key=keys.policy)
+        params = distill(policy, params, contexts[:DISTILLED_ON], reference_log_probs)
+        return Start(params, contexts, fresh)
+
+    return jax.vmap(start)(seeds)
