@@ -70,6 +70,27 @@ def on_policy(
     count, group = schedule.minibatch // schedule.group, schedule.group
     prompts = jax.tree.map(jnp.asarray, prompts)
 
+    def draw_at_once(behaviour: Params, key: PRNGKeyArray, number: Array) -> Minibatch:
+        draw_key, label_key = jax.random.split(key)
+        responses = policy.sample(behaviour, draw_key, None, schedule.minibatch)
+        drawn = (
+            responses,
+            policy.log_prob(behaviour, None, responses),
+            reward(None, responses),
+            reference_log_prob(None, responses),
+        )
+        responses, *columns = (a.reshape(count, group, *a.shape[1:]) for a in drawn)
+        groups = jax.vmap(judge)(jax.random.split(label_key, count), *columns)
+        return Minibatch(None, responses, groups)
+
+    def judge(key: PRNGKeyArray, own: Array, rewards: Array, reference: Array) -> Responses:
+        return make_group(
+            own,
+            rewards,
+            reference_log_probs=reference,
+            preferences=None if label is None else label(key, rewards),
+        )
+
     def collect(behaviour: Params, key: PRNGKeyArray, number: Array) -> Minibatch:
         split = jax.random.split(key, 1 + count)
         prompt_key, keys = split[0], split[1:]
@@ -77,19 +98,18 @@ def on_policy(
 
         def respond(context: Any, key: PRNGKeyArray) -> tuple[Array, Responses]:
             responses = policy.sample(behaviour, key, context, group)
-            log_probs = policy.log_prob(behaviour, context, responses)
-            rewards = reward(context, responses)
-            return responses, make_group(
-                log_probs,
-                rewards,
-                reference_log_probs=reference_log_prob(context, responses),
-                preferences=None if label is None else label(jax.random.fold_in(key, 1), rewards),
+            return responses, judge(
+                jax.random.fold_in(key, 1),
+                policy.log_prob(behaviour, context, responses),
+                reward(context, responses),
+                reference_log_prob(context, responses),
             )
 
         responses, groups = jax.vmap(respond)(contexts, keys)
         return Minibatch(contexts, responses, groups)
 
-    return collect
+    # Without prompts all groups have one law, and one draw costs a quarter of a draw for each.
+    return draw_at_once if prompts is None else collect
 
 
 def on_bandit(

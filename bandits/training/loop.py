@@ -9,10 +9,10 @@ start. B and T are therefore traceable numbers, like all others: sweep axes.
 
 **One loop over steps.** Step s belongs to iteration s // (nT), n = B/M, and to minibatch s mod n of
 it. The behaviour policy is replaced when an iteration starts; a minibatch is drawn from it when it
-is first needed, in pass one, and kept for the other passes. A draw depends on the behaviour, the
-iteration and the minibatch, not on when it happens, so this is the algorithm above. Where B and T
-are the same in all runs, nothing is drawn twice; where they differ, a vmapped program draws at
-every step and discards.
+is first needed, in pass one, and kept for the other passes, if there can be any. A draw depends on
+the behaviour, the iteration and the minibatch, not on when it happens, so this is the algorithm
+above. Where B and T are the same in all runs, nothing is drawn twice; where they differ, a vmapped
+program draws at every step and discards.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from bandits.losses import Loss
@@ -105,6 +106,17 @@ def train(
             lambda: jax.tree.map(lambda kept: kept[number], state.store),
         )
         store = jax.tree.map(lambda kept, new: kept.at[number].set(new), state.store, minibatch)
+        state = state._replace(behaviour=behaviour, store=store)
+        return update(s, state, minibatch, place < per_batch)
+
+    def step_once(s: Array, state: _State) -> _State:
+        # Nothing is used twice: no store, and what no loss reads is never computed.
+        behaviour = state.params
+        if state.behaviour is not None:
+            behaviour = jax.lax.cond(s > 0, lambda: state.params, lambda: state.behaviour)
+        return update(s, state, draw(behaviour, s, jnp.int32(0)), True)
+
+    def update(s: Array, state: _State, minibatch: Minibatch, is_new: ArrayLike) -> _State:
         mean_reward = jnp.mean(minibatch.groups.rewards)
         baseline = jnp.where(s == 0, mean_reward, state.baseline)
         groups = dataclasses.replace(
@@ -116,38 +128,37 @@ def train(
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return _State(
-            params,
-            opt_state,
-            behaviour,
-            store,
-            # New samples move the baseline, after they were used; reused ones do not.
-            jnp.where(
-                place < per_batch,
-                BASELINE_DECAY * baseline + (1 - BASELINE_DECAY) * mean_reward,
-                baseline,
-            ),
-            jnp.where((state.diverged_at < 0) & ~jnp.isfinite(value), s, state.diverged_at),
+        # New samples move the baseline, after they were used; reused ones do not.
+        moved = BASELINE_DECAY * baseline + (1 - BASELINE_DECAY) * mean_reward
+        broken = (state.diverged_at < 0) & ~jnp.isfinite(value)
+        return state._replace(
+            params=params,
+            opt_state=opt_state,
+            baseline=jnp.where(is_new, moved, baseline),
+            diverged_at=jnp.where(broken, s, state.diverged_at),
         )
 
     def advance(
         carry: tuple[Array, _State], last: Array
     ) -> tuple[tuple[Array, _State], dict[str, Array]]:
         first, state = carry
-        state = jax.lax.fori_loop(first, last, step, state)
+        state = jax.lax.fori_loop(first, last, step_once if once else step, state)
         broken = (state.diverged_at < 0) & _any_nan(state.params)
         state = state._replace(diverged_at=jnp.where(broken, last, state.diverged_at))
         return (last, state), _mark(dict(evaluate(state.params)), state.diverged_at)
 
     first = params if behaviour is None else behaviour
-    empty = jax.eval_shape(lambda: draw(params, jnp.int32(0), jnp.int32(0)))
-    store = jax.tree.map(lambda a: jnp.zeros((schedule.slots, *a.shape), a.dtype), empty)
+    once = schedule.uses_once()
+    store = None
+    if not once:
+        empty = jax.eval_shape(lambda: draw(params, jnp.int32(0), jnp.int32(0)))
+        store = jax.tree.map(lambda a: jnp.zeros((schedule.slots, *a.shape), a.dtype), empty)
     # A traced B or T that does not fit, or a law without data, must not look like a result.
     unfit = _any_nan(first) | ~schedule.fits()
     start = _State(
         params,
         optimizer.init(params),
-        first,
+        behaviour if once else first,
         store,
         jnp.zeros(()),
         jnp.where(unfit, 0, -1),
@@ -157,12 +168,12 @@ def train(
 
 
 class _State(NamedTuple):
-    """What a step hands to the next."""
+    """What a step hands to the next; without a store, the behaviour is what was given, or None."""
 
     params: Params
     opt_state: optax.OptState
-    behaviour: Params
-    store: Minibatch
+    behaviour: Params | None
+    store: Minibatch | None
     baseline: Float[Array, ""]
     diverged_at: Int[Array, ""]
 

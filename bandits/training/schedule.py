@@ -65,6 +65,13 @@ class Schedule:
         whole = (batch % self.minibatch == 0) & (batch >= self.minibatch)
         return whole & (batch <= self.slots * self.minibatch) & (passes >= 1)
 
+    def uses_once(self) -> bool:
+        """Whether B = M and T = 1 are known: every minibatch is a batch of its own, used once."""
+        batch, passes = checks.concrete(self.batch), checks.concrete(self.passes)
+        if batch is None or passes is None:
+            return False
+        return bool((passes == 1).all() and (batch == self.minibatch).all())
+
     @property
     def slots(self) -> int:
         """Minibatches in the largest batch."""
