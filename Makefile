@@ -1,5 +1,5 @@
 # make figures   every figure and the table of claims      make test   the test suite
-# make lint      linter, formatter, type checker           make bench  training, import and gallery times
+# make lint      linter, formatter, type checker           make bench  the table of speeds
 #
 # Each target sets up what it needs in .venv the first time and reuses it afterwards.
 # FIGURES chooses the folder, ARGS passes options on:   make figures ARGS=--quick
@@ -27,8 +27,7 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/training.py
-	$(BIN)/python benchmarks/startup.py $(ARGS)
+	$(BIN)/modeseek bench $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(FIGURES) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

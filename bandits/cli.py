@@ -1,13 +1,15 @@
 """The command: one thin function a subcommand; all work is done by the library."""
 
 import dataclasses
-import json
+import datetime
+import json as _json
+import math
 import os
 import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
 import platformdirs
@@ -22,7 +24,12 @@ from bandits.environments import ENVIRONMENTS
 from bandits.experiments import EXPERIMENTS, Claim, Experiment
 from bandits.files import make_folder, read_preferences, read_vector, whole_files
 from bandits.losses import METHODS
+from bandits.search import plan, read_spec
 from theory import checks
+
+if TYPE_CHECKING:
+    from bandits.bench import Measurement
+    from bandits.sweeps.stored import StoredSweep
 
 app = tyro.extras.SubcommandApp()
 console = Console(highlight=False)
@@ -103,7 +110,7 @@ def claims(
     """
     claimed = [c for e in _select(names) for c in e.claims(e.measure(quick))]
     if json:
-        print(_to_json(claimed))
+        print(_as_json([dataclasses.asdict(claim) for claim in claimed]))
     else:
         console.print(_claim_table(claimed))
     return int(any(claim.asserted and not claim.holds for claim in claimed))
@@ -193,6 +200,125 @@ def simulate(
     return 0
 
 
+@app.command
+def sweep(
+    spec: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="The grid, as TOML.")],
+    out: Annotated[Path, tyro.conf.arg(help="Zarr store to write, or to go on with.")],
+    dry_run: Annotated[bool, tyro.conf.arg(help="Say what would be done, and stop.")] = False,
+    devices: Annotated[
+        int | None, tyro.conf.arg(help="Devices to use, cores on a CPU; by default all.")
+    ] = None,
+    chunk_runs: Annotated[
+        int | None, tyro.conf.arg(help="About how many runs a chunk holds; it changes no result.")
+    ] = None,
+    coordinator: Annotated[
+        str | None, tyro.conf.arg(help="HOST:PORT of process 0, where several share the sweep.")
+    ] = None,
+    processes: Annotated[int | None, tyro.conf.arg(help="How many processes there are.")] = None,
+    process: Annotated[int | None, tyro.conf.arg(help="Which of them this is, from 0.")] = None,
+) -> int:
+    """Run a grid of trainings into a Zarr store; stopped, it goes on where it was.
+
+    Slurm and Open MPI say themselves how many processes there are.
+    """
+    # Zarr is imported for this command only: it takes a quarter of a second.
+    from bandits.sweeps.processes import joined
+    from bandits.sweeps.programs import lanes
+    from bandits.sweeps.stored import stored_sweep
+
+    with joined(coordinator, processes, process) as (share, barrier):
+        search = read_spec(spec)
+        planned = plan(search)
+        stored = stored_sweep(
+            planned.run,
+            planned.axes,
+            out,
+            identity={"search": search.describe()},
+            fixed=planned.fixed,
+            dims=planned.dims,
+            coords=planned.coords,
+            attributes=planned.attributes,
+            block_runs=planned.block_runs,
+            chunk_runs=chunk_runs,
+            devices=lanes(devices),
+        )
+        if share.index == 0:
+            _describe_sweep(stored, share.count)
+        if dry_run:
+            return 0
+        try:
+            summary = stored.run(share, barrier=barrier)
+        except KeyboardInterrupt:
+            print(
+                "modeseek: interrupted; what is done is kept, the same command goes on with it",
+                file=sys.stderr,
+            )
+            return 130
+    console.print(
+        f"{out}: {summary.done:,} runs done, {summary.kept:,} kept from before"
+        + (f", {summary.diverged:,} diverged" if summary.diverged else ""),
+        soft_wrap=True,
+        markup=False,
+    )
+    if summary.missing:
+        console.print(f"{summary.missing:,} runs of other processes are not done yet")
+    return 0
+
+
+@app.command
+def bench(
+    json: Annotated[bool, tyro.conf.arg(help="Print a JSON list instead of a table.")] = False,
+    gallery: Annotated[
+        bool, tyro.conf.arg(help="Time imports and every figure too: half an hour more.")
+    ] = False,
+    quick: Annotated[
+        bool, tyro.conf.arg(help="Tiny sizes, to see that all of it runs; the numbers say nothing.")
+    ] = False,
+    repeats: Annotated[int, tyro.conf.arg(help="Interleaved rounds of each comparison.")] = 7,
+) -> int:
+    """Measure the speed that is claimed, beside the floor and beside what users would write."""
+    from bandits.bench import measure
+
+    table = Table("holds", "what", "value", "quartiles", "target", box=SIMPLE_HEAD)
+    for column in (0, 2, 3, 4):
+        table.columns[column].no_wrap = True
+    rows = []
+    with Console(stderr=True).status("measuring") as status:
+        for row in measure(gallery=gallery, quick=quick, repeats=repeats):
+            status.update(f"measured: {row.name}")
+            rows.append(dataclasses.asdict(row))
+            table.add_row(*_bench_row(row))
+    if json:
+        print(_as_json(rows))
+    else:
+        console.print(table)
+    return 0
+
+
+def _bench_row(row: "Measurement") -> tuple[str, ...]:
+    verdict = {True: "yes", False: "NO", None: ""}[row.holds]
+    name = row.name if row.unit == "×" else f"{row.name}, {row.unit}"
+    name = f"{name}\n[dim]{row.note}[/dim]" if row.note else name
+    value = "" if row.value is None else f"{row.value:.3g}"
+    spread = "" if row.low is None else f"{row.low:.3g} to {row.high:.3g}"
+    return verdict, name, value, spread, row.target
+
+
+def _describe_sweep(stored: "StoredSweep", processes: int) -> None:
+    """What there is to do, before it is done."""
+    layout, used = stored.layout, len(stored.compiler.devices)
+    seconds = stored.estimate() / processes
+    console.print(
+        f"{stored.runs:,} runs in {layout.num_programs:,} programs and {layout.num_chunks:,} "
+        f"chunks; up to {layout.num_bytes / 1e6:,.3g} MB; about "
+        f"{datetime.timedelta(seconds=math.ceil(seconds))} on {used} "
+        + ("cores" if stored.compiler.devices[0].platform == "cpu" else "devices")
+        + (f" of each of {processes} processes" if processes > 1 else "")
+        + ", compiling left out",
+        soft_wrap=True,
+    )
+
+
 def main() -> None:
     """Run the command: exit 0, 1 if a claim fails, 2 for bad input, 130 when interrupted."""
     _keep_compiled_programs()
@@ -251,11 +377,10 @@ def _claim_table(claimed: list[Claim]) -> Table:
     return table
 
 
-def _to_json(claimed: list[Claim]) -> str:
-    rows = [dataclasses.asdict(claim) for claim in claimed]
+def _as_json(rows: list[dict[str, Any]]) -> str:
     # What could not be measured is null: NaN is no JSON.
     plain = [{k: None if v != v else v for k, v in row.items()} for row in rows]
-    return json.dumps(plain, indent=2, allow_nan=False)
+    return _json.dumps(plain, indent=2, allow_nan=False)
 
 
 def _keep_compiled_programs() -> None:

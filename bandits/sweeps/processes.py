@@ -5,6 +5,7 @@ Open MPI tell; after that they need nothing of each other, so that none dies wit
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -47,6 +48,10 @@ def joined(
         raise InvalidInput(
             f"process is {process}; with {processes} processes it goes from 0 to {processes - 1}"
         )
+    if coordinator is not None:
+        _, _, port = coordinator.rpartition(":")
+        if not re.fullmatch(r"[^\s:].*:\d+", coordinator) or not 0 < int(port) < 2**16:
+            raise InvalidInput(f"coordinator is {coordinator!r}; give HOST:PORT of process 0")
     try:
         jax.distributed.initialize(coordinator, processes, process)
     except (RuntimeError, ValueError) as error:

@@ -1,23 +1,27 @@
-"""Compiled programs of a grid: equal blocks of runs, one on each device at a time.
+"""Compiled programs of a grid: equal blocks of runs, several at a time.
 
 XLA rounds differently for different batch sizes, so a run must always be computed in a block of the
 same size, and at the same place in it. Block b of a program holds its runs from b·n on, n being
-fixed by the shapes alone. How many blocks run at once, on how many devices, in what order, and
-which of their runs are kept, then changes no bit.
+fixed by the shapes alone. How many blocks run at once, on which devices, in what order, and which
+of their runs are kept, then changes no bit.
+
+Blocks run in lanes. On a CPU a lane is a core: all lanes call one executable of one device, each
+from a thread of its own. Several devices have a lane each, and an executable each: the partitioner
+that one for all would need fuses, and so rounds, otherwise than a single device does.
 """
 
 import dataclasses
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
 
 from bandits.sweeps.grid import Grid, Place
 from theory import checks
@@ -37,57 +41,98 @@ BLOCK_BYTES = 2**26
 PROGRAMS_AHEAD = 2
 """Programs that are compiled at a time: the one that is needed next, and one more."""
 
-WAVES_AHEAD = 4
-"""Waves, a block on every device, that are under way at a time: devices never wait for results."""
+BLOCKS_AHEAD = 2
+"""Blocks for each lane that are under way at a time: none waits for what is done with results."""
+
+
+def lanes(count: int | None = None) -> list[jax.Device]:
+    """The device of every lane: all local ones, or for a single CPU once for each of its cores.
+
+    Raises InvalidInput for a count < 1, or of more lanes than there are devices.
+    """
+    devices = jax.local_devices()
+    if count is not None:
+        checks.require_whole("devices", count)
+    if len(devices) == 1 and devices[0].platform == "cpu":
+        return devices * (count or _cores())
+    if count is not None and count > len(devices):
+        raise checks.InvalidInput(f"devices is {count}; there are {len(devices)}")
+    return devices[:count]
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Lane(NamedTuple):
+    """Where a block runs.
+
+    Attributes:
+      device: that has it.
+      fixed: the fixed arguments, there.
+      call: (numeric arguments of a block, fixed arguments) -> results, ``[block, ...]``.
+    """
+
+    device: jax.Device
+    fixed: dict[str, Any]
+    call: Callable[..., dict[str, jax.Array]]
 
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled block of runs, on every device.
+    """A compiled block of runs.
 
     Attributes:
-      call: (numeric arguments of a wave, fixed arguments) -> results, ``[devices * block, ...]``.
+      lanes: that blocks are dealt out to.
       grid: whose numeric axes the runs span.
       place: of its runs in the grid.
       block: runs in a block.
-      devices: blocks in a wave.
       run_bytes: arguments and results of one run.
     """
 
-    call: Callable[..., dict[str, jax.Array]]
+    lanes: Sequence[Lane]
     grid: Grid
     place: Place
     block: int
-    devices: int
     run_bytes: int
 
     def execute(
-        self,
-        fixed: dict[str, Any],
-        first: int = 0,
-        last: int | None = None,
-        waves_ahead: int = WAVES_AHEAD,
+        self, first: int = 0, last: int | None = None, memory_limit: float = math.inf
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """The runs from ``first`` up to ``last``, in order, with their results."""
         total = self.grid.runs_per_program
         last = total if last is None else last
-        wave = self.block * self.devices
-        under_way: deque[tuple[np.ndarray, dict[str, jax.Array]]] = deque()
-        for start in range(first // self.block * self.block, last, wave):
-            runs = np.arange(start, start + wave)
-            arguments = self.grid.arguments(np.minimum(runs, total - 1))
-            under_way.append((runs, self.call(arguments, fixed)))
-            if len(under_way) >= waves_ahead:
+        most = memory_limit / max(self.run_bytes * self.block, 1)
+        ahead = max(1, int(min(most, BLOCKS_AHEAD * len(self.lanes))))
+        under_way: deque[tuple[np.ndarray, Future[dict[str, np.ndarray]]]] = deque()
+        pool = ThreadPoolExecutor(max_workers=len(self.lanes))
+        try:
+            for start in range(first // self.block * self.block, last, self.block):
+                if len(under_way) >= ahead:
+                    yield _keep(*under_way.popleft(), first, last)
+                runs = np.arange(start, start + self.block)
+                lane = self.lanes[start // self.block % len(self.lanes)]
+                # Placed here, where the caller's precision holds: it is a setting of the thread.
+                arguments = jax.device_put(
+                    self.grid.arguments(np.minimum(runs, total - 1)), lane.device
+                )
+                under_way.append((runs, pool.submit(_call, lane, arguments)))
+            while under_way:
                 yield _keep(*under_way.popleft(), first, last)
-        while under_way:
-            yield _keep(*under_way.popleft(), first, last)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _call(lane: Lane, arguments: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in lane.call(arguments, lane.fixed).items()}
 
 
 def _keep(
-    runs: np.ndarray, values: dict[str, jax.Array], first: int, last: int
+    runs: np.ndarray, values: "Future[dict[str, np.ndarray]]", first: int, last: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    kept = slice(max(first - runs[0], 0), min(last - runs[0], runs.size))
-    return runs[kept], {name: np.asarray(value)[kept] for name, value in values.items()}
+    kept = slice(max(first - int(runs[0]), 0), min(last - int(runs[0]), runs.size))
+    return runs[kept], {name: value[kept] for name, value in values.result().items()}
 
 
 @dataclass(frozen=True)
@@ -99,7 +144,7 @@ class Compiler:
       fixed: arguments that are the same in every run.
       grid: axes.
       block_runs: most runs in a block.
-      devices: that share the blocks.
+      devices: of the lanes that share the blocks; one may stand there several times.
     """
 
     run: Callable[..., Any]
@@ -111,9 +156,10 @@ class Compiler:
 
     def first(self) -> Program:
         """The first program, compiled now and kept for when its turn comes."""
-        program = next(self.programs())
-        self._ready[program.place] = program
-        return program
+        _, place = next(self.grid.programs())
+        if place not in self._ready:
+            self._ready[place] = next(self.programs({place}))
+        return self._ready[place]
 
     def programs(self, wanted: Container[Place] | None = None) -> Iterator[Program]:
         """Every program, or those at the wanted places; the next compiles while one runs."""
@@ -165,24 +211,23 @@ class Compiler:
         block = block_size(self.grid.runs_per_program, run_bytes, self.block_runs)
         # A single run needs no batch axis: its conditions stay conditions, and it compiles faster.
         of_block = alone if block == 1 else jax.vmap(one_run, in_axes=(0, None), axis_size=block)
-        # More devices than blocks would compute nothing.
-        blocks = math.ceil(self.grid.runs_per_program / block)
-        devices = self.devices[:blocks]
-        of_wave = of_block
-        if len(devices) > 1:
-            runs, shared = PartitionSpec("runs"), PartitionSpec()
-            of_wave = jax.shard_map(
-                of_block,
-                mesh=Mesh(np.array(devices), ("runs",)),
-                in_specs=(runs, shared),
-                out_specs=runs,
-                check_vma=False,
-            )
-        wave = self.grid.arguments(np.zeros(block * len(devices), int))
-        lowered = jax.jit(of_wave).lower(wave, self.fixed)
-        return pool.submit(
-            lambda: Program(lowered.compile(), self.grid, place, block, len(devices), run_bytes)
-        )
+        arguments = self.grid.arguments(np.zeros(block, int))
+        # More lanes than blocks would have nothing to do.
+        devices = self.devices[: math.ceil(self.grid.runs_per_program / block)]
+        lowered = {}
+        for device in dict.fromkeys(devices):
+            with jax.default_device(device):
+                lowered[device] = jax.jit(of_block).lower(arguments, self.fixed)
+
+        def compile_all() -> Program:
+            made = {
+                device: Lane(device, jax.device_put(self.fixed, device), one.compile())
+                for device, one in lowered.items()
+            }
+            dealt = [made[device] for device in devices]
+            return Program(dealt, self.grid, place, block, run_bytes)
+
+        return pool.submit(compile_all)
 
     def _one_run(self, static_arguments: Mapping[str, Any]) -> Callable[..., dict[str, jax.Array]]:
         def one_run(numeric: dict[str, jax.Array], fixed: dict[str, Any]) -> dict[str, jax.Array]:

@@ -93,7 +93,7 @@ class Layout:
     ) -> "Layout":
         """Chunks sized from the shapes, or of about so many runs."""
         lengths = [len(axis) for axis in grid.numeric]
-        run_bytes = max(1, sum(math.prod(r.shape) * 4 for r in results.values()))
+        run_bytes = max(1, sum(math.prod(r.shape) * _stored(r).itemsize for r in results.values()))
         small = max(LEAST_CHUNK, math.ceil(math.prod(grid.shape) / CHUNKS))
         size = chunk_runs or min(CHUNK_BYTES // run_bytes, small)
         pieces = []
@@ -183,8 +183,16 @@ class Store:
         self.layout = layout
         self._lock = lock
         group: Any = zarr.open_group(path, mode="r+", zarr_format=2)
-        self._arrays = {name: group[name] for name in layout.results}
+        # A chunk of NaN is written too: its bits would be lost otherwise.
+        self._arrays = {
+            name: group[name].with_config({"write_empty_chunks": True}) for name in layout.results
+        }
         self._ledger = group[LEDGER]
+
+    def share(self) -> None:
+        """Let other processes of this job write too; no other job can, while one of them does."""
+        if self._lock is not None:
+            self._lock.share()
 
     def close(self) -> None:
         """Give the lock back."""
@@ -193,19 +201,25 @@ class Store:
 
     def unfinished(self, chunks: Sequence[Chunk], verify: bool = True) -> list[Chunk]:
         """Those that are not done, or, verified, whose files are not what the ledger says."""
-        digests = np.asarray(self._ledger[:])
         return [
             chunk
             for chunk in chunks
-            if not digests[chunk.number].any()
-            or (verify and digests[chunk.number].tobytes() != self._digest(chunk))
+            if not (digest := self._entry(chunk)).strip(b"\0")
+            or (verify and digest != self._digest(chunk))
         ]
+
+    def _entry(self, chunk: Chunk) -> bytes:
+        """Of the ledger; empty where it cannot be read."""
+        try:
+            return np.asarray(self._ledger[chunk.number]).tobytes()
+        except Exception:  # as below
+            return b""
 
     def _digest(self, chunk: Chunk) -> bytes:
         """Of what the files of a chunk hold; empty where they cannot be read."""
         try:
             return _digest([array[chunk.box] for array in self._arrays.values()])
-        except (OSError, RuntimeError, ValueError):  # cut short, or not what it was
+        except Exception:  # codecs raise what they like for what was cut short or altered
             return b""
 
     def write(self, chunk: Chunk, values: Mapping[str, np.ndarray]) -> None:
@@ -247,6 +261,8 @@ def create_or_open(
         else:
             lock = Lock.take(path)
         try:
+            for left in path.rglob("*.partial"):  # of a process that was killed while it wrote
+                left.unlink()
             return Store(path, _layout_of(path, layout, identity), lock)
         except BaseException:
             lock.release()
@@ -254,9 +270,11 @@ def create_or_open(
 
 
 def open_shared(path: Path, layout: Layout, identity: Mapping[str, Any]) -> Store:
-    """The store that another process of the same job has locked."""
+    """The store that another process of the same job has made and shares."""
     with readable_errors(path):
-        return Store(path, _layout_of(path, layout, identity), None)
+        if not path.exists():
+            raise InvalidInput(f"{path} was not made by process 0, whose message says why")
+        return Store(path, _layout_of(path, layout, identity), Lock.take(path, shared=True))
 
 
 def read_layout(path: Path, layout: Layout, identity: Mapping[str, Any]) -> Layout:
@@ -317,7 +335,7 @@ def _layout_of(path: Path, layout: Layout, identity: Mapping[str, Any]) -> Layou
     try:
         group: Any = zarr.open_group(path, mode="r", zarr_format=2)
         held = json.loads(group.attrs[IDENTITY])
-    except (KeyError, ValueError, FileNotFoundError) as error:
+    except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
         raise InvalidInput(
             f"{path} is there and holds no sweep; choose another name or remove it"
         ) from error
@@ -379,19 +397,20 @@ def require_space(path: Path, layout: Layout) -> None:
 
 
 class Lock:
-    """An exclusive lock on a folder, that of the process: it goes when the process does."""
+    """A lock on a folder, that of the process: it goes when the process does."""
 
     def __init__(self, descriptor: int | None):
         self._descriptor = descriptor
 
     @classmethod
-    def take(cls, folder: Path) -> "Lock":
-        """Raises InvalidInput where another process holds it."""
+    def take(cls, folder: Path, shared: bool = False) -> "Lock":
+        """Raises InvalidInput where a process holds it that does not share it."""
         if fcntl is None:
             return cls(None)
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
             if error.errno not in (errno.EAGAIN, errno.EACCES):
@@ -400,6 +419,11 @@ class Lock:
                 f"{folder} is being written by another process; wait for it, or stop it"
             ) from error
         return cls(descriptor)
+
+    def share(self) -> None:
+        """Let those have it too that share it."""
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
 
     def release(self) -> None:
         """Let others have the folder."""

@@ -16,7 +16,7 @@ import xarray as xr
 
 from bandits.sweeps import store
 from bandits.sweeps.grid import Place, make_grid
-from bandits.sweeps.programs import BLOCK_RUNS, Compiler, Program
+from bandits.sweeps.programs import BLOCK_RUNS, Compiler, Program, lanes
 from bandits.sweeps.progress import Progress
 from bandits.sweeps.store import Chunk, Layout, Store, Variable
 from bandits.sweeps.sweep import own_dims
@@ -85,17 +85,16 @@ class StoredSweep:
         return math.prod(self.layout.grid.shape)
 
     def estimate(self) -> float:
-        """Seconds for all runs on these devices, compiling left out, from one wave of them.
+        """Seconds for all runs on these devices, compiling left out, from a few blocks of them.
 
         Where that is long, the other programs are weighed by their arithmetic.
         """
         program = self.compiler.first()
-        wave = program.block * program.devices
-        last = min(wave, self.layout.grid.runs_per_program)
+        last = min(4 * program.block * len(program.lanes), self.layout.grid.runs_per_program)
         seconds = []
         for _ in range(3):
             begin = time.perf_counter()
-            list(program.execute(self.compiler.fixed, 0, last))
+            list(program.execute(0, last))
             seconds.append(time.perf_counter() - begin)
         estimate = min(seconds) * self.runs / last
         if estimate < LONG or self.layout.num_programs == 1:
@@ -122,6 +121,8 @@ class StoredSweep:
             held = store.create_or_open(
                 self.path, self.layout, self.identity, self.template, self.variables
             )
+            if share.count > 1:
+                held.share()
             barrier()
         else:
             barrier()
@@ -143,9 +144,7 @@ class StoredSweep:
             by_place.setdefault(chunk.place, []).append(chunk)
         with Progress(count, progress) as bar:
             for program in self.compiler.programs(by_place) if by_place else ():
-                for chunk, values in _chunks_of(
-                    program, self.compiler.fixed, by_place[program.place]
-                ):
+                for chunk, values in _chunks_of(program, by_place[program.place]):
                     _require_results(values, self.layout)
                     with store.readable_errors(self.path):
                         held.write(chunk, values)
@@ -191,7 +190,7 @@ def stored_sweep(
         checks.require_whole("chunk_runs", chunk_runs)
     shared = jax.tree.map(jnp.asarray, dict(fixed or {}))
     grid = make_grid(run, axes, shared)
-    compiler = Compiler(run, shared, grid, block_runs, devices or jax.local_devices())
+    compiler = Compiler(run, shared, grid, block_runs, devices or lanes())
     results = compiler.results()
     labels = {axis.name: axis.labels for axis in grid.axes}
     template = xr.Dataset(coords={**labels, **(coords or {})})
@@ -218,14 +217,14 @@ def stored_sweep(
 
 
 def _chunks_of(
-    program: Program, fixed: dict[str, Any], chunks: Sequence[Chunk]
+    program: Program, chunks: Sequence[Chunk]
 ) -> Iterator[tuple[Chunk, dict[str, np.ndarray]]]:
     """The chunks of one program with their results; what follows on is computed as one."""
     for stretch in _stretches(chunks):
         waiting = iter(stretch)
         chunk = next(waiting)
         parts: list[dict[str, np.ndarray]] = []
-        for runs, values in program.execute(fixed, stretch[0].first, stretch[-1].last):
+        for runs, values in program.execute(stretch[0].first, stretch[-1].last):
             at = 0
             while at < len(runs):
                 end = min(len(runs), chunk.last - int(runs[0]))
@@ -254,8 +253,10 @@ def _stretches(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
 
 def _require_results(values: Mapping[str, np.ndarray], layout: Layout) -> None:
     """Every program must return what the first does."""
-    found = {name: value.shape[1:] for name, value in values.items()}
-    expected = {name: result.shape for name, result in layout.results.items()}
+    found = {name: f"{value.dtype}{list(value.shape[1:])}" for name, value in values.items()}
+    expected = {
+        name: f"{result.dtype}{list(result.shape)}" for name, result in layout.results.items()
+    }
     if found != expected:
         raise InvalidInput(
             f"the run returns {found} somewhere but {expected} elsewhere; every program must "

@@ -12,7 +12,7 @@ import xarray as xr
 
 from bandits.metrics import DIVERGED_AT
 from bandits.sweeps.grid import Grid, Place, make_grid
-from bandits.sweeps.programs import BLOCK_RUNS, WAVES_AHEAD, Compiler
+from bandits.sweeps.programs import BLOCK_RUNS, Compiler, lanes
 from bandits.sweeps.progress import Progress
 from theory import checks
 
@@ -55,10 +55,10 @@ def sweep(
         results differ. Without, ``<name>_dim_0`` and so on.
       coords: coordinates of those dimensions.
       attributes: attributes of a variable or coordinate, such as ``{"kl": {"units": "nats"}}``.
-      memory_limit: bytes of device memory for the blocks under way; one on each device always is.
+      memory_limit: bytes of device memory for the blocks under way; one always is.
       block_runs: most runs that are executed as one vmapped program; part of what fixes the bits.
         The default suits runs of a few kilobytes; runs that carry a network are faster in fours.
-      devices: that share the runs, by default all of this process.
+      devices: that share the runs, by default all of this process, and all cores of a CPU.
       progress: whether to show progress; by default on a terminal, for work of over a second.
 
     Returns:
@@ -73,13 +73,11 @@ def sweep(
     checks.require_whole("block_runs", block_runs)
     shared = jax.tree.map(jnp.asarray, dict(fixed or {}))
     grid = make_grid(run, axes, shared)
-    compiler = Compiler(run, shared, grid, block_runs, devices or jax.local_devices())
+    compiler = Compiler(run, shared, grid, block_runs, devices or lanes())
     results: dict[str, np.ndarray] = {}
     with Progress(math.prod(grid.shape), progress) as bar:
         for program in compiler.programs():
-            wave_bytes = program.run_bytes * program.block * program.devices
-            ahead = max(1, min(WAVES_AHEAD, int(memory_limit // max(wave_bytes, 1))))
-            for runs, values in program.execute(shared, waves_ahead=ahead):
+            for runs, values in program.execute(memory_limit=memory_limit):
                 _store(results, values, runs, program.place, grid)
                 bar.advance(len(runs))
     dataset = _label(grid, results, dims, coords or {}, attributes or {})

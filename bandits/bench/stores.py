@@ -1,0 +1,87 @@
+"""Sweeps into a store as users run them: time and peak memory of a million runs, and T24's search.
+
+Every sweep is the command in a process of its own, whose memory the system measures.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bandits.bench.base import Measurement
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+"""Of the repository: an installation from a wheel does not have them."""
+
+RATES, TENTH = "{log = [0.01, 10.0, 50]}", "{log = [0.01, 10.0, 5]}"
+"""The axis of the million that is cut to a tenth."""
+
+FLAT = "<= 1.1"
+"""Peak memory of a million runs over that of a hundred thousand."""
+
+
+def million_runs() -> Iterator[Measurement]:
+    """Time, and peak memory beside that of a tenth of the runs."""
+    name = "sweep into a store: 1,000,000 runs of 300 exact updates, K = 100"
+    spec = EXAMPLES / "mass_relocation_sweep.toml"
+    if not spec.exists():
+        yield Measurement(name, None, "s", note="examples/ is not here; run it in the repository")
+        return
+    whole = spec.read_text()
+    with tempfile.TemporaryDirectory() as folder:
+        tenth = Path(folder) / "tenth.toml"
+        tenth.write_text(whole.replace(RATES, TENTH))
+        _, small = _sweep(tenth, Path(folder))
+        seconds, large = _sweep(spec, Path(folder))
+    yield Measurement(name, seconds, "s", note="compilation, start of Python and files included")
+    yield Measurement("its peak memory", large / 2**20, "MiB")
+    yield Measurement("its peak memory over that of 100,000 runs", large / small, "×", target=FLAT)
+
+
+def t24_search() -> Iterator[Measurement]:
+    """What T24's whole search would take here, from a wave of its runs."""
+    name = "T24's search: 57,600 networks of 200 steps"
+    spec = EXAMPLES / "t24_search.toml"
+    if not spec.exists():
+        yield Measurement(name, None, "h", note="examples/ is not here; run it in the repository")
+        return
+    from bandits.search import plan, read_spec
+    from bandits.sweeps.stored import stored_sweep
+
+    planned = plan(read_spec(spec))
+    with tempfile.TemporaryDirectory() as folder:
+        stored = stored_sweep(
+            planned.run,
+            planned.axes,
+            Path(folder) / "store.zarr",
+            identity={},
+            fixed=planned.fixed,
+            dims=planned.dims,
+            coords=planned.coords,
+            block_runs=planned.block_runs,
+        )
+        hours = stored.estimate() / 3600
+    yield Measurement(
+        name, hours, "h", note=f"estimated; {stored.runs / hours / 3600:.1f} runs a second"
+    )
+
+
+def _sweep(spec: Path, folder: Path) -> tuple[float, float]:
+    """Seconds, and bytes of memory at the peak, of `modeseek sweep`."""
+    command = [sys.executable, "-m", "bandits.cli", "sweep", str(spec)]
+    command += ["--out", str(folder / f"{spec.stem}.zarr")]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return time.perf_counter() - start, _peak(usage)
+
+
+def _peak(usage: resource.struct_rusage) -> float:
+    return usage.ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)

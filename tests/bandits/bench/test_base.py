@@ -1,0 +1,92 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bandits.bench import base, scaling, updates
+from bandits.bench.base import (
+    Measurement,
+    cost,
+    interleaved,
+    multiple,
+    prepare,
+    ratio,
+)
+from theory.checks import InvalidInput
+
+SECONDS = {"ours": [2.0, 4.0, 1.0, 3.0], "floor": [1.0, 2.0, 1.0, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "holds"),
+    [(1.5, "<= 1.5", True), (1.6, "<= 1.5", False), (50.0, ">= 50", True), (49.0, ">= 50", False)],
+)
+def test_a_value_is_held_to_its_target(value, target, holds):
+    assert Measurement("speed", value, "×", target).holds is holds
+
+
+def test_without_a_value_or_a_target_nothing_holds_or_fails():
+    assert Measurement("speed", None, "×", ">= 3", note="not installed").holds is None
+    assert Measurement("speed", 1.0, "×").holds is None
+
+
+def test_what_holds_is_among_the_fields():
+    row = dataclasses.asdict(Measurement("speed", 2.0, "×", ">= 3"))
+    assert {"name", "value", "unit", "target", "holds", "low", "high", "note"} == set(row)
+    assert row["holds"] is False
+
+
+def test_an_unreadable_target_is_refused():
+    with pytest.raises(InvalidInput, match="comparison in target"):
+        Measurement("speed", 1.0, "×", "about 3")
+
+
+def test_a_ratio_is_the_median_over_the_rounds_with_its_quartiles():
+    measured = ratio("update", "ours", "floor", SECONDS, "<= 1.5")
+    # Round by round 2, 2, 1 and 3; the ratio of the medians would be 2.5.
+    assert (measured.low, measured.value, measured.high) == (1.75, 2.0, 2.25)
+    assert measured.unit == "×"
+    assert measured.holds is False
+
+
+def test_a_cost_is_in_the_unit_of_its_work():
+    measured = cost("update", SECONDS["floor"], "ns a sample", work=1e6)
+    assert measured.value == pytest.approx(1e3)
+
+
+def test_rounds_interleave_and_each_starts_with_the_next_workload():
+    calls = []
+    workloads = {name: lambda name=name: calls.append(name) for name in "abc"}
+    seconds = interleaved(workloads, repeats=4)
+    assert "".join(calls) == "abc" + "abc" + "bca" + "cab" + "abc"
+    assert all(len(measured) == 4 for measured in seconds.values())
+
+
+@pytest.mark.parametrize("repeats", [0, 1.5])
+def test_repeats_are_whole_and_positive(repeats):
+    with pytest.raises(InvalidInput, match="repeats"):
+        interleaved({"a": lambda: None}, repeats)
+
+
+def test_a_workload_runs_its_function_on_its_arguments():
+    x = jnp.arange(float(multiple(4)))
+    run = prepare(lambda x, shift: x + shift, x, jnp.float32(1.0))
+    np.testing.assert_array_equal(run(), x + 1.0)
+
+
+def test_runs_are_rounded_up_to_the_lanes():
+    assert [multiple(runs, 3) for runs in (1, 3, 4)] == [3, 3, 6]
+
+
+def test_two_lanes_share_the_runs_and_are_compared_with_one(monkeypatch):
+    two = jax.local_devices()[:1] * 2
+    for module in (base, scaling):
+        monkeypatch.setattr(module, "lanes", lambda: two)
+    sizes = updates.Exact(runs=4, num_arms=10, steps=5)
+    alone = updates.descent("reverse_kl", sizes, two[:1])()
+    np.testing.assert_allclose(updates.descent("reverse_kl", sizes)(), alone, rtol=1e-5)
+    *_, speed_up = scaling.against_lanes(1, sizes)
+    assert speed_up.target == ">= 1.8"
+    assert speed_up.holds is not None

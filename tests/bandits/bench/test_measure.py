@@ -1,0 +1,61 @@
+import operator
+import sys
+
+import pytest
+
+from bandits.bench import gallery, measure
+from bandits.bench.updates import NO_TORCH, Exact, exact_updates
+
+COMPARE = {"<=": operator.le, ">=": operator.ge}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return list(measure(quick=True, repeats=1))
+
+
+def test_whether_a_row_holds_agrees_with_its_target(rows):
+    for row in rows:
+        if row.value is None or not row.target:
+            assert row.holds is None
+        else:
+            sign, limit = row.target.split()
+            assert row.holds == COMPARE[sign](row.value, float(limit))
+
+
+def test_every_row_has_a_name_of_its_own_and_a_value_within_its_spread(rows):
+    assert len({row.name for row in rows}) == len(rows)
+    for row in rows:
+        if row.value is None:
+            assert row.note
+        else:
+            assert 0 < row.low <= row.value <= row.high
+
+
+def test_every_promised_ratio_is_measured(rows):
+    targets = [row.target for row in rows]
+    assert targets.count("<= 1.5") == 2
+    assert targets.count("<= 2") == 3
+    assert targets.count(">= 50") == 2
+    assert targets.count(">= 3") == 8
+
+
+def test_a_missing_peer_is_said_and_neither_holds_nor_fails(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    rows = list(exact_updates(1, Exact(runs=8, num_arms=4, steps=2)))
+    missing = [row for row in rows if "PyTorch" in row.name]
+    assert len(missing) == 2
+    for row in missing:
+        assert (row.value, row.holds, row.note) == (None, None, NO_TORCH)
+
+
+def test_figures_are_timed_twice_and_held_to_their_limit(monkeypatch):
+    commands = []
+    monkeypatch.setattr(gallery, "_run", lambda command, environment: commands.append(command))
+    first, again, *quick = gallery.figure_times(["mode_seeking"])
+    assert first.target == again.target == "<= 10"
+    assert first.holds
+    assert [row.target for row in quick] == ["<= 100"] * 2
+    assert [command[4:-2] for command in commands] == [["mode_seeking"]] * 2 + [
+        ["--quick", "mode_seeking"]
+    ] * 2
