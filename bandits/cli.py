@@ -277,9 +277,11 @@ def bench(
     repeats: Annotated[int, tyro.conf.arg(help="Interleaved rounds of each comparison.")] = 7,
 ) -> int:
     """Measure the speed that is claimed, beside the floor and beside what users would write."""
-    from bandits.bench import measure
+    from bandits.bench import describe_machine, measure
 
-    table = Table("holds", "what", "value", "quartiles", "target", box=SIMPLE_HEAD)
+    table = Table(
+        "holds", "what", "value", "quartiles", "target", title=describe_machine(), box=SIMPLE_HEAD
+    )
     for column in (0, 2, 3, 4):
         table.columns[column].no_wrap = True
     rows = []

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from bandits.bench import gallery as figures
 from bandits.bench import published, scaling, stores, updates
-from bandits.bench.base import Measurement, interleaved, ratio
+from bandits.bench.base import Measurement, describe_machine, interleaved, ratio
 from bandits.bench.peers import Sizes
 
-__all__ = ["Measurement", "interleaved", "measure", "ratio"]
+__all__ = ["Measurement", "describe_machine", "interleaved", "measure", "ratio"]
 
 
 def measure(

@@ -1,10 +1,14 @@
 """What a measurement is, and how times are taken: side by side, compared as ratios."""
 
+import contextlib
+import importlib.metadata
 import operator
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -130,6 +134,22 @@ def prepare(
         return jax.tree.map(lambda *pieces: np.concatenate(pieces), *done)
 
     return run if len(devices) > 1 else lambda: compiled(*parts[0])
+
+
+def describe_machine() -> str:
+    """Processor, cores and versions, in one line."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    processor = names[0] if names else platform.processor() or platform.machine()
+    versions = []
+    for package in ("jax", "numpy", "torch"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+    device = jax.local_devices()[0].device_kind
+    return f"{processor}, {len(lanes())} lanes on {device}; {', '.join(versions)}"
 
 
 def multiple(runs: int, count: int | None = None) -> int:
