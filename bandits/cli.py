@@ -16,6 +16,7 @@ import platformdirs
 import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from bandits import plotting
@@ -30,6 +31,9 @@ from theory import checks
 if TYPE_CHECKING:
     from bandits.bench import Measurement
     from bandits.sweeps.stored import StoredSweep
+
+CENTURY = 100 * 365.25 * 24 * 3600
+"""In seconds."""
 
 app = tyro.extras.SubcommandApp()
 console = Console(highlight=False)
@@ -254,6 +258,12 @@ def sweep(
                 file=sys.stderr,
             )
             return 130
+        except jax.errors.JaxRuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise checks.InvalidInput(
+                f"the device gave up: {reason}; where it is memory, choose fewer responses or "
+                "contexts; what is done is kept"
+            ) from error
     console.print(
         f"{out}: {summary.done:,} runs done, {summary.kept:,} kept from before"
         + (f", {summary.diverged:,} diverged" if summary.diverged else ""),
@@ -272,7 +282,7 @@ def bench(
         bool, tyro.conf.arg(help="Time imports and every figure too: half an hour more.")
     ] = False,
     quick: Annotated[
-        bool, tyro.conf.arg(help="Tiny sizes, to see that all of it runs; the numbers say nothing.")
+        bool, tyro.conf.arg(help="Tiny sizes, to see that it runs; the numbers say nothing.")
     ] = False,
     repeats: Annotated[int, tyro.conf.arg(help="Interleaved rounds of each comparison.")] = 7,
 ) -> int:
@@ -308,17 +318,30 @@ def _bench_row(row: "Measurement") -> tuple[str, ...]:
 
 def _describe_sweep(stored: "StoredSweep", processes: int) -> None:
     """What there is to do, before it is done."""
-    layout, used = stored.layout, len(stored.compiler.devices)
-    seconds = stored.estimate() / processes
-    console.print(
-        f"{stored.runs:,} runs in {layout.num_programs:,} programs and {layout.num_chunks:,} "
-        f"chunks; up to {layout.num_bytes / 1e6:,.3g} MB; about "
-        f"{datetime.timedelta(seconds=math.ceil(seconds))} on {used} "
-        + ("cores" if stored.compiler.devices[0].platform == "cpu" else "devices")
-        + (f" of each of {processes} processes" if processes > 1 else "")
-        + ", compiling left out",
-        soft_wrap=True,
-    )
+    layout, lanes = stored.layout, stored.compiler.devices
+    remaining = stored.remaining()
+    seconds = stored.estimate(remaining) if remaining else None
+    said = [
+        f"{stored.runs:,} runs in {layout.num_programs:,} programs",
+        f"{layout.num_chunks:,} chunks",
+        f"up to {decimal(layout.num_bytes)}",
+    ]
+    if remaining < stored.runs:
+        said.append(f"{remaining:,} runs to do")
+    if seconds is not None:
+        kind = "cores" if lanes[0].platform == "cpu" else "devices"
+        each = f" of each of {processes} processes" if processes > 1 else ""
+        said.append(
+            f"about {_duration(seconds / processes)} on {len(lanes)} {kind}{each}, compiling left "
+            "out"
+        )
+    console.print("; ".join(said), soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds > CENTURY:
+        return "more than a century"
+    return str(datetime.timedelta(seconds=math.ceil(seconds)))
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def _inverse_cdf(log_probs: Float[Array, " K"], bits: UInt32[Array, " N"]) -> In
     precision = jnp.promote_types(log_probs.dtype, jnp.float32)
     masses = jnp.round(UNIT * jnp.exp(log_probs.astype(precision))).astype(jnp.uint32)
     edges = _running_sum(masses)
-    return _search(edges, _multiply_high(bits, edges[-1]))
+    return search(edges, _multiply_high(bits, edges[-1]))
 
 
 def _running_sum(masses: UInt32[Array, " K"]) -> UInt32[Array, " K"]:
@@ -122,7 +122,7 @@ def _multiply_high(
     return a_high * b_high + (middle >> 16) + (carry >> 16)
 
 
-def _search(edges: UInt32[Array, " K"], t: UInt32[Array, " N"]) -> Int32[Array, " N"]:
+def search(edges: UInt32[Array, " K"], t: UInt32[Array, " N"]) -> Int32[Array, " N"]:
     """The arm with edges[arm − 1] <= t < edges[arm], by halving the range of candidates."""
     halves, candidates = [], edges.size
     while candidates > 1:

@@ -20,6 +20,9 @@ from theory import checks
 TIMES = "×"
 """The unit of a ratio."""
 
+REST = 0.02
+"""Seconds between two workloads."""
+
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge}
 
 
@@ -62,16 +65,18 @@ def interleaved(workloads: Mapping[str, Callable[[], Any]], repeats: int) -> dic
     """Seconds of each workload in each round.
 
     Every workload runs once beforehand, which compiles it. A round runs all of them, so that a
-    machine that slows down slows them alike; each round starts with the next one.
+    machine that slows down slows them alike, in an order of its own, so that none always follows
+    another, and with a rest before each, for threads of the one before that still wait for work.
     """
     checks.require_whole("repeats", repeats)
     for run in workloads.values():
         jax.block_until_ready(run())
     names = list(workloads)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for i in range(repeats):
-        first = i % len(names)
-        for name in names[first:] + names[:first]:
+    order = np.random.default_rng(0)
+    for _ in range(repeats):
+        for name in order.permutation(names).tolist():
+            time.sleep(REST)
             start = time.perf_counter()
             jax.block_until_ready(workloads[name]())
             seconds[name].append(time.perf_counter() - start)

@@ -82,7 +82,7 @@ def against_lanes(repeats: int, sizes: Exact | None = None) -> Iterator[Measurem
     counts = _counts(len(devices))
     # The same runs in each number of lanes, so that all of them must divide it.
     runs = multiple((sizes or Exact()).runs, int(np.lcm.reduce(counts)))
-    sizes = replace(sizes or Exact(), runs=runs)
+    sizes = replace(sizes or Exact(steps=4000), runs=runs)
     workloads = {str(n): descent("reverse_kl", sizes, devices[:n]) for n in counts}
     seconds = interleaved(workloads, repeats)
     for n in counts:

@@ -28,6 +28,7 @@ from bandits.descent import descend
 from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.losses import DIVERGENCES, METHODS
 from bandits.policies import tabular_softmax
+from bandits.sweeps.programs import lanes
 from bandits.training import Schedule, on_bandit, train
 
 EXACT_FLOOR, SAMPLED_FLOOR = "one exp", "one draw and search"
@@ -80,15 +81,29 @@ def far(num_arms: int) -> CategoricalBandit:
     return CategoricalBandit(reward, tanh_cauchy_reference(num_arms))
 
 
-def exact_updates(repeats: int, sizes: Exact | None = None) -> Iterator[Measurement]:
-    """`descend` beside one exp per arm and step, and beside NumPy and PyTorch."""
-    sizes = sizes or Exact()
+def exact_floor(repeats: int, sizes: Exact | None = None) -> Iterator[Measurement]:
+    """`descend` beside one exp per arm and step."""
+    sizes = sizes or Exact(steps=4000)
     sizes = replace(sizes, runs=multiple(sizes.runs))
-    start, target = sizes.start(), sizes.target()
+    start = sizes.start()
     workloads: dict[str, Callable[[], Any]] = {
         EXACT_FLOOR: prepare(lambda x, _: exponentials(x, sizes.steps), start)
     }
     workloads |= {loss: descent(loss, sizes) for loss in LOSSES}
+    seconds = interleaved(workloads, repeats)
+    note = f"{sizes.runs} policies of {sizes.num_arms} arms, {sizes.steps} steps"
+    for name in (EXACT_FLOOR, *LOSSES):
+        yield cost(f"exact update: {name}", seconds[name], PER_ARM, sizes.work, note=note)
+    for loss in LOSSES:
+        yield ratio(f"exact update: {loss} to {EXACT_FLOOR}", loss, EXACT_FLOOR, seconds, "<= 1.5")
+
+
+def exact_peers(repeats: int, sizes: Exact | None = None) -> Iterator[Measurement]:
+    """`descend` beside NumPy and PyTorch."""
+    sizes = sizes or Exact()
+    sizes = replace(sizes, runs=multiple(sizes.runs))
+    start, target = sizes.start(), sizes.target()
+    workloads: dict[str, Callable[[], Any]] = {loss: descent(loss, sizes) for loss in LOSSES}
     arrays = np.asarray(start), np.asarray(target)
     for loss in LOSSES:
         workloads[f"NumPy {loss}"] = functools.partial(
@@ -108,11 +123,6 @@ def exact_updates(repeats: int, sizes: Exact | None = None) -> Iterator[Measurem
                 require_same(peer, workloads[peer](), ours)
 
     seconds = interleaved(workloads, repeats)
-    note = f"{sizes.runs} policies of {sizes.num_arms} arms, {sizes.steps} steps"
-    for name in (EXACT_FLOOR, *LOSSES):
-        yield cost(f"exact update: {name}", seconds[name], PER_ARM, sizes.work, note=note)
-    for loss in LOSSES:
-        yield ratio(f"exact update: {loss} to {EXACT_FLOOR}", loss, EXACT_FLOOR, seconds, "<= 1.5")
     for loss in LOSSES:
         yield from _speeds(f"exact update: {loss}", loss, seconds)
 
@@ -140,16 +150,38 @@ def descent(
     return prepare(run, sizes.start(), sizes.target(), devices)
 
 
-def sampled_updates(
+def sampled_floor(
     repeats: int, sizes: Sizes | None = None, num_arms: int = 100
 ) -> Iterator[Measurement]:
-    """`train` beside a draw and a search a sample, the obvious program, NumPy and PyTorch."""
+    """`train` beside a draw and a search a sample."""
+    sizes = sizes or Sizes(steps=500)
+    sizes = replace(sizes, runs=multiple(sizes.runs))
+    bandit = far(num_arms)
+    workloads: dict[str, Callable[[], Any]] = {SAMPLED_FLOOR: draws(sizes, bandit)}
+    workloads |= {method: training(method, sizes, bandit) for method in SAMPLED_METHODS}
+    seconds = interleaved(workloads, repeats)
+    note = (
+        f"{sizes.runs} policies of {num_arms} arms, {sizes.steps} steps of {sizes.minibatch} "
+        f"samples, {sizes.group} to a prompt"
+    )
+    for name in (SAMPLED_FLOOR, *SAMPLED_METHODS):
+        yield cost(f"sampled update: {name}", seconds[name], PER_SAMPLE, sizes.samples, note=note)
+    for method in SAMPLED_METHODS:
+        name = f"sampled update: {method} to {SAMPLED_FLOOR}"
+        yield ratio(name, method, SAMPLED_FLOOR, seconds, "<= 2")
+
+
+def sampled_peers(
+    repeats: int, sizes: Sizes | None = None, num_arms: int = 100
+) -> Iterator[Measurement]:
+    """`train` beside the obvious program, NumPy and PyTorch."""
     sizes = sizes or Sizes()
     sizes = replace(sizes, runs=multiple(sizes.runs))
     bandit = far(num_arms)
     keys = jax.random.split(jax.random.key(1), sizes.runs)
-    workloads: dict[str, Callable[[], Any]] = {SAMPLED_FLOOR: draws(sizes, bandit)}
-    workloads |= {method: training(method, sizes, bandit) for method in SAMPLED_METHODS}
+    workloads: dict[str, Callable[[], Any]] = {
+        method: training(method, sizes, bandit) for method in PEER_METHODS
+    }
     for method in PEER_METHODS:
         obvious = peers.obvious_sampled(method, sizes)
         workloads[f"obvious {method}"] = prepare(obvious, keys, bandit)
@@ -164,18 +196,9 @@ def sampled_updates(
                 require_same_in_mean(peer, workloads[peer](), ours, bandit)
 
     seconds = interleaved(workloads, repeats)
-    note = (
-        f"{sizes.runs} policies of {num_arms} arms, {sizes.steps} steps of {sizes.minibatch} "
-        f"samples, {sizes.group} to a prompt"
-    )
-    for name in (SAMPLED_FLOOR, *SAMPLED_METHODS):
-        yield cost(f"sampled update: {name}", seconds[name], PER_SAMPLE, sizes.samples, note=note)
-    for method in SAMPLED_METHODS:
-        name = f"sampled update: {method} to {SAMPLED_FLOOR}"
-        yield ratio(name, method, SAMPLED_FLOOR, seconds, "<= 2")
     for method in PEER_METHODS:
         name = f"sampled update: obvious JAX {method} to ours"
-        note = "jax.random.categorical and optax, jitted, scanned and vmapped"
+        note = "jax.random.categorical and optax, jitted, scanned and vmapped, in as many lanes"
         yield ratio(name, f"obvious {method}", method, seconds, ">= 50", note)
         yield from _speeds(f"sampled update: {method}", method, seconds)
 
@@ -190,7 +213,7 @@ def draws(sizes: Sizes, bandit: CategoricalBandit) -> Callable[[], Any]:
         def step(i: Array, total: Array) -> Array:
             bits = jax.random.bits(jax.random.fold_in(key, i), (sizes.minibatch,), jnp.uint32)
             # Halved, for the edges end at 2^31; and used, lest the search be left out.
-            return total + sampling._search(edges, bits >> 1)
+            return total + sampling.search(edges, bits >> 1)
 
         return jax.lax.fori_loop(0, sizes.steps, step, jnp.zeros(sizes.minibatch, jnp.int32))
 
@@ -273,7 +296,8 @@ def _speeds(name: str, ours: str, seconds: Mapping[str, Sequence[float]]) -> Ite
             yield Measurement(f"{name}, {peer} to ours", None, TIMES, ">= 3", note=NO_TORCH)
             continue
         fastest = min(written, key=lambda workload: float(np.median(seconds[workload])))
-        note = fastest.removesuffix(f" {ours}") if len(written) > 1 else ""
+        note = fastest.removesuffix(f" {ours}")
+        note = f"{note} on 1 thread, ours on {len(lanes())}" if peer == "NumPy" else note
         yield ratio(f"{name}, {peer} to ours", fastest, ours, seconds, ">= 3", note)
 
 

@@ -122,6 +122,7 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
                 "above -0.01, less than half a token)",
                 ahead,
                 ahead.low > -0.01,
+                note="The best other is chosen on the seeds that judge it.",
             ),
             EXPERIMENT.claim(
                 f"and Pref-FT worst: true reward of the next worst, "

@@ -99,6 +99,9 @@ MOST_PROGRAMS = 10**4
 MOST_ARMS = 10**5
 """Arms of an environment: up to here float32 sums a distribution to 1 within the tolerance."""
 
+MOST_OF_PROMPT = 10**4
+"""Responses to a prompt: its pairs are their square."""
+
 MOST_RESPONSES = 10**7
 """Responses in a batch or minibatch."""
 
@@ -179,7 +182,7 @@ def _read_samples(training: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "policy": read_choice("training.policy", given["policy"], POLICIES),
         "seeds": _read_seeds(given["seeds"]),
-        "responses": counts("responses", 2, MOST_RESPONSES),
+        "responses": counts("responses", 2, MOST_OF_PROMPT),
         "contexts": counts("contexts", 1, MOST_RESPONSES),
         "minibatch": counts("minibatch", 1, MOST_RESPONSES),
         "batch": counts("batch", 1, MOST_RESPONSES),

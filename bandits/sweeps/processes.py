@@ -36,7 +36,7 @@ def joined(
     """
     flags = {"coordinator": coordinator, "processes": processes, "process": process}
     missing = [name for name, value in flags.items() if value is None]
-    launched = any(int(os.environ.get(name, "1")) > 1 for name in LAUNCHERS)
+    launched = any(os.environ.get(name, "1") not in ("", "0", "1") for name in LAUNCHERS)
     if len(missing) == len(flags) and not launched:
         yield ALONE, lambda: None
         return

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ import jax
 import numpy as np
 import xarray as xr
 import zarr
+from rich.filesize import decimal
 
 from bandits.sweeps.grid import Grid, Place
 from theory.checks import InvalidInput
@@ -39,6 +40,9 @@ IDENTITY = "modeseek"
 
 LEDGER = "ledger/sha256"
 DIGEST_BYTES = hashlib.sha256().digest_size
+
+SHOWN = 4
+"""Differences between two sweeps that a message shows."""
 
 FEW = 4
 """A longer list is abbreviated where two descriptions are compared."""
@@ -175,6 +179,35 @@ class Variable(NamedTuple):
     attributes: Mapping[str, Any]
 
 
+class Ledger:
+    """The digests of the chunks that are done."""
+
+    def __init__(self, array: Any):
+        self._array = array
+
+    @classmethod
+    def read(cls, path: Path) -> "Ledger":
+        """That of the store at a path."""
+        group: Any = zarr.open_group(path, mode="r", zarr_format=2)
+        return cls(group[LEDGER])
+
+    def entry(self, chunk: Chunk) -> bytes:
+        """Its digest; empty where there is none, or none that can be read."""
+        try:
+            digest = np.asarray(self._array[chunk.number]).tobytes()
+        except Exception:  # codecs raise what they like for what was cut short or altered
+            return b""
+        return digest if any(digest) else b""
+
+    def enter(self, chunk: Chunk, digest: bytes) -> None:
+        """A chunk is done."""
+        self._array[chunk.number : chunk.number + 1] = np.frombuffer(digest, np.uint8)[None]
+
+    def unfinished(self, chunks: Iterable[Chunk]) -> list[Chunk]:
+        """Those without a digest."""
+        return [chunk for chunk in chunks if not self.entry(chunk)]
+
+
 class Store:
     """A store that is open for writing. `create_or_open` makes one; `close` lets others have it."""
 
@@ -187,7 +220,7 @@ class Store:
         self._arrays = {
             name: group[name].with_config({"write_empty_chunks": True}) for name in layout.results
         }
-        self._ledger = group[LEDGER]
+        self.ledger = Ledger(group[LEDGER])
 
     def share(self) -> None:
         """Let other processes of this job write too; no other job can, while one of them does."""
@@ -199,27 +232,19 @@ class Store:
         if self._lock is not None:
             self._lock.release()
 
-    def unfinished(self, chunks: Sequence[Chunk], verify: bool = True) -> list[Chunk]:
-        """Those that are not done, or, verified, whose files are not what the ledger says."""
+    def unfinished(self, chunks: Iterable[Chunk]) -> list[Chunk]:
+        """Those that are not done, or whose files are not what the ledger says."""
         return [
             chunk
             for chunk in chunks
-            if not (digest := self._entry(chunk)).strip(b"\0")
-            or (verify and digest != self._digest(chunk))
+            if not (digest := self.ledger.entry(chunk)) or digest != self._digest(chunk)
         ]
-
-    def _entry(self, chunk: Chunk) -> bytes:
-        """Of the ledger; empty where it cannot be read."""
-        try:
-            return np.asarray(self._ledger[chunk.number]).tobytes()
-        except Exception:  # as below
-            return b""
 
     def _digest(self, chunk: Chunk) -> bytes:
         """Of what the files of a chunk hold; empty where they cannot be read."""
         try:
             return _digest([array[chunk.box] for array in self._arrays.values()])
-        except Exception:  # codecs raise what they like for what was cut short or altered
+        except Exception:  # as above
             return b""
 
     def write(self, chunk: Chunk, values: Mapping[str, np.ndarray]) -> None:
@@ -232,8 +257,7 @@ class Store:
         }
         for name, value in boxed.items():
             self._arrays[name][chunk.box] = value
-        digest = _digest(list(boxed.values()))
-        self._ledger[chunk.number : chunk.number + 1] = np.frombuffer(digest, np.uint8)[None]
+        self.ledger.enter(chunk, _digest(list(boxed.values())))
 
 
 def create_or_open(
@@ -322,7 +346,12 @@ def _create(
             compressors=None,
         )
         zarr.consolidate_metadata(aside, zarr_format=2)
-        aside.rename(path)
+        try:
+            aside.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise InvalidInput(f"another process has just made {path}") from error
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         lock.release()
@@ -341,9 +370,10 @@ def _layout_of(path: Path, layout: Layout, identity: Mapping[str, Any]) -> Layou
         ) from error
     found = differences(held, identity)
     if found:
+        more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise InvalidInput(
-            f"{path} holds another sweep: {'; '.join(found)}; choose another name, or the sweep "
-            "that it was begun with"
+            f"{path} holds another sweep: {'; '.join(found[:SHOWN])}{more}; choose another name, or "
+            "the sweep that it was begun with"
         )
     first = group[next(iter(layout.results))]
     pieces = [
@@ -391,8 +421,8 @@ def require_space(path: Path, layout: Layout) -> None:
     free = shutil.disk_usage(there).free
     if layout.num_bytes > free:
         raise InvalidInput(
-            f"the results take up to {layout.num_bytes / 1e9:.3g} GB, and {there} has "
-            f"{free / 1e9:.3g} GB free; record fewer steps or metrics, or choose another disk"
+            f"the results take up to {decimal(layout.num_bytes)}, and {there} has "
+            f"{decimal(free)} free; record fewer steps or metrics, or choose another disk"
         )
 
 
@@ -413,6 +443,8 @@ class Lock:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
+            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                return cls(None)  # a file system without locks: as where there is no fcntl
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
             raise InvalidInput(

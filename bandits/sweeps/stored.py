@@ -1,5 +1,6 @@
 """A sweep into a store: it can be stopped at any time, and goes on where it was."""
 
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -33,6 +34,17 @@ class Share:
 
 
 ALONE = Share(0, 1)
+
+PRECISION = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+)
+"""Settings of JAX that change results."""
+
+ENOUGH, MOST_TIMES = 0.5, 5
+"""Seconds, and repeats, that an estimate takes at most, unless one repeat takes longer."""
 
 LONG = 10.0
 """Seconds from which on an estimate looks at several programs,"""
@@ -84,19 +96,28 @@ class StoredSweep:
         """Of the whole grid."""
         return math.prod(self.layout.grid.shape)
 
-    def estimate(self) -> float:
-        """Seconds for all runs on these devices, compiling left out, from a few blocks of them.
+    def remaining(self) -> int:
+        """Runs that the store, if there is one, does not have; nothing is verified."""
+        if not self.path.exists():
+            return self.runs
+        return _count_runs(store.Ledger.read(self.path).unfinished(self.layout.chunks()))
 
-        Where that is long, the other programs are weighed by their arithmetic.
+    def estimate(self, runs: int) -> float | None:
+        """Seconds for so many runs on these devices, compiling left out; None where it is not long.
+
+        From a block in every lane. Where that is long, other programs are weighed by their
+        arithmetic.
         """
         program = self.compiler.first()
-        last = min(4 * program.block * len(program.lanes), self.layout.grid.runs_per_program)
-        seconds = []
-        for _ in range(3):
+        sample = min(program.block * len(program.lanes), self.layout.grid.runs_per_program)
+        if runs <= sample:
+            return None
+        times: list[float] = []
+        while sum(times) < ENOUGH and len(times) < MOST_TIMES:
             begin = time.perf_counter()
-            list(program.execute(0, last))
-            seconds.append(time.perf_counter() - begin)
-        estimate = min(seconds) * self.runs / last
+            list(program.execute(0, sample))
+            times.append(time.perf_counter() - begin)
+        estimate = min(times) * runs / sample
         if estimate < LONG or self.layout.num_programs == 1:
             return estimate
         return estimate * self.compiler.relative_cost(SAMPLES)
@@ -151,7 +172,7 @@ class StoredSweep:
                     diverged += _count_nan(values)
                     bar.advance(chunk.last - chunk.first)
         with store.readable_errors(self.path):
-            missing = _count_runs(held.unfinished(chunks, verify=False))
+            missing = _count_runs(held.ledger.unfinished(chunks))
         kept = _count_runs(chunks[first:last]) - count
         return Summary(self.runs, kept, count, missing, diverged)
 
@@ -161,7 +182,7 @@ def stored_sweep(
     axes: Mapping[str, Any],
     path: str | Path,
     *,
-    identity: Mapping[str, Any],
+    identity: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
     dims: Sequence[str] | Mapping[str, Sequence[str]] = (),
     coords: Mapping[str, Any] | None = None,
@@ -178,8 +199,8 @@ def stored_sweep(
       run: a traceable function.
       axes: argument name -> values.
       path: of the store, missing or begun by the same sweep.
-      identity: what tells this sweep from others, as JSON can hold it: all that its results depend
-        on. The versions of this library and of JAX are added.
+      identity: what tells this sweep from others beside axes, fixed arguments, precision and
+        versions, as JSON can hold it: what stands in the code of ``run``.
       fixed, dims, coords, attributes, block_runs, devices: as in `sweep`.
       chunk_runs: about how many runs a chunk holds; by default, from the shapes. It changes no bit.
 
@@ -198,15 +219,20 @@ def stored_sweep(
         if name in template.coords:
             template[name].attrs.update(entries)
     whole = {
-        "format": store.FORMAT,
-        "modeseek": importlib.metadata.version("modeseek"),
-        "jax": jax.__version__,
-        "device": compiler.devices[0].device_kind,
+        **(identity or {}),
+        "axes": {axis.name: _fingerprint(axis.labels, axis.values) for axis in grid.axes},
+        "fixed": _fingerprint(list(shared), shared),
+        "results": {name: f"{r.dtype}{list(r.shape)}" for name, r in results.items()},
         "block_runs": block_runs,
-        **identity,
+        "device": compiler.devices[0].device_kind,
+        **{name: str(getattr(jax.config, name)) for name in PRECISION},
+        **{name: importlib.metadata.version(name) for name in ("modeseek", "jax", "jaxlib")},
+        "format": store.FORMAT,
     }
     whole = json.loads(json.dumps(whole))  # as it will be read: a tuple is a list then
     layout = store.read_layout(Path(path), Layout.fit(grid, results, chunk_runs), whole)
+    if not Path(path).exists():
+        store.require_space(Path(path), layout)
     variables = {
         name: Variable(
             own_dims(name, len(result.shape), dims, results), (attributes or {}).get(name, {})
@@ -214,6 +240,17 @@ def stored_sweep(
         for name, result in results.items()
     }
     return StoredSweep(Path(path), compiler, layout, whole, template, variables)
+
+
+def _fingerprint(labels: Any, values: Any) -> str:
+    """Of arrays by their bits; of functions and the like by their names."""
+    hashed = hashlib.sha256(repr([str(label) for label in labels]).encode())
+    for leaf in jax.tree.leaves(values):
+        if jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        if isinstance(leaf, jax.Array | np.ndarray):
+            hashed.update(f"{leaf.dtype}{leaf.shape}".encode() + np.asarray(leaf).tobytes())
+    return hashed.hexdigest()[:16]
 
 
 def _chunks_of(

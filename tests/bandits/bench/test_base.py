@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -56,12 +57,16 @@ def test_a_cost_is_in_the_unit_of_its_work():
     assert measured.value == pytest.approx(1e3)
 
 
-def test_rounds_interleave_and_each_starts_with_the_next_workload():
+def test_every_round_runs_each_workload_once_in_an_order_of_its_own(monkeypatch):
+    monkeypatch.setattr(base, "REST", 0.0)
     calls = []
-    workloads = {name: lambda name=name: calls.append(name) for name in "abc"}
-    seconds = interleaved(workloads, repeats=4)
-    assert "".join(calls) == "abc" + "abc" + "bca" + "cab" + "abc"
-    assert all(len(measured) == 4 for measured in seconds.values())
+    workloads = {name: functools.partial(calls.append, name) for name in "abc"}
+    seconds = interleaved(workloads, repeats=8)
+    rounds = ["".join(calls[i : i + 3]) for i in range(0, len(calls), 3)]
+    assert len(rounds) == 1 + 8  # one before, that compiles
+    assert {"".join(sorted(order)) for order in rounds} == {"abc"}
+    assert len(set(rounds[1:])) > 2
+    assert {name: len(times) for name, times in seconds.items()} == dict.fromkeys("abc", 8)
 
 
 @pytest.mark.parametrize("repeats", [0, 1.5])

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from bandits.bench import gallery, measure
-from bandits.bench.updates import NO_TORCH, Exact, exact_updates
+from bandits.bench.updates import NO_TORCH, Exact, exact_peers
 
 COMPARE = {"<=": operator.le, ">=": operator.ge}
 
@@ -42,7 +42,7 @@ def test_every_promised_ratio_is_measured(rows):
 
 def test_a_missing_peer_is_said_and_neither_holds_nor_fails(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    rows = list(exact_updates(1, Exact(runs=8, num_arms=4, steps=2)))
+    rows = list(exact_peers(1, Exact(runs=8, num_arms=4, steps=2)))
     missing = [row for row in rows if "PyTorch" in row.name]
     assert len(missing) == 2
     for row in missing:
