@@ -214,10 +214,14 @@ class Compiler:
         arguments = self.grid.arguments(np.zeros(block, int))
         # More lanes than blocks would have nothing to do.
         devices = self.devices[: math.ceil(self.grid.runs_per_program / block)]
+        # Shapes alone: what a caller has put on one device would bind every executable to it.
+        fixed = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type), self.fixed
+        )
         lowered = {}
         for device in dict.fromkeys(devices):
             with jax.default_device(device):
-                lowered[device] = jax.jit(of_block).lower(arguments, self.fixed)
+                lowered[device] = jax.jit(of_block).lower(arguments, fixed)
 
         def compile_all() -> Program:
             made = {

@@ -372,8 +372,8 @@ def _layout_of(path: Path, layout: Layout, identity: Mapping[str, Any]) -> Layou
     if found:
         more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise InvalidInput(
-            f"{path} holds another sweep: {'; '.join(found[:SHOWN])}{more}; choose another name, or "
-            "the sweep that it was begun with"
+            f"{path} holds another sweep: {'; '.join(found[:SHOWN])}{more}; choose another name, "
+            "or the sweep that it was begun with"
         )
     first = group[next(iter(layout.results))]
     pieces = [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import time
 import warnings
 
 import jax
@@ -13,8 +14,8 @@ import rich.progress
 from bandits.descent import descend
 from bandits.environments import CategoricalBandit
 from bandits.losses import reverse_kl
-from bandits.sweeps import DivergenceWarning, static, sweep
-from bandits.sweeps.programs import BLOCK_RUNS
+from bandits.sweeps import DivergenceWarning, programs, static, sweep
+from bandits.sweeps.programs import BLOCK_RUNS, BLOCKS_AHEAD
 from theory.checks import InvalidInput
 
 
@@ -73,32 +74,42 @@ def rounding_sweep():
     return lambda **options: sweep(run, axes, fixed={"target": target}, **options)
 
 
-def test_results_are_equal_to_the_bit_whatever_the_memory(rounding_sweep):
+def test_results_are_equal_to_the_bit_whatever_the_memory_and_the_number_of_lanes(rounding_sweep):
     expected = rounding_sweep()
     assert expected["log_probs"].shape == (55, 20, 2, 37)
     options = [{"memory_limit": 1}, {"memory_limit": 2**19}]
+    options += [{"devices": jax.local_devices() * count} for count in (1, 2, 3)]
     for option in options:
         found = rounding_sweep(**option)
         for name in expected:
             assert found[name].values.tobytes() == expected[name].values.tobytes(), (name, option)
 
 
-def test_the_memory_limit_bounds_the_results_in_flight(monkeypatch):
-    def peak(**options):
-        before = sum(array.nbytes for array in jax.live_arrays())
+def test_the_memory_limit_bounds_the_blocks_in_flight(monkeypatch):
+    begun, call = [], programs._call
+    monkeypatch.setattr(programs, "_call", lambda *held: (begun.append(0), call(*held))[1])
+
+    def peak(count, **options):
+        begun.clear()
         seen = []
 
         def advance(self, task, runs):
-            seen.append(sum(array.nbytes for array in jax.live_arrays()) - before)
+            time.sleep(0.01)  # so that lanes get ahead
+            seen.append(len(begun) - len(seen))
 
         monkeypatch.setattr(rich.progress.Progress, "advance", advance)
-        sweep(lambda x: {"y": x * jnp.ones(1000)}, {"x": np.ones(8 * BLOCK_RUNS)}, **options)
+        devices = jax.local_devices() * count
+        axes = {"x": np.ones(24 * BLOCK_RUNS)}
+        sweep(lambda x: {"y": x * jnp.ones(1000)}, axes, devices=devices, **options)
+        assert len(begun) == len(seen) == 24
         return max(seen)
 
-    block = 4000 * BLOCK_RUNS
-    assert 3 * block < peak() < 4.1 * block  # all of a large sweep is never held at once
-    assert peak(memory_limit=2.5 * block) < 2.1 * block
-    assert peak(memory_limit=1) < 1.1 * block
+    block = 4004 * BLOCK_RUNS
+    for count in (1, 3):
+        # All of a large sweep is never held at once, and no lane waits for the next.
+        assert count < peak(count) <= BLOCKS_AHEAD * count
+    assert peak(3, memory_limit=2.5 * block) == 2
+    assert peak(3, memory_limit=1) == 1
 
 
 @pytest.mark.parametrize("count", [1, 2, BLOCK_RUNS, BLOCK_RUNS + 1, 2 * BLOCK_RUNS + 1])

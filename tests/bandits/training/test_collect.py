@@ -84,6 +84,8 @@ def test_a_minibatch_holds_the_behaviours_responses_and_what_is_said_of_them():
     pairs = np.bincount((arms @ [5, 1]).ravel(), minlength=25)
     law = np.exp(ELSEWHERE[:, None] + ELSEWHERE).ravel()
     assert stats.chisquare(pairs, 10_000 * law).pvalue > 1e-3
+    across = np.bincount((5 * arms[:, 0] + arms[:, 1]).ravel(), minlength=25)
+    assert stats.chisquare(across, 10_000 * law).pvalue > 1e-3
     for found, law in (
         (groups.log_probs, ELSEWHERE),
         (groups.behaviour_log_probs, ELSEWHERE),
@@ -94,6 +96,27 @@ def test_a_minibatch_holds_the_behaviours_responses_and_what_is_said_of_them():
     np.testing.assert_array_equal(groups.shares, 0.5)
     wins = REWARDS[arms][..., :, None] > REWARDS[arms][..., None, :]
     np.testing.assert_array_equal(groups.preferences, wins)
+
+
+def test_without_prompts_a_minibatch_is_one_draw_and_labels_have_keys_of_their_own():
+    def label(key, rewards):
+        return jax.random.uniform(key, 2 * rewards.shape)
+
+    collect = on_policy(
+        POLICY,
+        None,
+        lambda context, arms: jnp.asarray(REWARDS)[arms],
+        SCHEDULE,
+        reference_log_prob=lambda context, arms: jnp.asarray(START)[arms],
+        label=label,
+    )
+    found = collect(jnp.asarray(ELSEWHERE), KEY, 0)
+    draw_key, label_key = jax.random.split(KEY)
+    arms = POLICY.sample(jnp.asarray(ELSEWHERE), draw_key, None, 4).reshape(2, 2)
+    np.testing.assert_array_equal(found.responses, arms)
+    keys = jax.random.split(label_key)
+    labels = [label(key, REWARDS[own]) for key, own in zip(keys, arms, strict=True)]
+    np.testing.assert_array_equal(found.groups.preferences, labels)
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])

@@ -97,11 +97,35 @@ def reference_algorithm(key, schedule, method):
     return None
 
 
+ONCE = Schedule(steps=10, group=2, minibatch=4, batch=4, passes=1)
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULE, ONCE], ids=["again", "once"])
 @pytest.mark.parametrize("method", ["best_of_n", "ppo", "dpo"])
-def test_training_is_algorithm_1_written_as_nested_loops(method):
-    expected = reference_algorithm(KEY, SCHEDULE, method)
-    found = learn(KEY, method=method)["logits"]
+def test_training_is_algorithm_1_written_as_nested_loops(method, schedule):
+    expected = reference_algorithm(KEY, schedule, method)
+    found = learn(KEY, schedule, method)["logits"]
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("behaviour", [None, ELSEWHERE], ids=["own", "elsewhere"])
+@pytest.mark.parametrize("method", ["ppo", "dpo"])
+def test_a_run_that_keeps_no_store_is_the_one_that_does(method, behaviour):
+    @jax.jit
+    def run(batch, passes):
+        schedule = Schedule(10, 2, 4, batch, passes, most_batch=12)
+        assert not schedule.uses_once()
+        loss = METHODS[method].loss
+        return trained(KEY, schedule, loss, record=range(11), behaviour=behaviour)
+
+    assert ONCE.uses_once()
+    found, expected = learn(KEY, ONCE, method, behaviour), run(4, 1)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-12, atol=1e-14)
+    if behaviour is not None:
+        own = learn(KEY, ONCE, method)["logits"]
+        assert np.abs(found["logits"] - own)[1:].max(axis=1).min() > 1e-3
 
 
 def test_training_is_reproducible_and_another_key_gives_another_run():
@@ -313,8 +337,9 @@ def test_a_traced_hyperparameter_out_of_range_is_no_result():
     assert np.isnan(bad["logits"][-1]).all()
 
 
-def test_a_behaviour_without_data_is_no_result():
-    schedule = Schedule(4, 2, 4, 8)
+@pytest.mark.parametrize("batch", [4, 8])
+def test_a_behaviour_without_data_is_no_result(batch):
+    schedule = Schedule(4, 2, 4, batch)
     nowhere = jnp.full(len(START), jnp.nan)
     found = train(
         KEY, POLICY, jnp.asarray(START), METHODS["best_of_n"].bind(), collector(schedule), schedule,

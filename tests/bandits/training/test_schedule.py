@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,6 +45,37 @@ def test_a_schedule_is_a_tree_of_its_traceable_numbers():
     assert jax.tree.leaves(SCHEDULE) == [8, 2]
     assert SCHEDULE.slots == 2
     assert dataclasses.replace(SCHEDULE, most_batch=16).slots == 4
+
+
+@pytest.mark.parametrize(
+    ("batch", "passes", "once"),
+    [
+        (4, 1, True),
+        (np.int32(4), np.int64(1), True),
+        (jnp.array(4), jnp.array(1), True),
+        (np.array([4, 4]), np.array([1, 1]), True),
+        (4, 2, False),
+        (8, 1, False),
+        (np.array([4, 8]), 1, False),
+        (4, np.array([1, 2]), False),
+    ],
+)
+def test_minibatches_are_used_once_where_each_is_a_batch_and_there_is_one_pass(batch, passes, once):
+    assert Schedule(10, 2, 4, batch, passes).uses_once() is once
+    assert Schedule(10, 2, 4, batch, passes, most_batch=12).uses_once() is once
+
+
+@pytest.mark.parametrize("traced", ["batch", "passes"])
+def test_what_is_traced_may_be_used_more_than_once(traced):
+    seen = []
+
+    @jax.jit
+    def run(number):
+        changes = {"batch": 4, "passes": 1, traced: number}
+        seen.append(dataclasses.replace(SCHEDULE, most_batch=8, **changes).uses_once())
+
+    run(4 if traced == "batch" else 1)
+    assert seen == [False]
 
 
 @jax.jit

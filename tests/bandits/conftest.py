@@ -1,0 +1,78 @@
+"""Children that start JAX anew, for sweeps on many devices and in many processes, and killed."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SERVER = Path(__file__).parent / "sweeps" / "forking.py"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """Asks the process that forks children."""
+    cache = tmp_path_factory.mktemp("cache")
+    unset = ("XLA_FLAGS", "FORCE_COLOR", "JAX_NUM_CPU_DEVICES")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "COLUMNS": "200"}
+    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(SERVER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+
+    def ask(*request):
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    yield ask
+    process.stdin.close()
+    process.wait(timeout=10)
+
+
+@pytest.fixture
+def start(server, tmp_path):
+    """Start a child with code to execute and perhaps a command line; its process id."""
+    return lambda code="", argv=None: server("start", code, argv, str(tmp_path))
+
+
+@pytest.fixture
+def wait(server, tmp_path):
+    """What a child ended with: exit code (negative: a signal), stdout and stderr."""
+    return lambda pid, seconds=60: server("wait", pid, str(tmp_path), seconds)
+
+
+@pytest.fixture
+def do(start, wait):
+    """Start a child and wait for it."""
+    return lambda code="", argv=None, seconds=60: wait(start(code, argv), seconds)
+
+
+@pytest.fixture
+def port():
+    """A free port on this machine."""
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return listening.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def tree():
+    """Every file of a store, with its bytes."""
+
+    def read(folder):
+        return {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in sorted(Path(folder).rglob("*"))
+            if path.is_file()
+        }
+
+    return read

@@ -1,0 +1,208 @@
+"""Several processes share a sweep, need nothing of each other, and change no bit."""
+
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from bandits.sweeps.processes import joined
+from bandits.sweeps.stored import ALONE, Share
+from theory.checks import InvalidInput
+
+CODE = """
+from rounding import *
+slow({pause})
+with joined("localhost:{port}", {count}, {index}) as (share, barrier):
+    print({sweep}.run(share, barrier=barrier))
+"""
+LIGHT = "stored('a.zarr', chunk_runs=25)"  # 80 chunks
+WHOLE = "from rounding import *\nprint({sweep}.run())"
+
+
+@pytest.fixture
+def launch(start, port):
+    """Start the processes of a job."""
+
+    def launch(count, sweep, pause=0.0):
+        return [
+            start(CODE.format(port=port, count=count, index=i, sweep=sweep, pause=pause))
+            for i in range(count)
+        ]
+
+    return launch
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_processes_give_the_files_of_one(do, launch, wait, tmp_path, tree):
+    ends = [wait(child) for child in launch(3, LIGHT)]
+    assert [status for status, _, _ in ends] == [0] * 3, ends
+    assert do(WHOLE.format(sweep=LIGHT.replace("a.zarr", "b.zarr")))[0] == 0
+    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "b.zarr")
+    done = [int(out.split("done=")[1].split(",")[0]) for _, out, _ in ends]
+    assert sum(done) == 2000
+    assert max(done) - min(done) <= 25  # a chunk
+
+
+@pytest.mark.parametrize("killed", [0, 2])
+def test_one_of_three_is_killed_and_the_others_finish_their_shares(
+    do, launch, wait, tmp_path, tree, killed
+):
+    children = launch(3, LIGHT, pause=0.1)
+    ledger = tmp_path / "a.zarr" / "ledger" / "sha256"
+    wait_for((ledger / f"{80 * killed // 3}.0").exists)
+    os.kill(children[killed], signal.SIGKILL)
+    ends = [wait(child, 40) for child in children]
+    assert ends[killed][0] == -signal.SIGKILL
+    others = [ends[i] for i in range(3) if i != killed]
+    assert [status for status, _, _ in others] == [0, 0], others
+    for _, out, _ in others:
+        assert "kept=0" in out
+        assert 640 < int(out.split("done=")[1].split(",")[0]) < 690
+    missing = [int(out.split("missing=")[1].split(",")[0]) for _, out, _ in others]
+    held = len(list(ledger.glob("[0-9]*.0")))
+    assert max(missing) >= 2000 - 25 * held > 0
+    status, out, _ = do(WHOLE.format(sweep=LIGHT))
+    assert status == 0
+    assert "missing=0" in out
+    assert do(WHOLE.format(sweep=LIGHT.replace("a.zarr", "b.zarr")))[0] == 0
+    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "b.zarr")
+
+
+def test_a_store_is_gone_on_with_by_another_number_of_processes(do, launch, wait, tmp_path, tree):
+    assert do(WHOLE.format(sweep=LIGHT))[0] == 0
+    expected = tree(tmp_path / "a.zarr")
+    for number in (3, 40, 41, 79):
+        (tmp_path / "a.zarr" / "ledger" / "sha256" / f"{number}.0").unlink()
+    ends = [wait(child) for child in launch(3, LIGHT)]
+    assert [status for status, _, _ in ends] == [0, 0, 0], ends
+    done = [int(out.split("done=")[1].split(",")[0]) for _, out, _ in ends]
+    assert all(done)
+    assert tree(tmp_path / "a.zarr") == expected
+
+
+def test_a_refusal_of_the_store_ends_every_process(do, launch, wait, tmp_path, tree):
+    other = LIGHT.replace("stored", "into")
+    assert do(WHOLE.format(sweep=LIGHT))[0] == 0
+    before = tree(tmp_path / "a.zarr")
+    for status, _, problems in [wait(child) for child in launch(2, other)]:
+        assert status == 70
+        assert "holds another sweep: name is" in problems.splitlines()[-1]
+    assert tree(tmp_path / "a.zarr") == before
+
+
+def test_a_store_that_one_process_writes_is_refused_to_every_process_of_a_job(
+    start, launch, wait, tmp_path
+):
+    first = start("from rounding import *\nslow(0.5)\n" + LIGHT + ".run()")
+    wait_for((tmp_path / "a.zarr").exists)
+    for status, _, problems in [wait(child) for child in launch(2, LIGHT)]:
+        assert status == 70
+        assert "is being written by another process" in problems.splitlines()[-1]
+    os.kill(first, signal.SIGKILL)
+    assert wait(first)[0] == -signal.SIGKILL
+
+
+def test_a_second_job_is_refused_while_any_process_of_the_first_writes_and_harms_nothing(
+    do, start, launch, wait, tmp_path, tree
+):
+    first = launch(2, LIGHT, pause=0.3)
+    wait_for((tmp_path / "a.zarr" / "ledger" / "sha256" / "40.0").exists)
+    os.kill(first[0], signal.SIGKILL)
+    assert wait(first[0])[0] == -signal.SIGKILL
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        port = listening.getsockname()[1]
+    second = [
+        start(CODE.format(port=port, count=2, index=i, sweep=LIGHT, pause=0)) for i in range(2)
+    ]
+    status, _, problems = wait(second[0])
+    assert status == 70
+    assert "is being written by another process" in problems.splitlines()[-1]
+    # Its other process cannot tell, and may do what the first job does too.
+    assert wait(second[1])[0] == 0
+    os.kill(first[1], signal.SIGKILL)
+    assert wait(first[1])[0] == -signal.SIGKILL
+    status, out, _ = do(WHOLE.format(sweep=LIGHT))
+    assert status == 0
+    assert "missing=0" in out
+    assert do(WHOLE.format(sweep=LIGHT.replace("a.zarr", "b.zarr")))[0] == 0
+    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "b.zarr")
+
+
+def test_where_the_store_cannot_be_made_the_others_say_who_knows_why(launch, wait, tmp_path):
+    (tmp_path / "file").write_text("")
+    ends = [wait(child) for child in launch(2, LIGHT.replace("a.zarr", "file/a.zarr"))]
+    assert [status for status, _, _ in ends] == [70, 70]
+    first, second = (problems.splitlines()[-1] for _, _, problems in ends)
+    assert "InvalidInput: cannot write file/a.zarr: Not a directory" in first
+    assert second.endswith(
+        "InvalidInput: file/a.zarr was not made by process 0, whose message says why"
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    """Whatever started the tests."""
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_flags_a_process_is_alone_and_waits_for_none():
+    with joined() as (share, barrier):
+        assert share == ALONE == Share(0, 1)
+        barrier()
+
+
+@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"])
+def test_a_launcher_of_one_process_changes_nothing(monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    with joined() as (share, _):
+        assert share == ALONE
+
+
+@pytest.mark.parametrize(
+    ("flags", "missing"),
+    [
+        (("localhost:1", None, None), "processes"),
+        ((None, 2, None), "coordinator"),
+        ((None, None, 0), "coordinator"),
+        (("localhost:1", 2, None), "process"),
+        ((None, 2, 0), "coordinator"),
+    ],
+)
+def test_some_flags_without_the_others_are_refused(flags, missing):
+    with pytest.raises(InvalidInput, match=f"^{missing} is missing; give"), joined(*flags):
+        pass
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", ":", ":1", "localhost", "localhost:", "localhost:port", "localhost:0", "localhost:65536"],
+)
+def test_an_address_that_is_none_is_refused(address):
+    refusal = pytest.raises(InvalidInput, match=f"^coordinator is '{address}'; give HOST:PORT of")
+    with refusal, joined(address, 1, 0):
+        pass
+
+
+@pytest.mark.parametrize(("processes", "process"), [(2, 2), (2, 3), (2, -1), (1, 1), (0, 0)])
+def test_a_process_out_of_range_is_refused(processes, process):
+    refusal = pytest.raises(InvalidInput, match=f"process is {process}; with {processes} processes")
+    with refusal, joined("localhost:1", processes, process):
+        pass
+
+
+def test_a_single_process_may_be_joined(do, port):
+    status, out, _ = do(
+        CODE.format(port=port, count=1, index=0, sweep="stored('a.zarr', chunk_runs=1000)", pause=0)
+    )
+    assert status == 0
+    assert "done=2000" in out

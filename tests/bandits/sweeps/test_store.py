@@ -1,0 +1,444 @@
+"""A store's chunks cover the grid once; what is broken is redone, what is foreign is refused."""
+
+import errno
+import json
+import math
+import os
+import shutil
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bandits.sweeps import static, store
+from bandits.sweeps.grid import make_grid
+from bandits.sweeps.store import CHUNK_BYTES, CHUNKS, LEAST_CHUNK, Layout, Lock
+from bandits.sweeps.stored import stored_sweep
+from theory.checks import InvalidInput
+
+AXES = {"x": np.linspace(0.5, 2.0, 4), "size": static([1, 2]), "y": np.arange(6.0)}
+
+
+def times(x, y, size):
+    return {"product": x * y * size, "powers": x ** jnp.arange(3.0)}
+
+
+def swept(path, **options):
+    whole = {"identity": {"name": "test"}, "dims": {"product": [], "powers": ["power"]}}
+    return stored_sweep(times, AXES, path, chunk_runs=6, **(whole | options))
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Of a whole store, of eight chunks of six runs."""
+    assert swept(tmp_path / "a.zarr").run() == (48, 0, 48, 0, 0)
+    return tmp_path / "a.zarr"
+
+
+def layout_of(axes, results, chunk_runs=None):
+    def run(**arguments):
+        raise AssertionError
+
+    return Layout.fit(make_grid(run, axes, {}), results, chunk_runs)
+
+
+def scalar(dtype=np.float32, shape=()):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+lengths = st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=4)
+
+
+@given(lengths, st.none() | st.integers(1, 2000))
+def test_chunks_hold_every_run_once_in_boxes_that_follow_on(lengths, chunk_runs):
+    axes = {
+        f"axis{i}": static(range(n)) if is_static else np.arange(float(n))
+        for i, (n, is_static) in enumerate(lengths)
+    }
+    layout = layout_of(axes, {"y": scalar()}, chunk_runs)
+    numeric = tuple(n for n, is_static in lengths if not is_static)
+    seen = np.zeros(layout.grid.shape, int)
+    chunks = list(layout.chunks())
+    assert [chunk.number for chunk in chunks] == list(range(layout.num_chunks))
+    ends = {}
+    for chunk in chunks:
+        seen[chunk.box] += 1
+        assert seen[chunk.box].shape == chunk.shape
+        assert chunk.first == ends.get(chunk.place, 0)
+        ends[chunk.place] = chunk.last
+        # The runs of the box in the order of the arrays are the runs in the order of the program.
+        if numeric:
+            runs = np.arange(math.prod(numeric)).reshape(numeric)
+            box = tuple(part for part, at in zip(chunk.box, chunk.place, strict=True) if at is None)
+            np.testing.assert_array_equal(runs[box].ravel(), np.arange(chunk.first, chunk.last))
+        assert chunk.last - chunk.first <= max(chunk_runs or LEAST_CHUNK, 1)
+        # A chunk is a chunk of the arrays, so that no two write one file.
+        for part, length in zip(chunk.box, layout.array_chunks(), strict=True):
+            assert part.start % length == 0
+            assert part.stop - part.start <= length
+    assert (seen == 1).all()
+    assert set(ends.values()) == {math.prod(numeric)}
+    assert len(ends) == layout.num_programs
+
+
+@given(st.integers(1, 10**6), st.integers(1, 1000), st.integers(1, 10**7))
+def test_chunks_are_of_bounded_bytes_and_neither_few_nor_tiny(first, second, numbers):
+    layout = layout_of({"a": np.zeros(first), "b": np.zeros(second)}, {"y": scalar()})
+    layout = Layout.fit(layout.grid, {"y": scalar(np.float32, (numbers,))})
+    runs = math.prod(layout.pieces)
+    assert runs == 1 or runs * numbers * 4 <= CHUNK_BYTES
+    total = first * second
+    assert runs <= max(LEAST_CHUNK, math.ceil(total / CHUNKS))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.bool_, np.float64])
+def test_chunks_of_eight_bytes_a_number_are_bounded_too(dtype):
+    layout = layout_of({"a": np.zeros(1000)}, {"y": scalar(dtype, (10_000,))})
+    assert math.prod(layout.pieces) * 10_000 * 8 <= CHUNK_BYTES
+
+
+def test_the_number_of_bytes_is_that_of_the_arrays(path):
+    layout = swept(path).layout
+    group = zarr.open_group(path, mode="r")
+    assert layout.num_bytes == sum(group[name].nbytes for name in layout.results)
+    assert layout.num_chunks == len(list(layout.chunks())) == 8
+
+
+def test_a_million_runs_are_few_chunks_however_long_the_axes(tmp_path):
+    layout = layout_of({"a": np.zeros(1000), "b": np.zeros(1000)}, {"y": scalar()})
+    assert CHUNKS / 2 <= layout.num_chunks <= 2 * CHUNKS
+
+
+def corrupt(path, how):
+    held = path.read_bytes()
+    if how == "deleted":
+        path.unlink()
+    elif how == "of another":
+        shutil.copy(path.parent / ("1.1.0" + ".0" * (path.name.count(".") - 2)), path)
+    else:
+        middle = bytes([held[len(held) // 2] ^ 1])
+        path.write_bytes(
+            {
+                "cut in half": held[: len(held) // 2],
+                "cut by a byte": held[:-1],
+                "empty": b"",
+                "longer": held + b"\0",
+                "altered": held[: len(held) // 2] + middle + held[len(held) // 2 + 1 :],
+                "zero": bytes(len(held)),
+                "noise": np.random.default_rng(0).bytes(len(held)),
+            }[how]
+        )
+
+
+@pytest.mark.parametrize("name", ["product/2.1.0", "powers/2.1.0.0"])
+@pytest.mark.parametrize(
+    "how", ["deleted", "cut in half", "cut by a byte", "empty", "altered", "zero", "noise"]
+)
+def test_a_broken_file_is_done_again_and_no_other(path, tree, name, how):
+    expected = tree(path)
+    corrupt(path / name, how)
+    assert tree(path) != expected
+    assert swept(path).run() == (48, 42, 6, 0, 0)
+    assert tree(path) == expected
+
+
+def test_a_file_with_the_results_of_another_chunk_is_done_again(path, tree):
+    expected = tree(path)
+    corrupt(path / "product" / "2.1.0", "of another")
+    assert swept(path).run().done == 6
+    assert tree(path) == expected
+
+
+def test_whatever_byte_of_a_file_is_altered_it_is_found_or_changes_nothing(path):
+    sweeping = swept(path)
+    held = store.open_shared(path, sweeping.layout, sweeping.identity)
+    chunks = list(sweeping.layout.chunks())
+    file = path / "product" / "2.1.0"
+    altered = next(c.number for c in chunks if c.box[:2] == (slice(2, 3), slice(1, 2)))
+    whole, found = file.read_bytes(), 0
+    expected = xr.open_zarr(path)["product"].values
+    for at in range(len(whole)):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        unfinished = held.unfinished(chunks)
+        assert [chunk.number for chunk in unfinished] in ([], [altered])
+        if unfinished:
+            found += 1
+        else:
+            np.testing.assert_array_equal(xr.open_zarr(path)["product"].values, expected)
+    assert found > len(whole) / 2
+
+
+@pytest.mark.parametrize("how", ["deleted", "altered", "zero", "noise", "cut in half", "empty"])
+def test_a_broken_digest_makes_its_chunk_be_done_again(path, tree, how):
+    expected = tree(path)
+    corrupt(path / "ledger" / "sha256" / "3.0", how)
+    assert swept(path).run() == (48, 42, 6, 0, 0)
+    assert tree(path) == expected
+
+
+def test_a_digest_without_files_is_not_believed(path, tree):
+    expected = tree(path)
+    for name in ("product/3.0.0", "powers/3.0.0.0"):
+        (path / name).unlink()
+    assert swept(path).run() == (48, 42, 6, 0, 0)
+    assert tree(path) == expected
+
+
+def test_files_without_a_digest_are_done_again(path, tree):
+    expected = tree(path)
+    for digest in (path / "ledger" / "sha256").glob("[0-9]*"):
+        digest.unlink()
+    assert swept(path).run() == (48, 0, 48, 0, 0)
+    assert tree(path) == expected
+
+
+def test_what_a_killed_write_leaves_is_removed(path, tree):
+    expected = tree(path)
+    for name in ("product/2.1.0", "ledger/sha256/3.0", "powers/0.0.0.0"):
+        (path / name).with_suffix(".0123456789abcdef.partial").write_bytes(b"half")
+        (path / name).unlink()
+    assert swept(path).run() == (48, 30, 18, 0, 0)
+    assert tree(path) == expected
+
+
+def test_what_another_process_is_writing_is_left_alone(path):
+    lock = Lock.take(path)
+    lock.share()
+    half = path / "product" / "2.1.0.0123456789abcdef.partial"
+    half.write_bytes(b"half")
+    with pytest.raises(InvalidInput, match="is being written by another process"):
+        swept(path).run()
+    assert half.read_bytes() == b"half"
+    lock.release()
+    swept(path).run()
+    assert not half.exists()
+
+
+def test_what_a_killed_creation_leaves_is_replaced(tmp_path, tree):
+    aside = tmp_path / "a.zarr.new"
+    (aside / "product").mkdir(parents=True)
+    (aside / "product" / "0.0.0").write_bytes(b"half")
+    (aside / ".zgroup").write_bytes(b"{")
+    swept(tmp_path / "a.zarr").run()
+    swept(tmp_path / "b.zarr").run()
+    assert not aside.exists()
+    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "b.zarr")
+
+
+def test_an_unfinished_store_is_one_labelled_dataset_with_nan_where_nothing_is_done(tmp_path):
+    options = {
+        "coords": {"power": [0.0, 1.0, 2.0]},
+        "attributes": {"product": {"units": "nats"}, "x": {"long_name": "step size"}},
+    }
+    path = tmp_path / "a.zarr"
+    sweeping = swept(path, **options)
+    held = store.create_or_open(
+        path, sweeping.layout, sweeping.identity, sweeping.template, sweeping.variables
+    )
+    try:
+        for stage in range(2):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                found = xr.open_zarr(path).load()
+            assert {name: v.dims for name, v in found.data_vars.items()} == {
+                "product": ("x", "size", "y"),
+                "powers": ("x", "size", "y", "power"),
+            }
+            for name, values in {"x": AXES["x"], "size": [1, 2], "y": range(6)}.items():
+                np.testing.assert_array_equal(found[name], values)
+            np.testing.assert_array_equal(found["power"], [0, 1, 2])
+            assert found["product"].attrs == {"units": "nats"}
+            assert found["x"].attrs == {"long_name": "step size"}
+            assert int(found["product"].notnull().sum()) == 6 * stage
+            assert int(found["powers"].notnull().sum()) == 18 * stage
+            if stage:
+                np.testing.assert_array_equal(found["product"][1, 0], np.arange(6.0))
+            else:
+                chunk = list(held.layout.chunks())[1]
+                values = {"product": np.arange(6.0), "powers": np.ones((6, 3))}
+                held.write(chunk, values)
+    finally:
+        held.close()
+    assert json.loads(found.attrs["modeseek"])["name"] == "test"
+
+
+def test_a_store_says_what_wrote_it(path):
+    said = json.loads(xr.open_zarr(path).attrs["modeseek"])
+    assert said["jax"] == jax.__version__
+    assert {"format", "modeseek", "device", "block_runs", "name"} <= said.keys()
+
+
+def make_file(path):
+    path.write_text("mine")
+
+
+def make_zarr(path, zarr_format=2, attributes=None):
+    dataset = xr.Dataset({"product": ("x", [1.0, 2.0])}, attrs=attributes or {})
+    dataset.to_zarr(path, zarr_format=zarr_format, consolidated=False)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.mkdir(),
+        make_zarr,
+        lambda path: make_zarr(path, 3),
+        lambda path: make_zarr(path, attributes={"modeseek": "not JSON"}),
+        lambda path: (path.mkdir(), (path / ".zgroup").write_text("{")),
+        lambda path: (path.mkdir(), (path / "notes.txt").write_text("mine")),
+    ],
+    ids=["empty folder", "zarr", "zarr 3", "attribute", "broken", "folder"],
+)
+def test_what_holds_no_sweep_is_refused_and_kept(tmp_path, tree, make):
+    path = tmp_path / "a.zarr"
+    make(path)
+    before = tree(tmp_path)
+    with pytest.raises(InvalidInput, match=r"a.zarr is there and holds no sweep; choose another"):
+        swept(path).run()
+    assert tree(tmp_path) == before
+
+
+def test_a_file_is_refused_and_kept(tmp_path):
+    path = tmp_path / "a.zarr"
+    make_file(path)
+    with pytest.raises(InvalidInput, match=r"a.zarr is there and holds no sweep"):
+        swept(path).run()
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("attribute", [5, [1], None])
+def test_an_attribute_of_someone_else_is_refused(tmp_path, attribute):
+    make_zarr(tmp_path / "a.zarr", attributes={"modeseek": attribute})
+    with pytest.raises(InvalidInput, match=r"holds no sweep|another sweep"):
+        swept(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("name", ["product", "ledger", "product/.zarray", ".zattrs", ".zmetadata"])
+def test_a_store_that_lost_a_part_is_refused_or_ends_whole(path, name):
+    expected = xr.open_zarr(path).load()
+    gone = path / name
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    try:
+        swept(path).run()
+    except InvalidInput:
+        return
+    with xr.open_zarr(path, consolidated=name != ".zmetadata") as found:
+        xr.testing.assert_identical(found.load(), expected)
+
+
+def test_a_store_in_a_folder_that_is_missing_is_made_with_it(tmp_path):
+    assert swept(tmp_path / "b" / "c" / "a.zarr").run().done == 48
+
+
+def test_a_store_below_a_file_is_refused(tmp_path):
+    make_file(tmp_path / "b")
+    with pytest.raises(InvalidInput, match=r"cannot write .*: Not a directory"):
+        swept(tmp_path / "b" / "a.zarr").run()
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="File name too long"):
+        swept(tmp_path / ("a" * 300)).run()
+
+
+def test_a_grid_larger_than_the_disk_is_refused_and_nothing_is_written(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=700)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InvalidInput, match=r"up to 768 bytes, and .* has 700 bytes free"):
+        swept(tmp_path / "a.zarr").run()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_begun_store_goes_on_however_little_is_free(path, monkeypatch):
+    (path / "product" / "2.1.0").unlink()
+    usage = shutil.disk_usage(path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert swept(path).run().done == 6
+
+
+def test_a_lock_is_exclusive_and_can_be_given_back(tmp_path):
+    lock = Lock.take(tmp_path)
+    with pytest.raises(InvalidInput, match="is being written by another process"):
+        Lock.take(tmp_path)
+    lock.release()
+    lock.release()
+    Lock.take(tmp_path).release()
+
+
+def test_a_shared_lock_is_for_those_that_share_it_until_the_last_gives_it_back(tmp_path):
+    first = Lock.take(tmp_path)
+    with pytest.raises(InvalidInput, match="is being written by another process"):
+        Lock.take(tmp_path, shared=True)
+    first.share()
+    second = Lock.take(tmp_path, shared=True)
+    first.release()
+    with pytest.raises(InvalidInput, match="is being written by another process"):
+        Lock.take(tmp_path)
+    second.release()
+    Lock.take(tmp_path).release()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_written_without(tmp_path, monkeypatch, code):
+    def refuse(descriptor, how):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(store.fcntl, "flock", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    assert swept(tmp_path / "a.zarr").run().done == 48
+    assert swept(tmp_path / "a.zarr").run().kept == 48
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_a_lock_that_fails_is_said_in_a_sentence(tmp_path, monkeypatch):
+    def refuse(descriptor, how):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(store.fcntl, "flock", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(InvalidInput, match="Input/output error"):
+        swept(tmp_path / "a.zarr").run()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_every_call_gives_its_lock_back(path):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        swept(path).run()
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_a_lock_is_given_back_after_an_error(path, monkeypatch):
+    (path / "product" / "2.1.0").unlink()
+
+    def fail(self, chunk, values):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.Store, "write", fail)
+        with pytest.raises(ZeroDivisionError):
+            swept(path).run()
+    assert swept(path).run().done == 6
+
+
+def test_differences_are_named_by_their_keys():
+    held = {"a": 1, "b": {"c": [1, 2], "d": "x"}, "e": 0}
+    given = {"a": 1, "b": {"c": [1, 3], "d": "x", "f": None}, "g": 2.5}
+    assert store.differences(held, given) == [
+        "b.c is [1, 2] there and [1, 3] here",
+        "e is 0 there and missing here",
+        "g is missing there and 2.5 here",
+    ]
+    assert store.differences(held, held) == []
+
+
+def test_a_long_difference_is_shown_shortly():
+    (phrase,) = store.differences({"a": list(range(1000))}, {"a": list(range(1001))})
+    assert len(phrase) < 160
+    assert "1000] " in phrase

@@ -1,0 +1,279 @@
+"""`modeseek sweep` end to end: what it says, writes and refuses, stopped, killed and shared out."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import xarray as xr
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "small_sweep.toml"
+
+SPEC = """
+[problem]
+environment = "far"
+
+[training]
+methods = ["forward_kl", "reverse_kl"]
+updates = "exact"
+optimizer = "sgd"
+steps = 20
+learning_rate = {log = [0.01, 1.0, 40]}
+
+[record]
+steps = [0, 20]
+"""
+SLOW = "import sys\nsys.path.insert(0, {!r})\nfrom rounding import slow\nslow({})\n"
+HELPERS = str(Path(__file__).parent / "sweeps")
+
+
+@pytest.fixture
+def spec(tmp_path):
+    """A grid of 80 runs that compiles fast, in a file."""
+    path = tmp_path / "spec.toml"
+    path.write_text(SPEC)
+    return str(path)
+
+
+@pytest.fixture
+def command(do):
+    """`modeseek sweep` with chunks of two runs: exit code, stdout and stderr."""
+
+    def run(spec, out, *flags, code=""):
+        return do(code, ["sweep", spec, "--out", str(out), "--chunk-runs", "2", *flags])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(server, tmp_path_factory):
+    """The store of a sweep that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "spec.toml").write_text(SPEC)
+    argv = ["sweep", "spec.toml", "--out", "a.zarr", "--chunk-runs", "2"]
+    child = server("start", "", argv, str(folder))
+    assert server("wait", child, str(folder), 60)[0] == 0
+    return folder / "a.zarr"
+
+
+def test_a_sweep_is_described_done_and_kept_by_a_second_call(command, spec, tmp_path, tree):
+    status, out, problems = command(spec, "a.zarr", "--devices", "2")
+    assert (status, problems) == (0, "")
+    described, done = out.splitlines()
+    assert described.startswith("80 runs in 2 programs; 40 chunks; up to 1.3 kB; ")
+    assert described.endswith(" on 2 cores, compiling left out")
+    assert done == "a.zarr: 80 runs done, 0 kept from before"
+    before = tree(tmp_path / "a.zarr")
+    status, out, problems = command(spec, "a.zarr", "--devices", "2")
+    assert (status, problems) == (0, "")
+    described, done = out.splitlines()
+    assert described.endswith("; 0 runs to do")
+    assert done == "a.zarr: 0 runs done, 80 kept from before"
+    assert tree(tmp_path / "a.zarr") == before
+    with xr.open_zarr(tmp_path / "a.zarr") as found:
+        assert found.sizes["learning_rate"] == 40
+        assert ["forward_kl", "reverse_kl"] in [v.values.tolist() for v in found.coords.values()]
+        assert all(v.notnull().all() for name, v in found.items() if name != "diverged_at")
+
+
+def test_the_shipped_example_is_understood(command):
+    status, out, problems = command(str(EXAMPLE), "a.zarr", "--dry-run")
+    assert (status, problems) == (0, "")
+    assert out.startswith("96 runs in 4 programs; ")
+
+
+def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(command, spec, tmp_path):
+    status, out, problems = command(spec, "a.zarr", "--dry-run")
+    assert (status, problems) == (0, "")
+    assert out.startswith("80 runs in 2 programs; 40 chunks; up to 1.3 kB; ")
+    assert len(out.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.toml"]
+
+
+def test_a_dry_run_refuses_what_a_run_would(command, spec, tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    status, out, problems = command(spec, "a.zarr", "--dry-run")
+    assert (status, out) == (2, "")
+    assert "a.zarr is there and holds no sweep" in problems
+
+
+def refused(ended, message):
+    """One sentence on stderr, and exit code 2."""
+    status, _, problems = ended
+    assert status == 2, ended
+    assert message in problems
+    assert problems.startswith("modeseek: ")
+    assert "Traceback" not in problems
+    assert len(problems.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--devices", "0"], "devices is 0; it must be a whole number"),
+        (["--coordinator", "localhost:1"], "processes is missing; give coordinator, processes"),
+        (
+            ["--coordinator", "localhost:1", "--processes", "2", "--process", "3"],
+            "process is 3; with 2 processes it goes from 0 to 1",
+        ),
+        (
+            ["--coordinator", "localhost", "--processes", "2", "--process", "0"],
+            "coordinator is 'localhost'; give HOST:PORT of process 0",
+        ),
+        (["--chunk-runs", "0"], "chunk_runs is 0; it must be a whole number"),
+    ],
+)
+def test_bad_flags_are_refused_in_a_sentence(command, spec, tmp_path, flags, message):
+    refused(command(spec, "a.zarr", *flags), message)
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.toml"]
+
+
+@pytest.mark.parametrize("flags", [["--devices", "two"], ["--process", "x"], ["--bogus"]])
+def test_flags_that_cannot_be_read_end_with_the_usage(command, spec, tmp_path, flags):
+    status, _, problems = command(spec, "a.zarr", *flags)
+    assert status == 2
+    assert "Traceback" not in problems
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_a_spec_that_is_missing_or_wrong_is_refused(command, spec, tmp_path):
+    refused(command("none.toml", "a.zarr"), "cannot read none.toml")
+    wrong = SPEC.replace("steps = 20\nlearning", "stps = 20\nlearning")
+    (tmp_path / "wrong.toml").write_text(wrong)
+    refused(command("wrong.toml", "a.zarr"), "did you mean 'steps'")
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_another_spec_is_refused_with_the_difference(command, whole, tmp_path, tree):
+    shutil.copytree(whole, tmp_path / "a.zarr")
+    before = tree(tmp_path / "a.zarr")
+    (tmp_path / "other.toml").write_text(SPEC.replace("steps = 20", "steps = 21", 1))
+    refused(
+        command("other.toml", "a.zarr"),
+        "a.zarr holds another sweep: search.training.steps is 20 there and 21 here",
+    )
+    assert tree(tmp_path / "a.zarr") == before
+
+
+def test_the_same_spec_written_otherwise_goes_on(command, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "a.zarr")
+    text = SPEC.replace("40]}", "40]}  # forty").replace('updates = "exact"\n', "")
+    text = text.replace("[training]\n", '[training]\nupdates = "exact"\n')
+    (tmp_path / "other.toml").write_text(text)
+    status, out, _ = command("other.toml", "a.zarr")
+    assert status == 0
+    assert "80 kept" in out
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("spec.toml/a.zarr", "cannot write spec.toml/a.zarr: Not a directory"),
+        ("spec.toml", "spec.toml is there and holds no sweep"),
+        (".", ". is there and holds no sweep"),
+        ("/proc/a.zarr", "/proc"),
+    ],
+)
+def test_where_nothing_can_be_written_is_said_in_a_sentence(command, spec, out, message):
+    refused(command(spec, out), message)
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def digests(path):
+    return len(list((path / "ledger" / "sha256").glob("[0-9]*.0")))
+
+
+def test_an_interrupted_sweep_says_what_to_do_and_goes_on_to_the_same_bits(
+    start, wait, command, spec, whole, tmp_path, tree
+):
+    child = start(
+        SLOW.format(HELPERS, 0.1), ["sweep", spec, "--out", "a.zarr", "--chunk-runs", "2"]
+    )
+    wait_for(lambda: digests(tmp_path / "a.zarr") >= 3)
+    os.kill(child, signal.SIGINT)
+    status, _, problems = wait(child, 20)
+    assert (status, problems) == (
+        130,
+        "modeseek: interrupted; what is done is kept, the same command goes on with it\n",
+    )
+    assert 3 <= digests(tmp_path / "a.zarr") < 40
+    status, out, problems = command(spec, "a.zarr")
+    assert (status, problems) == (0, "")
+    assert " 0 kept" not in out
+    assert tree(tmp_path / "a.zarr") == tree(whole)
+
+
+def test_a_second_command_is_refused_while_the_first_runs(start, wait, command, spec, tmp_path):
+    child = start(
+        SLOW.format(HELPERS, 1.0), ["sweep", spec, "--out", "a.zarr", "--chunk-runs", "2"]
+    )
+    wait_for((tmp_path / "a.zarr").exists)
+    refused(command(spec, "a.zarr"), "a.zarr is being written by another process; wait for it")
+    os.kill(child, signal.SIGKILL)
+    assert wait(child)[0] == -signal.SIGKILL
+
+
+def test_three_commands_share_a_sweep_and_one_is_killed(
+    start, wait, command, spec, whole, tmp_path, tree, port
+):
+    flags = ["sweep", spec, "--out", "a.zarr", "--chunk-runs", "2", "--devices", "2"]
+    flags += ["--coordinator", f"localhost:{port}", "--processes", "3", "--process"]
+    children = [start(SLOW.format(HELPERS, 0.15), [*flags, str(i)]) for i in range(3)]
+    wait_for((tmp_path / "a.zarr" / "ledger" / "sha256" / "13.0").exists)
+    os.kill(children[1], signal.SIGKILL)
+    ends = [wait(child, 40) for child in children]
+    assert [status for status, _, _ in ends] == [0, -signal.SIGKILL, 0], ends
+    assert [out.count("80 runs in 2 programs") for _, out, _ in ends] == [1, 0, 0]
+    last = [ends[i][1].splitlines()[-1] for i in (0, 2)]
+    missing = [int(line.split()[0]) for line in last if "not done yet" in line]
+    assert max(missing) >= 80 - 2 * digests(tmp_path / "a.zarr") > 0
+    status, out, _ = command(spec, "a.zarr", "--devices", "2")
+    assert status == 0
+    assert " 0 kept" not in out
+    assert "not done yet" not in out
+    assert tree(tmp_path / "a.zarr") == tree(whole)
+
+
+def test_the_number_of_devices_and_processes_changes_no_file(
+    start, wait, spec, whole, tmp_path, tree, port
+):
+    flags = ["sweep", spec, "--out", "a.zarr", "--chunk-runs", "2", "--devices", "1"]
+    flags += ["--coordinator", f"localhost:{port}", "--processes", "2", "--process"]
+    children = [start("", [*flags, str(i)]) for i in range(2)]
+    ends = [wait(child) for child in children]
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    assert "of each of 2 processes" in ends[0][1]
+    assert tree(tmp_path / "a.zarr") == tree(whole)
+
+
+def test_a_full_disk_ends_in_a_sentence_and_the_sweep_goes_on_with_space(
+    command, spec, whole, tmp_path, tree
+):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", str(folder), "-o"]
+    if not shutil.which("mount") or subprocess.run([*mount, "size=300k"]).returncode:
+        pytest.skip("only root may mount a small tmpfs")
+    try:
+        refused(
+            command(spec, folder / "a.zarr"),
+            "No space left on device; what is done stays valid; free some space and run the same "
+            "command again",
+        )
+        assert 0 < digests(folder / "a.zarr") < 40
+        subprocess.run([*mount, "remount,size=8m"], check=True)
+        status, out, problems = command(spec, folder / "a.zarr")
+        assert (status, problems) == (0, "")
+        assert " 0 kept" not in out
+        assert tree(folder / "a.zarr") == tree(whole)
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
