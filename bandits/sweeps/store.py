@@ -453,9 +453,16 @@ class Lock:
         return cls(descriptor)
 
     def share(self) -> None:
-        """Let those have it too that share it."""
-        if self._descriptor is not None:
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+        """Let those have it too that share it. Raises InvalidInput where another job was quicker.
+
+        The system gives the one lock back before it takes the other.
+        """
+        if self._descriptor is None:
+            return
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InvalidInput("another process has just taken the store; stop one") from error
 
     def release(self) -> None:
         """Let others have the folder."""

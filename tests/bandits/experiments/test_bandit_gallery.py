@@ -378,7 +378,7 @@ def test_a_small_run_of_sequences_starts_all_methods_of_a_seed_at_one_reward():
 
 def test_a_small_map_holds_every_sampled_method_and_the_distance_of_every_peak():
     settings = dataclasses.replace(
-        geometry_map.EXPERIMENT.quick, num_arms=40, width=6.0, peaks=(8, 30), steps=6, batch=20,
+        geometry_map.EXPERIMENT.quick, num_arms=40, width=6.0, peaks=(8, 30), steps=40, batch=20,
         passes=2,
     )  # fmt: skip
     dataset = geometry_map.run(settings)

@@ -183,7 +183,8 @@ def test_quick_settings_are_not_vouched_for(measured):
 
 
 def test_the_json_of_the_command_holds_the_table(measured):
-    rows = json.loads(cli._to_json(EXPERIMENT.claims(measured.assign_attrs(scale="full"))))
+    claims = EXPERIMENT.claims(measured.assign_attrs(scale="full"))
+    rows = json.loads(cli._as_json([dataclasses.asdict(claim) for claim in claims]))
     (table,) = (row["table"] for row in rows if row["table"] is not None)
     assert list(table) == ["reference", "RLHF", "DPO"]
     np.testing.assert_allclose(
