@@ -15,7 +15,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -106,7 +106,9 @@ class Program:
         most = memory_limit / max(self.run_bytes * self.block, 1)
         ahead = max(1, int(min(most, BLOCKS_AHEAD * len(self.lanes))))
         under_way: deque[tuple[np.ndarray, Future[dict[str, np.ndarray]]]] = deque()
-        pool = ThreadPoolExecutor(max_workers=len(self.lanes))
+        pool: Executor = Here()
+        if len(self.lanes) > 1:
+            pool = ThreadPoolExecutor(max_workers=len(self.lanes))
         try:
             for start in range(first // self.block * self.block, last, self.block):
                 if len(under_way) >= ahead:
@@ -122,6 +124,16 @@ class Program:
                 yield _keep(*under_way.popleft(), first, last)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+class Here(Executor):
+    """Runs what it is given at once, in this thread: all that a single lane needs."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """A future that is done."""
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
 
 
 def _call(lane: Lane, arguments: dict[str, jax.Array]) -> dict[str, np.ndarray]:
