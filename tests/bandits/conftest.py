@@ -33,9 +33,8 @@ def server(tmp_path_factory):
         process.stdin.flush()
         return json.loads(process.stdout.readline())
 
-    yield ask
-    process.stdin.close()
-    process.wait(timeout=10)
+    with process:  # its pipes are closed, and it ends with them
+        yield ask
 
 
 @pytest.fixture
