@@ -232,19 +232,12 @@ def sweep(
 
     with joined(coordinator, processes, process) as (share, barrier):
         search = read_spec(spec)
-        planned = plan(search)
         stored = stored_sweep(
-            planned.run,
-            planned.axes,
-            out,
+            path=out,
             identity={"search": search.describe()},
-            fixed=planned.fixed,
-            dims=planned.dims,
-            coords=planned.coords,
-            attributes=planned.attributes,
-            block_runs=planned.block_runs,
             chunk_runs=chunk_runs,
             devices=lanes(devices),
+            **vars(plan(search)),
         )
         if share.index == 0:
             _describe_sweep(stored, share.count)

@@ -96,5 +96,5 @@ def against_lanes(repeats: int, sizes: Exact | None = None) -> Iterator[Measurem
         yield ratio(name, "1", str(count), seconds, target, f"{count} lanes")
 
 
-def _counts(lanes: int) -> list[int]:
-    return sorted({*(2**i for i in range(lanes.bit_length())), lanes})
+def _counts(most: int) -> list[int]:
+    return sorted({*(2**i for i in range(most.bit_length())), most})

@@ -11,9 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bandits.bench.base import Measurement
+from bandits.search import plan, read_spec
+from bandits.sweeps.programs import lanes
+from bandits.sweeps.stored import stored_sweep
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 """Of the repository: an installation from a wheel does not have them."""
+
+NO_EXAMPLES = "examples/ is not here; run it in the repository"
 
 RATES, TENTH = "{log = [0.01, 10.0, 50]}", "{log = [0.01, 10.0, 5]}"
 """The axis of the million that is cut to a tenth."""
@@ -27,7 +32,7 @@ def million_runs() -> Iterator[Measurement]:
     name = "sweep of a million runs into a store: 300 exact updates, K = 100"
     spec = EXAMPLES / "mass_relocation_sweep.toml"
     if not spec.exists():
-        yield Measurement(name, None, "s", note="examples/ is not here; run it in the repository")
+        yield Measurement(name, None, "s", note=NO_EXAMPLES)
         return
     whole = spec.read_text()
     with tempfile.TemporaryDirectory() as folder:
@@ -41,26 +46,15 @@ def million_runs() -> Iterator[Measurement]:
 
 
 def t24_search() -> Iterator[Measurement]:
-    """What T24's whole search would take here, from a wave of its runs."""
+    """What T24's whole search would take here, from a few blocks of its runs."""
     name = "T24's search, whole"
     spec = EXAMPLES / "t24_search.toml"
     if not spec.exists():
-        yield Measurement(name, None, "h", note="examples/ is not here; run it in the repository")
+        yield Measurement(name, None, "h", note=NO_EXAMPLES)
         return
-    from bandits.search import plan, read_spec
-    from bandits.sweeps.stored import stored_sweep
-
-    planned = plan(read_spec(spec))
     with tempfile.TemporaryDirectory() as folder:
         stored = stored_sweep(
-            planned.run,
-            planned.axes,
-            Path(folder) / "store.zarr",
-            identity={},
-            fixed=planned.fixed,
-            dims=planned.dims,
-            coords=planned.coords,
-            block_runs=planned.block_runs,
+            path=Path(folder) / "store.zarr", devices=lanes(), **vars(plan(read_spec(spec)))
         )
         seconds = stored.estimate(stored.runs) or 0.0
     note = f"estimated for {stored.runs:,} trainings of the published network"

@@ -15,7 +15,15 @@ from matplotlib.figure import Figure
 from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import draw_bar_row, over_seeds, require_no_nan
-from bandits.experiments.lengths import POLICIES, REWARD_MODELS, TITLES, Lengths, train_lengths
+from bandits.experiments.lengths import (
+    POLICIES,
+    REWARD_MODELS,
+    TITLES,
+    Lengths,
+    ahead_of_others,
+    behind_others,
+    train_lengths,
+)
 
 OFFLINE = ("preference_likelihood", "dpo")
 ON_POLICY = ("best_of_n", "ppo", "online_dpo")
@@ -110,14 +118,9 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
     claims = []
     for policy, model in itertools.product(POLICIES, REWARD_MODELS):
         one = dataset["gold"].sel(policy=policy, reward_model=model)
-        means = one.mean(["seed", "problem"])
         what = f"{LABELS[policy]} policy, {LABELS[model]} reward"
-        others = [name for name in NAMES if name != "preference_likelihood"]
-        lowest = str(means.sel(loss=others).idxmin("loss").item())
-        behind = over_seeds(one.sel(loss=lowest) - one.sel(loss="preference_likelihood"))
-        rivals = [name for name in NAMES if name != "online_dpo"]
-        rival = str(means.sel(loss=rivals).idxmax("loss").item())
-        ahead = over_seeds(one.sel(loss="online_dpo") - one.sel(loss=rival))
+        lowest, behind = behind_others(one, "preference_likelihood")
+        rival, ahead = ahead_of_others(one, "online_dpo")
         claims += [
             EXPERIMENT.claim(
                 f"On average over Min and Skew Pref-FT ends worst, {what}: true reward of the next "

@@ -10,7 +10,14 @@ from matplotlib.figure import Figure
 from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import draw_means, over_seeds, require_no_nan
-from bandits.experiments.lengths import PROBLEMS, TITLES, Lengths, train_lengths
+from bandits.experiments.lengths import (
+    PROBLEMS,
+    TITLES,
+    Lengths,
+    ahead_of_others,
+    behind_others,
+    train_lengths,
+)
 
 OFFLINE = ("preference_likelihood", "dpo")
 ON_POLICY = ("best_of_n", "reward_weighted", "reinforce", "ppo", "online_dpo")
@@ -108,13 +115,9 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
     for problem in ("min", "skew"):
         one = final.sel(problem=problem)
         means = one.mean("seed")
-        rivals = [n for n in NAMES if n != "online_dpo"]
-        rival = str(means.sel(loss=rivals).idxmax("loss").item())
         worst = str(means.idxmin("loss").item())
-        ahead = over_seeds(one.sel(loss="online_dpo") - one.sel(loss=rival))
-        others = [n for n in NAMES if n != "preference_likelihood"]
-        lowest = str(means.sel(loss=others).idxmin("loss").item())
-        behind = over_seeds(one.sel(loss=lowest) - one.sel(loss="preference_likelihood"))
+        rival, ahead = ahead_of_others(one, "online_dpo")
+        lowest, behind = behind_others(one, "preference_likelihood")
         claims += [
             EXPERIMENT.claim(
                 f"On {problem.capitalize()} no method ends better than online DPO: its true reward "
@@ -165,13 +168,8 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
         f"[{interval.low:+.3f}, {interval.high:+.3f}]"
         for name, interval in by_method.items()
     )
-    gained = final.sel(problem="skew", loss=list(ON_POLICY)) - dataset["gold"].sel(
-        problem="skew", loss=list(ON_POLICY)
-    ).isel(step=0)
-    promised = (dataset["proxy"].isel(step=-1) - dataset["proxy"].isel(step=0)).sel(
-        problem="skew", loss=list(ON_POLICY)
-    )
-    shortfall = over_seeds(gained - promised)
+    excess = (dataset["gold"] - dataset["proxy"]).sel(problem="skew", loss=list(ON_POLICY))
+    shortfall = over_seeds(excess.isel(step=-1) - excess.isel(step=0))
     return [
         *claims,
         EXPERIMENT.claim(

@@ -23,7 +23,8 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.environments import CategoricalBandit, min_length, mode_length, skew_length
-from bandits.experiments.curves import draw_means, require_not_diverged
+from bandits.experiments.curves import draw_means, over_seeds, require_not_diverged
+from bandits.experiments.intervals import Interval
 from bandits.losses import METHODS, Loss, Responses, make_pair, switch
 from bandits.policies import Params, Policy, hazard_table, recurrent
 from bandits.policies.variable_length import lengths
@@ -392,6 +393,23 @@ def _dataset(pairs: Int[Array, "n 2"], reference: Float[Array, " K"], max_length
         return make_pair(log_probs, reference_log_probs=log_probs, told_apart=pair[0] != pair[1])
 
     return Minibatch(None, responses, jax.vmap(group)(pairs))
+
+
+def ahead_of_others(gold: xr.DataArray, method: str) -> tuple[str, Interval]:
+    """The best of the other methods on average, and the method's reward minus its own, by seed."""
+    best = str(_others(gold, method).idxmax("loss").item())
+    return best, over_seeds(gold.sel(loss=method) - gold.sel(loss=best))
+
+
+def behind_others(gold: xr.DataArray, method: str) -> tuple[str, Interval]:
+    """The worst of the other methods on average, and its reward minus the method's, by seed."""
+    worst = str(_others(gold, method).idxmin("loss").item())
+    return worst, over_seeds(gold.sel(loss=worst) - gold.sel(loss=method))
+
+
+def _others(gold: xr.DataArray, method: str) -> xr.DataArray:
+    means = gold.mean([dim for dim in gold.dims if dim != "loss"])
+    return means.sel(loss=means["loss"] != method)
 
 
 def draw_over(dataset: xr.Dataset, along: str, label: str) -> Figure:

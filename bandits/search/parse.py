@@ -45,6 +45,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from bandits.environments import ENVIRONMENTS, CategoricalBandit
 from bandits.losses import DIVERGENCES, METHODS
@@ -70,7 +71,7 @@ from theory.checks import InvalidInput
 
 UPDATES = ("sampled", "exact")
 POLICIES = ("table", "network")
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS = {"adam": optax.adam, "sgd": optax.sgd}
 
 METRICS = ("expected_reward", "reference_kl", "entropy", "optimal_mass")
 """What can be recorded."""
@@ -147,7 +148,7 @@ def parse_spec(content: Mapping[str, Any]) -> Spec:
         "problem.environment", problem.pop("environment"), "environment", ENVIRONMENTS
     )
     updates = read_choice("training.updates", training.get("updates", UPDATES[0]), UPDATES)
-    optimizer = training.get("optimizer", OPTIMIZERS[0])
+    optimizer = training.get("optimizer", next(iter(OPTIMIZERS)))
     methods = _read_methods(training["methods"], updates)
     steps = read_number("training.steps", training["steps"], whole(1, MOST_STEPS))
     is_exact = updates == "exact"
@@ -159,7 +160,7 @@ def parse_spec(content: Mapping[str, Any]) -> Spec:
         methods=methods,
         hyperparameters=_read_hyperparameters(training.get("hyperparameters", {}), methods),
         updates=updates,
-        optimizer=read_choice("training.optimizer", optimizer, OPTIMIZERS),
+        optimizer=read_choice("training.optimizer", optimizer, tuple(OPTIMIZERS)),
         steps=steps,
         learning_rate=read_axis("training.learning_rate", training["learning_rate"], POSITIVE),
         **(_refuse_samples(training) if is_exact else _read_samples(training)),

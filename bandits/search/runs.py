@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
 from bandits import pretraining
@@ -26,10 +25,6 @@ from theory import distributions
 
 Values = Mapping[str, Any]
 """What is set of one run, by the name of its dimension."""
-
-TRANSFORMS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    name: getattr(optax, name) for name in OPTIMIZERS
-}
 
 
 @dataclass(frozen=True)
@@ -122,7 +117,7 @@ def _descend(spec: Spec, values: Values) -> dict[str, Array]:
         target,
         values["learning_rate"],
         spec.record,
-        TRANSFORMS[spec.optimizer],
+        OPTIMIZERS[spec.optimizer],
     )
     return _measure(spec, bandit, log_probs, target)
 
@@ -139,7 +134,7 @@ def _train_table(spec: Spec, values: Values) -> dict[str, Array]:
         method.bind(**pick(method.hyperparameters, values)),
         on_bandit(policy, bandit, schedule, label=_label(values)),
         schedule,
-        TRANSFORMS[spec.optimizer](values["learning_rate"]),
+        OPTIMIZERS[spec.optimizer](values["learning_rate"]),
         lambda logits: _measure(spec, bandit, policy.log_probs(logits)),
         spec.record,
         behaviour=None if method.on_policy else policy.init(bandit.data_law()),
@@ -178,7 +173,7 @@ def _train_network(spec: Spec, values: Values) -> dict[str, Array]:
             label=_label(values),
         ),
         schedule,
-        TRANSFORMS[spec.optimizer](values["learning_rate"]),
+        OPTIMIZERS[spec.optimizer](values["learning_rate"]),
         evaluate,
         spec.record,
     )

@@ -211,7 +211,7 @@ class Ledger:
 class Store:
     """A store that is open for writing. `create_or_open` makes one; `close` lets others have it."""
 
-    def __init__(self, path: Path, layout: Layout, lock: "Lock | None"):
+    def __init__(self, path: Path, layout: Layout, lock: "Lock"):
         self.path = path
         self.layout = layout
         self._lock = lock
@@ -224,13 +224,11 @@ class Store:
 
     def share(self) -> None:
         """Let other processes of this job write too; no other job can, while one of them does."""
-        if self._lock is not None:
-            self._lock.share()
+        self._lock.share()
 
     def close(self) -> None:
         """Give the lock back."""
-        if self._lock is not None:
-            self._lock.release()
+        self._lock.release()
 
     def unfinished(self, chunks: Iterable[Chunk]) -> list[Chunk]:
         """Those that are not done, or whose files are not what the ledger says."""
@@ -265,7 +263,7 @@ def create_or_open(
     layout: Layout,
     identity: Mapping[str, Any],
     template: xr.Dataset,
-    variables: Mapping[str, "Variable"],
+    variables: Mapping[str, Variable],
 ) -> Store:
     """The store of a sweep, locked: a new one, or the one that an earlier call began.
 
@@ -312,7 +310,7 @@ def _create(
     layout: Layout,
     identity: Mapping[str, Any],
     template: xr.Dataset,
-    variables: Mapping[str, "Variable"],
+    variables: Mapping[str, Variable],
 ) -> "Lock":
     """Made aside, with the lock on the folder, which keeps it when the folder takes its place."""
     require_space(path, layout)
