@@ -1,5 +1,6 @@
 # make figures   every figure and the table of claims      make test   the test suite
 # make lint      linter, formatter, type checker           make bench  the table of speeds
+# make notebooks the six lessons, run anew in their place
 #
 # Each target sets up what it needs in .venv the first time and reuses it afterwards.
 # FIGURES chooses the folder, ARGS passes options on:   make figures ARGS=--quick
@@ -9,10 +10,15 @@ FIGURES ?= figures
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: figures test lint format bench clean
+.PHONY: figures notebooks test lint format bench clean
 
 figures: $(VENV)/.installed
 	$(BIN)/modeseek figures --out $(FIGURES) $(ARGS)
+
+# Stored without sliders, which only a running notebook can move.
+notebooks: $(VENV)/.installed-notebooks
+	MODESEEK_STATIC=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto $(ARGS)
@@ -35,6 +41,10 @@ clean:
 # The stamps are written last, so an install that failed half-way starts again.
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-notebooks: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[notebooks]'
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

@@ -1,0 +1,119 @@
+"""Pictures with sliders for the notebooks, and without them where a notebook cannot have any."""
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bandits import plotting
+from theory.checks import InvalidInput, require_known
+
+STATIC = "MODESEEK_STATIC"
+"""The environment variable that asks for pictures without sliders, as notebooks are stored."""
+
+DPI = 80
+"""A picture of 12 inches is as wide as a notebook's page, and drawn well within 100 ms."""
+
+
+FAST = {"compress_level": 1}
+"""A third of the time goes into a smaller file otherwise."""
+
+
+def explore(draw: Callable[..., Figure], **controls: Iterable[Any]) -> Any:
+    """A picture that is drawn anew when a slider moves: end a notebook's cell with it.
+
+    A control of numbers is a slider over them, one of names a menu. Without controls, without
+    ipywidgets, or with ``MODESEEK_STATIC`` set, it is the picture of the first setting.
+
+    Args:
+      draw: keyword arguments -> figure, made by `plotting.new_figure`, in the project's style;
+        defaults are the first setting.
+      controls: the values of each argument that has a control, in their order.
+
+    Returns what a notebook displays. Raises InvalidInput for a control that ``draw`` has no default
+    for, without values, or whose values do not hold the default.
+    """
+    choices = {name: list(values) for name, values in controls.items()}
+    setting = {name: _first(draw, name, values) for name, values in choices.items()}
+
+    def render(**values: Any) -> bytes:
+        buffer = BytesIO()
+        with plotting.style():
+            draw(**values).savefig(buffer, format="png", dpi=DPI, pil_kwargs=FAST)
+        return buffer.getvalue()
+
+    picture = render(**setting)
+    widgets = None if os.environ.get(STATIC) else _widgets()
+    if widgets is None or not choices:
+        return Picture(picture, setting)
+    shown = widgets.Image(value=picture, format="png")
+    handles = {name: _control(widgets, name, choices[name], setting[name]) for name in choices}
+
+    def redraw(_: object) -> None:
+        shown.value = render(**{name: handle.value for name, handle in handles.items()})
+
+    for handle in handles.values():
+        handle.observe(redraw, names="value")
+    return widgets.VBox([*handles.values(), shown])
+
+
+class Picture:
+    """A PNG as a notebook displays it, and in words the setting that it shows."""
+
+    def __init__(self, png: bytes, setting: Mapping[str, Any]):
+        self.png = png
+        self.setting = setting
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+    def __repr__(self) -> str:
+        if not self.setting:
+            return "picture"
+        said = ", ".join(f"{name} = {_show(value)}" for name, value in self.setting.items())
+        return f"{said} (run this cell, with ipywidgets installed, to move them)"
+
+
+def _first(draw: Callable[..., Figure], name: str, values: list[Any]) -> Any:
+    """The value a control starts at: the nearest to the default of ``draw``."""
+    parameters = inspect.signature(draw).parameters
+    defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
+    require_known("control", name, defaults)
+    default = defaults[name]
+    if not values:
+        raise InvalidInput(f"control {name} has no values; give at least one")
+    is_number = not isinstance(default, str)
+    for value in values:
+        if value == default or (is_number and np.isclose(value, default, rtol=1e-6)):
+            return value
+    raise InvalidInput(
+        f"control {name} starts at {default!r}, which is not among its values: "
+        f"{', '.join(map(_show, values))}"
+    )
+
+
+def _widgets() -> Any:
+    try:
+        import ipywidgets
+    except ModuleNotFoundError:
+        return None
+    return ipywidgets
+
+
+def _control(widgets: Any, name: str, values: list[Any], value: Any) -> Any:
+    labelled = [(_show(one), one) for one in values]
+    shared = {"options": labelled, "value": value, "description": name.replace("_", " ")}
+    wide = {"style": {"description_width": "9em"}, "layout": {"width": "32em"}}
+    if isinstance(values[0], str):
+        return widgets.Dropdown(**shared, **wide)
+    return widgets.SelectionSlider(**shared, **wide)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, str):
+        return plotting.METHOD_LABELS.get(value, value)
+    return f"{value:.3g}" if isinstance(value, float | np.floating) else str(value)
