@@ -28,6 +28,7 @@ from bandits.experiments.expected import (
     IN_GROUPS,
     Descent,
     Problem,
+    even_steps,
     train_in_expectation,
 )
 from bandits.experiments.intervals import Interval, exact
@@ -166,7 +167,7 @@ def _train_all(settings: Settings, names: tuple[str, ...], arrays: dict[str, Arr
     descent = Descent(
         beta=settings.beta,
         kl_coefficient=settings.kl_coefficient,
-        step=settings.step,
+        optimizer=even_steps(settings.step, settings.steps),
         steps=settings.steps,
         record=(settings.steps,),
         group=settings.group,

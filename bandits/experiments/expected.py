@@ -3,8 +3,7 @@
 Offline methods learn from a fixed law of the data, on-policy ones from the policy itself; HyPO from
 both; SPIN's demonstrations are the KL-regularised optimum's; RLHF's reward is fitted to the data
 before. Methods that choose among the responses of a group have no such expectation and see many
-samples. Steps are gradients divided by their norm, so that the path is that of plain gradient
-descent, at even speed, whatever the scale of a loss.
+samples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from bandits.environments import CategoricalBandit
-from bandits.losses import METHODS, switch
+from bandits.losses import METHODS, Loss, switch
 from bandits.policies import Params, Policy, tabular_softmax
 from bandits.training import (
     Collect,
@@ -61,7 +60,7 @@ class Descent(NamedTuple):
     Attributes:
       beta: of every method that has one; the temperature of RWR and AWR.
       kl_coefficient: λ of HyPO.
-      step: length of the first step in parameters, falling to 0 along a cosine.
+      optimizer: what a gradient is turned into a step by.
       steps: gradient steps.
       record: after how many of them the policy is looked at.
       group: N, where groups are sampled.
@@ -70,11 +69,22 @@ class Descent(NamedTuple):
 
     beta: float
     kl_coefficient: float
-    step: float
+    optimizer: optax.GradientTransformation
     steps: int
     record: Sequence[int]
     group: int
     batch: int
+
+
+def even_steps(length: float, steps: int) -> optax.GradientTransformation:
+    """Gradients divided by their norm, times a length that falls to 0 along a cosine.
+
+    The path is that of plain gradient descent, at even speed, whatever the scale of a loss.
+    """
+    return optax.chain(
+        optax.normalize_by_update_norm(),
+        optax.scale_by_learning_rate(optax.cosine_decay_schedule(length, steps)),
+    )
 
 
 def train_in_expectation(
@@ -91,6 +101,28 @@ def train_in_expectation(
 
     ``index`` may be traced, so that one program serves them all. Returns what `train` does.
     """
+    loss, collect, schedule = updates_in_expectation(names, index, policy, problem, descent)
+    return train(
+        key,
+        policy,
+        params,
+        loss,
+        collect,
+        schedule,
+        descent.optimizer,
+        evaluate,
+        descent.record,
+    )
+
+
+def updates_in_expectation(
+    names: Sequence[str],
+    index: Int[Array, ""],
+    policy: Policy,
+    problem: Problem,
+    descent: Descent,
+) -> tuple[Loss, Collect, Schedule]:
+    """What one of the methods minimises, on what, and how often: `train`'s arguments."""
 
     def is_(name: str) -> Array | bool:
         return index == names.index(name) if name in names else False
@@ -125,18 +157,7 @@ def train_in_expectation(
             law=law,
             own_reference=is_("spin"),
         )
-    rates = optax.cosine_decay_schedule(descent.step, descent.steps)
-    return train(
-        key,
-        policy,
-        params,
-        switch(which[index], bound),
-        collect,
-        schedule,
-        optax.chain(optax.normalize_by_update_norm(), optax.scale_by_learning_rate(rates)),
-        evaluate,
-        descent.record,
-    )
+    return switch(which[index], bound), collect, schedule
 
 
 def _in_groups(

@@ -25,6 +25,7 @@ from bandits.experiments.expected import (
     IN_GROUPS,
     Descent,
     Problem,
+    even_steps,
     train_in_expectation,
 )
 from bandits.experiments.intervals import exact
@@ -112,7 +113,7 @@ def _follow(
     descent = Descent(
         beta=settings.beta,
         kl_coefficient=settings.kl_coefficient,
-        step=settings.step,
+        optimizer=even_steps(settings.step, settings.steps),
         steps=settings.steps,
         record=recorded,
         group=settings.group,

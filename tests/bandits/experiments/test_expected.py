@@ -15,6 +15,7 @@ from bandits.experiments.expected import (
     PASSES,
     Descent,
     Problem,
+    even_steps,
     train_in_expectation,
 )
 from bandits.losses import METHODS
@@ -31,7 +32,9 @@ START = np.array([0.3, -0.4, 0.1, 0.5])
 STEPS, STEP = 12, 0.05
 OPTIMUM = softmax(np.log(REFERENCE) + REWARD / BETA)
 
-DESCENT = Descent(BETA, KL, STEP, STEPS, tuple(range(STEPS + 1)), group=3, batch=60_000)
+DESCENT = Descent(
+    BETA, KL, even_steps(STEP, STEPS), STEPS, tuple(range(STEPS + 1)), group=3, batch=60_000
+)
 
 
 def problem(reward=REWARD, reference=REFERENCE, data=DATA, fitted=FITTED, wins=WINS):
@@ -244,7 +247,7 @@ def test_the_response_out_of_the_data_is_raised_or_lowered_by_no_pair(paths):
 
 @pytest.mark.usefixtures("float64")
 def test_likelihood_rests_at_the_data_and_rlhf_at_the_gibbs_policy_of_the_fitted_reward():
-    descent = DESCENT._replace(steps=500, record=(500,), step=0.1)
+    descent = DESCENT._replace(steps=500, record=(500,), optimizer=even_steps(0.1, 500))
     names = ("supervised", "rlhf")
     run = jax.jit(functools.partial(train, names, problem=problem(), descent=descent))
     ends = [softmax(np.asarray(run(index=i)["theta"][-1])) for i in range(2)]
