@@ -23,7 +23,7 @@ from bandits import plotting
 from bandits import simulate as simulation
 from bandits.environments import ENVIRONMENTS
 from bandits.experiments import EXPERIMENTS, Claim, Experiment
-from bandits.files import make_folder, read_preferences, read_vector, whole_files
+from bandits.files import make_folder, read_preferences, read_vector, whole_file, whole_files
 from bandits.losses import METHODS
 from bandits.search import plan, read_spec
 from theory import checks
@@ -265,6 +265,23 @@ def sweep(
     )
     if summary.missing:
         console.print(f"{summary.missing:,} runs of other processes are not done yet")
+    return 0
+
+
+@app.command
+def explorer(
+    out: Annotated[Path, tyro.conf.arg(help="HTML file to write.")] = Path("explorer.html"),
+    quick: Quick = False,
+) -> int:
+    """Write a page with sliders: where every method takes the policy. It needs no network."""
+    # Bokeh is imported for this command only: it takes half a second.
+    from bandits.explorer import QUICK, Settings, make_page, run
+
+    with whole_file(out) as part:
+        part.write_text(make_page(run(QUICK if quick else Settings())), encoding="utf-8")
+    console.print(
+        f"{out}  {decimal(out.stat().st_size)}: open it in a browser", soft_wrap=True, markup=False
+    )
     return 0
 
 

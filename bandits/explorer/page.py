@@ -1,0 +1,222 @@
+"""The page: plots by Bokeh, whose library it holds, and the results of the sweep, packed."""
+
+import base64
+import gzip
+import json
+from importlib import resources
+from typing import Any
+
+import jinja2
+import numpy as np
+import xarray as xr
+from bokeh.embed import components
+from bokeh.models import (
+    Axis,
+    BoxAnnotation,
+    ColumnDataSource,
+    FixedTicker,
+    LinearAxis,
+    Range1d,
+    Span,
+)
+from bokeh.plotting import figure
+from bokeh.resources import Resources
+
+from bandits import plotting
+from bandits.losses import METHODS
+from bandits.metrics import DIVERGED_AT
+
+HEIGHTS = {"policy": 320, "weights": 320, "reward": 220, "divergence": 220}
+"""Of the plots, in pixels; they are as wide as there is room."""
+
+TITLES = {
+    "policy": "Policy, reference and reward",
+    "weights": "Weights: who is raised, who is pushed down",
+    "reward": "Expected reward",
+    "divergence": "Distance from the reference",
+}
+
+WITH_DATA = ("learned rewards", "preferences and samples")
+"""What on-policy methods need that learn from offline pairs too."""
+
+SLIDERS = ("centre", "coverage", "step_size", "step")
+
+
+def make_page(dataset: xr.Dataset) -> str:
+    """The page of a dataset of `run`, complete in itself: HTML that needs no network."""
+    plots = [_policy_plot(dataset), _weights_plot(dataset), *_curve_plots(dataset)]
+    script, divisions = components(plots)
+    files = resources.files(__package__)
+    page, css, js = ((files / f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    return jinja2.Template(page).render(
+        bokeh=Resources(mode="inline", components=["bokeh"]).render_js(),
+        css=css,
+        plots=list(zip(TITLES.values(), divisions, strict=True)),
+        plot_script=script,
+        arms=dataset.sizes["arm"],
+        settings=dataset.attrs,
+        data=json.dumps(pack(dataset), separators=(",", ":")),
+        js=js,
+    )
+
+
+def pack(dataset: xr.Dataset) -> dict[str, Any]:
+    """What the page is told: the axes, the methods, and the results as compressed bytes.
+
+    Policies are 255 √π, and so finest where there is little mass; weights 127 times their share of
+    the largest of the moment; rewards and KLs of 65,535 parts of their largest. A run that diverged
+    has zeros from there on.
+    """
+    dataset = dataset.transpose("loss", "centre", "coverage", "step_size", "step", "arm")
+    weights = dataset["weight"].values
+    largest = np.abs(weights).max(axis=-1, keepdims=True)
+    # Below rounding there is nothing left to push.
+    shares = np.where(largest > 1e-6, weights / np.maximum(largest, 1e-6), 0.0)
+    kl_scale = float(np.nanmax(dataset["reference_kl"].values))
+    return {
+        "axes": {name: _plain(dataset[name].values) for name in SLIDERS},
+        "arms": dataset.sizes["arm"],
+        "methods": [_describe(str(name)) for name in dataset["loss"].values],
+        "reference": _plain(dataset["reference"].values),
+        "bump": _plain(dataset["bump"].values),
+        "optimum": _plain(dataset["optimum"].values),
+        "klScale": kl_scale,
+        "divergedAt": dataset[DIVERGED_AT].values.ravel().tolist(),
+        "policy": _packed(255 * np.sqrt(dataset["policy"].values), np.uint8),
+        "weight": _packed(127 * shares, np.int8),
+        "reward": _packed(65_535 * np.clip(dataset["reward"].values, 0, 1), np.uint16),
+        "kl": _packed(65_535 * np.clip(dataset["reference_kl"].values / kl_scale, 0, 1), np.uint16),
+        "raised": plotting.RAISED,
+        "pushed": plotting.PUSHED,
+    }
+
+
+def _describe(name: str) -> dict[str, Any]:
+    method = METHODS[name]
+    return {
+        "name": name,
+        "label": plotting.METHOD_LABELS[name],
+        "family": method.family,
+        "formula": method.formula,
+        "color": plotting.METHOD_COLORS[name],
+        "usesData": method.needs in WITH_DATA or not (method.on_policy or method.whole_space),
+    }
+
+
+def _packed(values: np.ndarray, dtype: type[np.integer]) -> str:
+    whole = np.round(np.nan_to_num(values)).astype(np.dtype(dtype).newbyteorder("<"))
+    # Without a time in the header the same sweep is the same page.
+    return base64.b64encode(gzip.compress(whole.tobytes(), mtime=0)).decode("ascii")
+
+
+def _plain(values: np.ndarray) -> Any:
+    return np.vectorize(lambda x: float(f"{x:.5g}"))(values).tolist()
+
+
+def _plot(name: str, **options: Any) -> figure:
+    """An empty plot in which the page shows through: its colours are the page's."""
+    plot = figure(
+        name=name, height=HEIGHTS[name], sizing_mode="stretch_width", toolbar_location=None,
+        tools="", **options,
+    )  # fmt: skip
+    plot.background_fill_alpha = plot.border_fill_alpha = 0
+    plot.outline_line_color = None
+    plot.xgrid.visible = False
+    for axis in plot.axis:
+        _style(axis)
+    return plot
+
+
+def _style(axis: Axis) -> None:
+    axis.axis_label_text_font_size = axis.major_label_text_font_size = "13px"
+    axis.axis_label_text_font_style = "normal"
+    axis.minor_tick_line_color = None
+
+
+def _policy_plot(dataset: xr.Dataset) -> figure:
+    arms = np.arange(dataset.sizes["arm"])
+    plot = _plot(
+        "policy",
+        x_range=Range1d(start=-0.7, end=len(arms) - 0.3), y_range=Range1d(start=0, end=0.2),
+        x_axis_label="arm", y_axis_label="probability",
+    )  # fmt: skip
+    uncovered = BoxAnnotation(
+        name="uncovered", left=len(arms), right=len(arms) - 0.3,
+        fill_color="#888888", fill_alpha=0.15, hatch_pattern="right_diagonal_line",
+        hatch_color="#888888", hatch_alpha=0.25,
+    )  # fmt: skip
+    plot.add_layout(uncovered)
+    zeros = np.zeros(len(arms))
+    bars = ColumnDataSource({"arm": arms, "top": zeros}, name="policy_bars")
+    plot.vbar(
+        x="arm", top="top", width=0.86, source=bars, line_color=None, name="policy_glyph",
+        legend_label="policy",
+    )  # fmt: skip
+    for name, label, dash in (
+        ("reference", "reference", "solid"),
+        ("optimum", "optimum", "dotted"),
+    ):
+        source = ColumnDataSource({"arm": arms, "mass": zeros}, name=f"{name}_source")
+        plot.step(
+            x="arm", y="mass", mode="center", source=source, line_width=2, line_dash=dash,
+            name=f"{name}_glyph", legend_label=label,
+        )  # fmt: skip
+    plot.extra_y_ranges = {"reward": Range1d(start=0, end=1.08)}
+    right = LinearAxis(
+        y_range_name="reward", axis_label="reward, of its peak", ticker=FixedTicker(ticks=[0, 1])
+    )
+    _style(right)
+    plot.add_layout(right, "right")
+    source = ColumnDataSource({"arm": arms, "reward": zeros}, name="bump_source")
+    plot.line(
+        x="arm", y="reward", source=source, y_range_name="reward", line_width=2.5,
+        line_dash="dashed", name="bump_glyph", legend_label="reward",
+    )  # fmt: skip
+    plot.legend.orientation = "horizontal"
+    plot.legend.label_text_font_size = "13px"
+    plot.legend.border_line_color = None
+    plot.legend.background_fill_alpha = 0
+    plot.legend.padding = 2
+    plot.legend.spacing = 14
+    plot.add_layout(plot.legend[0], "above")
+    return plot
+
+
+def _weights_plot(dataset: xr.Dataset) -> figure:
+    arms = np.arange(dataset.sizes["arm"])
+    plot = _plot(
+        "weights",
+        x_range=Range1d(start=-0.7, end=len(arms) - 0.3), y_range=Range1d(start=-1.08, end=1.08),
+        x_axis_label="arm", y_axis_label="weight, of the largest",
+    )  # fmt: skip
+    source = ColumnDataSource(
+        {"arm": arms, "top": np.zeros(len(arms)), "color": [plotting.RAISED] * len(arms)},
+        name="weight_bars",
+    )
+    plot.vbar(x="arm", top="top", width=0.86, color="color", source=source)
+    plot.add_layout(Span(location=0, dimension="width", line_width=1, line_color="#888888"))
+    return plot
+
+
+def _curve_plots(dataset: xr.Dataset) -> list[figure]:
+    steps = dataset["step"].values
+    shown = [i for i, step in enumerate(steps) if step == 0 or np.log10(step) % 1 == 0]
+    plots = []
+    for name, label in (("reward", "share of the peak"), ("divergence", "KL(π‖π_ref), nats")):
+        plot = _plot(
+            name,
+            x_range=Range1d(start=-0.3, end=len(steps) - 0.7),
+            y_range=Range1d(start=0, end=1.04),
+            x_axis_label="gradient steps",
+            y_axis_label=label,
+        )
+        plot.xaxis.ticker = FixedTicker(ticks=shown)
+        plot.xaxis.major_label_overrides = {i: f"{steps[i]:,}" for i in shown}
+        others = ColumnDataSource({"xs": [], "ys": []}, name=f"{name}_others")
+        plot.multi_line("xs", "ys", source=others, line_color="#999999", line_alpha=0.55)
+        one = ColumnDataSource({"x": [], "y": []}, name=f"{name}_curve")
+        plot.line("x", "y", source=one, line_width=3.5, name=f"{name}_glyph")
+        now = Span(name=f"{name}_now", location=0, dimension="height", line_width=2)
+        plot.add_layout(now)
+        plots.append(plot)
+    return plots

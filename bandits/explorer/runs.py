@@ -1,0 +1,164 @@
+"""The sweep behind the page: every method, reward centre, coverage and step size, step by step."""
+
+import dataclasses
+import warnings
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from jaxtyping import Array, Float, Int
+
+from bandits.descent import log_spaced_steps
+from bandits.environments import bump_reward, tanh_cauchy_reference
+from bandits.experiments.expected import Descent, Problem, updates_in_expectation
+from bandits.losses import Loss, Responses, response_weights
+from bandits.policies import tabular_softmax
+from bandits.preferences import preference_probabilities, truncated
+from bandits.reward_models import fit_tabular
+from bandits.sweeps import DivergenceWarning, sweep
+from bandits.training import Minibatch, own_pairs, train
+from theory import distributions, gibbs
+
+METHODS = (
+    "forward_kl", "reverse_kl", "preference_likelihood", "best_of_n", "reward_weighted",
+    "dpo", "ipo", "hypo", "online_dpo", "best_of_n_minus_worst", "reinforce", "rlhf",
+)  # fmt: skip
+"""In the order of the menu."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The bandit, what the sliders run over, and the descents.
+
+    Attributes:
+      num_arms: K; the reference is the published one on so many bins.
+      width: of the reward's bump, in arms.
+      height: of it, in nats of the labeller's log-odds.
+      centres: C1, arms of the reward's peak.
+      coverages: C2, the share of the arms, from the first, that offline data hold.
+      step_sizes: of plain gradient descent.
+      last_step, steps_per_decade: of the record.
+      beta: of every method that has one.
+      kl_coefficient: λ of HyPO.
+      group: N, where groups are sampled.
+      batch: responses in a sampled minibatch.
+      methods: those in the menu.
+    """
+
+    num_arms: int = 40
+    width: float = 4.0
+    height: float = 3.0
+    centres: tuple[float, ...] = (4, 8, 12, 16, 20, 24, 28, 32, 36)
+    coverages: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    step_sizes: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
+    last_step: int = 1000
+    steps_per_decade: int = 8
+    beta: float = 0.5
+    kl_coefficient: float = 0.1
+    group: int = 4
+    batch: int = 400
+    methods: tuple[str, ...] = METHODS
+
+
+QUICK = Settings(
+    centres=(8, 20, 28),
+    coverages=(0.5, 1.0),
+    step_sizes=(1.0, 10.0),
+    last_step=100,
+    steps_per_decade=4,
+    batch=80,
+    methods=("forward_kl", "reverse_kl", "best_of_n", "dpo", "ipo", "online_dpo"),
+)
+
+
+def run(settings: Settings) -> xr.Dataset:
+    """Policies, weights, rewards and KLs ``[loss, centre, coverage, step_size, step, …]``."""
+    policy = tabular_softmax()
+    reference = tanh_cauchy_reference(settings.num_arms)
+    record = log_spaced_steps(settings.last_step, settings.steps_per_decade)
+
+    def run_one(
+        loss: str,
+        centre: Float[Array, ""],
+        coverage: Float[Array, ""],
+        step_size: Float[Array, ""],
+        reference: Float[Array, " K"],
+    ) -> dict[str, Array]:
+        reward = bump_reward(settings.num_arms, centre, settings.width, settings.height)
+        wins = preference_probabilities(reward, temperature=1.0)
+        data = truncated(reference, last=coverage * settings.num_arms - 1)
+        # What many pairs teach: the reward where there are some, 0 where there are none.
+        fitted = fit_tabular(own_pairs(wins)(data), ridge=1e-6)
+        descent = Descent(
+            beta=settings.beta,
+            kl_coefficient=settings.kl_coefficient,
+            optimizer=optax.sgd(step_size),
+            steps=settings.last_step,
+            record=record,
+            group=settings.group,
+            batch=settings.batch,
+        )
+        problem = Problem(reward, reference, data, fitted, wins)
+        minimised, collect, schedule = updates_in_expectation(
+            (loss,), jnp.int32(0), policy, problem, descent
+        )
+        key = jax.random.key(0)
+
+        def evaluate(logits: Float[Array, " K"]) -> dict[str, Array]:
+            log_probs = policy.log_probs(logits)
+            collected = collect(logits, key, jnp.int32(0))
+            return {
+                "policy": jnp.exp(log_probs),
+                "weight": arm_weights(minimised, collected, log_probs),
+                "reward": jnp.exp(log_probs) @ reward / settings.height,
+                "reference_kl": distributions.kl_divergence(log_probs, reference),
+            }
+
+        return train(
+            key,
+            policy,
+            reference,
+            minimised,
+            collect,
+            schedule,
+            descent.optimizer,
+            evaluate,
+            record,
+        )
+
+    with warnings.catch_warnings():  # the page says itself where a run diverged
+        warnings.simplefilter("ignore", DivergenceWarning)
+        dataset = sweep(
+            run_one,
+            {
+                "loss": list(settings.methods),
+                "centre": np.array(settings.centres, np.float32),
+                "coverage": np.array(settings.coverages, np.float32),
+                "step_size": np.array(settings.step_sizes, np.float32),
+            },
+            fixed={"reference": reference},
+            dims=["step", "arm"],
+            coords={"step": list(record)},
+        )
+    rewards = [bump_reward(settings.num_arms, c, settings.width) for c in settings.centres]
+    optimum = gibbs.gibbs_log_probs(settings.height * jnp.stack(rewards), reference, settings.beta)
+    return dataset.assign(
+        bump=(("centre", "arm"), np.asarray(rewards)),
+        optimum=(("centre", "arm"), np.exp(optimum)),
+        reference=("arm", np.exp(reference)),
+    ).assign_attrs(height=settings.height, beta=settings.beta, batch=settings.batch)
+
+
+def arm_weights(
+    loss: Loss, collected: Minibatch, log_probs: Float[Array, " K"]
+) -> Float[Array, " K"]:
+    """−∂loss/∂log π of every arm, over all the groups that were collected."""
+
+    def of_group(arms: Int[Array, " C"], group: Responses) -> Float[Array, " K"]:
+        own = dataclasses.replace(group, log_probs=log_probs[arms])
+        return jnp.zeros_like(log_probs).at[arms].add(response_weights(loss, own))
+
+    return jnp.mean(jax.vmap(of_group)(collected.responses, collected.groups), axis=0)

@@ -1,0 +1,60 @@
+"""The page is complete in itself, and holds what the sweep found."""
+
+import base64
+import gzip
+import json
+import re
+
+import numpy as np
+
+from bandits.explorer.page import pack
+
+
+def told(page):
+    return json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.S).group(1))
+
+
+def unpacked(text, dtype, shape):
+    return np.frombuffer(gzip.decompress(base64.b64decode(text)), dtype).reshape(shape)
+
+
+def test_it_loads_nothing_and_is_small(page):
+    assert len(page.encode()) < 3e6
+    assert not re.search(r"<script[^>]+src=|<link[^>]+href=|@import", page)
+
+
+def test_it_holds_policies_weights_rewards_and_divergences(page, dataset):
+    data, shape = told(page), dataset["policy"].shape
+    kept = dataset["policy"].notnull().values
+    roots = unpacked(data["policy"], "u1", shape)
+    np.testing.assert_allclose(
+        (roots / 255)[kept], np.sqrt(dataset["policy"].values)[kept], atol=0.5 / 255 + 1e-6
+    )
+    weights = dataset["weight"].values
+    shares = weights / np.abs(weights).max(-1, keepdims=True)
+    seen = unpacked(data["weight"], "i1", shape) / 127
+    moving = kept & (np.abs(weights).max(-1, keepdims=True) > 1e-6)
+    np.testing.assert_allclose(seen[moving], shares[moving], atol=0.5 / 127 + 1e-6)
+    for name, field, scale in (("reward", "reward", 1), ("kl", "reference_kl", data["klScale"])):
+        values = unpacked(data[name], "<u2", shape[:-1]) / 65_535 * scale
+        expected = dataset[field].values
+        finite = np.isfinite(expected)
+        np.testing.assert_allclose(values[finite], expected[finite], atol=scale / 65_535)
+    assert data["divergedAt"] == dataset["diverged_at"].values.ravel().tolist()
+
+
+def test_a_policy_that_rests_has_no_weights(dataset):
+    """Rounding is not a push."""
+    still = dataset.assign(weight=dataset["weight"] * 0 + 1e-9)
+    assert not unpacked(pack(still)["weight"], "i1", -1).any()
+
+
+def test_it_says_which_methods_learn_from_data(page):
+    uses = {method["name"]: method["usesData"] for method in told(page)["methods"]}
+    assert uses == {
+        "forward_kl": False, "reverse_kl": False, "best_of_n": False, "dpo": True, "ipo": True,
+    }  # fmt: skip
+
+
+def test_the_same_sweep_is_the_same_data(dataset):
+    assert pack(dataset) == pack(dataset)
