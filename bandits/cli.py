@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from bandits import plotting
+from bandits import animation, plotting
 from bandits import simulate as simulation
 from bandits.environments import ENVIRONMENTS
 from bandits.experiments import EXPERIMENTS, Claim, Experiment
@@ -31,6 +31,12 @@ from theory import checks
 if TYPE_CHECKING:
     from bandits.bench import Measurement
     from bandits.sweeps.stored import StoredSweep
+
+MOVING = [name for name, experiment in EXPERIMENTS.items() if experiment.animate]
+"""Experiments with a moving picture."""
+
+MOST_FRAMES = 50
+"""A second: a GIF cannot show more."""
 
 CENTURY = 100 * 365.25 * 24 * 3600
 """In seconds."""
@@ -265,6 +271,32 @@ def sweep(
     )
     if summary.missing:
         console.print(f"{summary.missing:,} runs of other processes are not done yet")
+    return 0
+
+
+@app.command
+def animate(
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help=", ".join(MOVING))],
+    out: Annotated[Path, tyro.conf.arg(help="FILE.html with controls, FILE.gif or FILE.mp4.")],
+    quick: Quick = False,
+    frames_per_second: Annotated[int, tyro.conf.arg(help="1 to 50.")] = 12,
+) -> int:
+    """Write a moving picture of an experiment; a film needs ffmpeg, the others nothing."""
+    checks.require_known("experiment that moves", name, MOVING)
+    if not 1 <= frames_per_second <= MOST_FRAMES:
+        raise checks.InvalidInput(
+            f"frames_per_second is {frames_per_second}; it must be from 1 to {MOST_FRAMES}"
+        )
+    path = animation.choose_file(out)
+    experiment = EXPERIMENTS[name]
+    with whole_file(path) as part:
+        frames = experiment.film(experiment.measure(quick))
+        animation.save(frames, part, experiment.question, frames_per_second)
+    console.print(
+        f"{path}  {frames.number} frames, {decimal(path.stat().st_size)}",
+        soft_wrap=True,
+        markup=False,
+    )
     return 0
 
 

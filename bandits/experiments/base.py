@@ -11,6 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from bandits import plotting
+from bandits.animation import Frames
 from bandits.experiments.intervals import Interval
 
 SettingsT = TypeVar("SettingsT")
@@ -57,6 +58,7 @@ class Experiment(Generic[SettingsT]):
       run: settings -> labelled results.
       plot: results -> figure.
       judge: results -> claims.
+      animate: results -> moving figure, of experiments that have one.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Experiment(Generic[SettingsT]):
     run: Callable[[SettingsT], xr.Dataset]
     plot: Callable[[xr.Dataset], Figure]
     judge: Callable[[xr.Dataset], list[Claim]]
+    animate: Callable[[xr.Dataset], Frames] | None = None
 
     def measure(self, quick: bool = False) -> xr.Dataset:
         """Run at full or quick scale; the settings travel in the dataset's attributes."""
@@ -83,6 +86,12 @@ class Experiment(Generic[SettingsT]):
         """The figure of results, in the project's style."""
         with plotting.style():
             return self.plot(dataset)
+
+    def film(self, dataset: xr.Dataset) -> Frames:
+        """The moving figure of results, in the project's style."""
+        assert self.animate is not None
+        with plotting.style():
+            return self.animate(dataset)
 
     def claims(self, dataset: xr.Dataset) -> list[Claim]:
         """What ``judge`` says; the project vouches for full scale only, quick has no power."""

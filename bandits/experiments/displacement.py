@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bandits import plotting
+from bandits.animation import Frames
 from bandits.environments import CategoricalBandit
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import require_not_diverged
@@ -151,18 +152,54 @@ def plot(dataset: xr.Dataset) -> Figure:
 
 
 def _draw_path(axes: Axes, dataset: xr.Dataset) -> None:
-    winner = dataset["winner"].values[np.abs(np.log(dataset["winner"].values / 1e-3)).argmin()]
-    mass = dataset["mass"].values[0]
-    one = dataset["probability"].sel(loss="dpo", winner=winner, mass=mass)
+    one = _shown_path(dataset).sel(loss="dpo")
     for response in RESPONSES:
         axes.plot(one["step"], one.sel(response=response), color=COLORS[response], label=response)
     axes.set(
-        title=f"DPO on one pair, winner at {winner:.3g}",
+        title=f"DPO on one pair, winner at {float(one['winner']):.3g}",
         xlabel="gradient steps",
         ylabel="probability",
         ylim=(-0.02, 1.02),
     )
     axes.legend(loc="center right")
+
+
+def animate(dataset: xr.Dataset) -> Frames:
+    """DPO on one pair: the bars, and how they came to be; IPO beside it, which stays there."""
+    one = _shown_path(dataset)
+    figure = plotting.new_figure(12, 6.4)
+    panels = figure.subplots(2, 2, sharey=True)
+    figure.subplots_adjust(0.07, 0.1, 0.99, 0.86, wspace=0.06, hspace=0.42)
+    said = figure.suptitle("", fontsize=15)
+    moving = []
+    for (bars, curves), name in zip(panels, NAMES, strict=True):
+        path = one.sel(loss=name)
+        colors = [COLORS[response] for response in RESPONSES]
+        labels = ["winner", "loser", "in no pair"]
+        patches = bars.bar(labels, path.isel(step=0), color=colors)
+        bars.set(ylabel="probability", ylim=(0, 1.04), title=plotting.METHOD_LABELS[name])
+        for response in RESPONSES:
+            curves.plot(path["step"], path.sel(response=response), color=COLORS[response])
+        curves.set(title="and how it came there", xlabel="gradient steps")
+        now = curves.axvline(0, color=plotting.INK, linewidth=1.5)
+        moving.append((patches, now, path))
+    shown = range(0, dataset.sizes["step"], max(dataset.sizes["step"] // 100, 1))
+
+    def draw(frame: int) -> None:
+        step = shown[frame]
+        said.set_text(f"One pair is trained, winner over loser: step {step}")
+        for patches, now, path in moving:
+            for patch, height in zip(patches, path.isel(step=step).values, strict=True):
+                patch.set_height(height)
+            now.set_xdata([step, step])
+
+    return Frames(figure, draw, len(shown))
+
+
+def _shown_path(dataset: xr.Dataset) -> xr.DataArray:
+    """That of a winner of about 0.001 with the largest mass on the rest."""
+    winner = dataset["winner"].values[np.abs(np.log(dataset["winner"].values / 1e-3)).argmin()]
+    return dataset["probability"].sel(winner=winner, mass=dataset["mass"].values[0])
 
 
 def _draw_over_winners(axes: Axes, closed: xr.Dataset, measured: xr.Dataset, quantity: str) -> None:
@@ -214,4 +251,5 @@ EXPERIMENT = Experiment(
     run=run,
     plot=plot,
     judge=judge,
+    animate=animate,
 )

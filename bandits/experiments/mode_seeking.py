@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bandits import plotting
+from bandits.animation import Frames
 from bandits.descent import descend, log_spaced_steps
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.intervals import mean_interval, proportion_interval
@@ -137,6 +138,43 @@ def plot(dataset: xr.Dataset) -> Figure:
     return figure
 
 
+def animate(dataset: xr.Dataset) -> Frames:
+    """Both policies step by step, from one start, over the target."""
+    arms = np.arange(dataset.sizes["arm"])
+    target = np.exp(dataset["target_log_probs"].values)
+    probs = np.exp(dataset["log_probs"].values)
+    figure = plotting.new_figure(12, 4.6)
+    panels = figure.subplots(1, 2, sharey=True)
+    figure.subplots_adjust(0.07, 0.14, 0.99, 0.84, wspace=0.06)
+    lines = []
+    for i, (axes, name) in enumerate(zip(panels, PAIR, strict=True)):
+        axes.fill_between(arms, target, color=plotting.TARGET_COLOR, label="target q", linewidth=0)
+        axes.plot(
+            arms, probs[i, 0], color=plotting.INK, linewidth=1.2, linestyle=":", label="start"
+        )
+        color = plotting.METHOD_COLORS[name]
+        lines.append(axes.plot(arms, probs[i, 0], color=color, label="policy p")[0])
+        axes.set(xlabel="arm", ylim=(0, 1.1 * probs.max()))
+        axes.legend(loc="upper right")
+    panels[0].set_ylabel("probability")
+    said = figure.suptitle("", fontsize=15)
+    kl = {"forward_kl": "KL(q‖p)", "reverse_kl": "KL(p‖q)"}
+
+    def draw(frame: int) -> None:
+        at = dataset.isel(step=frame, start=0)
+        step = int(at["step"])
+        said.set_text(f"after {step:,} gradient step{'' if step == 1 else 's'}")
+        for i, (axes, name) in enumerate(zip(panels, PAIR, strict=True)):
+            lines[i].set_ydata(probs[i, frame])
+            held = int(at["modes_held"].sel(loss=name))
+            axes.set_title(
+                f"{plotting.METHOD_LABELS[name]}, {kl[name]}: "
+                f"{float(at['mode_mass'].sel(loss=name)):.0%} on modes, {held} of 3 held"
+            )
+
+    return Frames(figure, draw, dataset.sizes["step"])
+
+
 def judge(dataset: xr.Dataset) -> list[Claim]:
     """Faster, on fewer modes, and whether both arrive."""
     random = dataset.isel(start=slice(1, None))
@@ -244,4 +282,5 @@ EXPERIMENT = Experiment(
     run=run,
     plot=plot,
     judge=judge,
+    animate=animate,
 )

@@ -14,10 +14,12 @@ import mpltern  # noqa: F401  registers the ternary projection
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, Int
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bandits import plotting
+from bandits.animation import Frames
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import require_no_nan, require_not_diverged
 from bandits.experiments.expected import (
@@ -42,6 +44,12 @@ TO_OPTIMUM = (
     "reinforce", "ppo", "rlhf",
 )  # fmt: skip
 """Methods whose end is the KL-regularised optimum."""
+
+MOVING = (
+    "forward_kl", "reverse_kl", "best_of_n", "preference_likelihood",
+    "dpo", "ipo", "online_dpo", "rlhf",
+)  # fmt: skip
+"""Methods in the moving figure."""
 
 START: dict[str, Any] = {
     "marker": "o", "color": plotting.INK, "markersize": 4, "linestyle": "", "label": "reference",
@@ -165,17 +173,62 @@ def plot(dataset: xr.Dataset) -> Figure:
             axes.plot(*path[:, :1], **START)
             axes.plot(*path[:, -1:], **END | {"color": color})
             axes.plot(*dataset["optimum"].sel(start=start).values[:, None], **OPTIMUM)
-        axes.set_title(plotting.METHOD_LABELS[name], fontsize=14, pad=5)
-        for axis in (axes.taxis, axes.laxis, axes.raxis):  # type: ignore[attr-defined]
-            axis.set_ticks([])
+        _label_triangle(axes, name)
+    _label_corners(panels[0])
+    _explain_marks(figure, START, END, OPTIMUM)
+    return figure
+
+
+def animate(dataset: xr.Dataset) -> Frames:
+    """Some methods on their ways, from all references at once."""
+    figure, panels = plotting.new_panels(
+        len(MOVING), 12, 2.75, (0.3, 0.65, 0.3, 0.75), columns=4, shared=False, hspace=0.35,
+        projection="ternary",
+    )  # fmt: skip
+    said = figure.suptitle("", fontsize=15)
+    moving = []
+    for axes, name in zip(panels, MOVING, strict=True):
+        color = plotting.METHOD_COLORS[name]
+        for start in dataset["start"].values:
+            path = dataset["probability"].sel(loss=name, start=start).values.T
+            axes.plot(*path[:, :1], **START)
+            axes.plot(*dataset["optimum"].sel(start=start).values[:, None], **OPTIMUM)
+            trail = axes.plot(*path, color=color, linewidth=2.2)[0]
+            head = axes.plot(*path[:, :1], **END | {"color": color})[0]
+            # Where the triangle's projection puts the path, known once it is drawn.
+            moving.append((trail, head, np.array(trail.get_data())))
+        _label_triangle(axes, name)
+    _label_corners(panels[0])
+    _explain_marks(figure, START, END | {"label": "policy"}, OPTIMUM)
+    steps = dataset["step"].values
+
+    def draw(frame: int) -> None:
+        said.set_text(f"after {steps[frame]:,} steps of even length")
+        for trail, head, path in moving:
+            trail.set_data(*path[:, : frame + 1])
+            head.set_data(*path[:, frame : frame + 1])
+
+    shown = range(0, len(steps), max(len(steps) // 100, 1))
+    return Frames(figure, lambda i: draw(shown[i]), len(shown))
+
+
+def _label_triangle(axes: Axes, name: str) -> None:
+    axes.set_title(plotting.METHOD_LABELS[name], fontsize=14, pad=5)
+    for axis in (axes.taxis, axes.laxis, axes.raxis):  # type: ignore[attr-defined]
+        axis.set_ticks([])
+
+
+def _label_corners(axes: Axes) -> None:
     for corner, label, ha, va in zip(
         np.eye(3), ("  best", "middle", "worst"), ("left", "left", "right"), ("top", "top", "top"),
         strict=True,
     ):  # fmt: skip
-        panels[0].text(*corner, label, ha=ha, va=va, fontsize=12)  # type: ignore[call-arg]
-    handles = [Line2D([], [], **style) for style in (START, END, OPTIMUM)]
+        axes.text(*corner, label, ha=ha, va=va, fontsize=12)  # type: ignore[call-arg]
+
+
+def _explain_marks(figure: Figure, *styles: dict[str, Any]) -> None:
+    handles = [Line2D([], [], **style) for style in styles]
     figure.legend(handles=handles, loc="lower center", ncols=3, fontsize=14)
-    return figure
 
 
 def judge(dataset: xr.Dataset) -> list[Claim]:
@@ -233,4 +286,5 @@ EXPERIMENT = Experiment(
     run=run,
     plot=plot,
     judge=judge,
+    animate=animate,
 )

@@ -444,3 +444,45 @@ def test_an_interrupt_exits_130_without_a_traceback(command, monkeypatch):
     fake = dataclasses.replace(fake_experiment("fake", True), run=interrupt)
     monkeypatch.setattr(cli, "EXPERIMENTS", {"fake": fake})
     assert command("claims") == (130, "", "modeseek: interrupted\n")
+
+
+def test_animate_writes_a_moving_picture(command, folder, monkeypatch):
+    monkeypatch.setitem(
+        EXPERIMENTS, "mode_seeking", dataclasses.replace(
+            EXPERIMENTS["mode_seeking"],
+            quick=dataclasses.replace(EXPERIMENTS["mode_seeking"].quick, last_step=3),
+        ),
+    )  # fmt: skip
+    code, out, err = command("animate", "mode_seeking", "--quick", "--out", "a.html")
+    assert (code, err) == (0, "")
+    assert out.startswith("a.html  4 frames, ")
+    assert (folder / "a.html").read_text("utf-8").count("data:image/png") == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("mode_seking", "--out", "a.gif"), ("did you mean 'mode_seeking'",)),
+        (("weights", "--out", "a.gif"), ("unknown experiment that moves 'weights'",)),
+        (("mode_seeking", "--out", "a.avi"), ("must end in .html, .gif or .mp4",)),
+        (("mode_seeking", "--out", "no/a.gif"), ("cannot write no/a.gif: No such file",)),
+        (("mode_seeking", "--out", "a.gif", "--frames-per-second", "0"), ("from 1 to 50",)),
+    ],
+)
+def test_animate_refuses_before_it_works_and_leaves_nothing(command, folder, arguments, words):
+    before = listing(folder)
+    assert_refused(command("animate", *arguments), *words)
+    assert listing(folder) == before
+
+
+def test_explorer_writes_one_page(command, folder):
+    code, out, err = command("explorer", "--quick", "--out", "page.html")
+    assert (code, err) == (0, "")
+    assert out.startswith("page.html  ")
+    assert "Where does the policy go?" in (folder / "page.html").read_text("utf-8")
+
+
+def test_explorer_refuses_a_file_that_cannot_be_written_before_it_works(command, folder):
+    before = listing(folder)
+    assert_refused(command("explorer", "--out", "no/page.html"), "cannot write no/page.html")
+    assert listing(folder) == before

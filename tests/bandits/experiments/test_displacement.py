@@ -1,6 +1,7 @@
 """Displacement by one pair: the descents against the closed forms, and claims that can fail."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -143,3 +144,15 @@ def test_the_figure_has_a_path_and_the_two_quantities_over_the_winner(dataset):
         for mass, line in zip((0.5, 0.05), axes.lines[::2], strict=False):
             assert line.get_label() == f"closed form, {mass:g} at the start"
             np.testing.assert_allclose(line.get_ydata(), dataset[name].sel(mass=mass))
+
+
+def test_the_moving_figure_shows_the_three_probabilities_under_dpo_and_ipo(dataset):
+    frames = EXPERIMENT.film(dataset)
+    frames.draw(frames.number - 1)
+    step = int(re.search(r"step (\d+)", frames.figure.get_suptitle()).group(1))
+    for axes, name in zip(frames.figure.axes[::2], ("dpo", "ipo"), strict=True):
+        heights = [bar.get_height() for bar in axes.patches]
+        close = np.abs(np.log(dataset["winner"].values / 1e-3)).argmin()
+        one = dataset["probability"].sel(loss=name, step=step).isel(winner=close, mass=0)
+        np.testing.assert_allclose(heights, one, atol=1e-6)
+        assert sum(heights) == pytest.approx(1.0, abs=1e-5)

@@ -125,3 +125,17 @@ def test_the_figure_shows_distributions_and_curves_of_both_kls(dataset):
     reverse = dataset["log_probs"].sel(step=10, loss="reverse_kl")
     drawn = [line.get_ydata() for line in after_10.lines]
     assert any(np.allclose(y, np.exp(reverse), atol=1e-7) for y in drawn)
+
+
+def test_the_moving_figure_shows_both_policies_at_each_recorded_step(dataset):
+    frames = EXPERIMENT.film(dataset)
+    assert frames.number == dataset.sizes["step"]
+    for frame in (0, 7, frames.number - 1):
+        frames.draw(frame)
+        step = int(dataset["step"][frame])
+        assert f"after {step:,} gradient step" in frames.figure.get_suptitle()
+        for axes, name in zip(frames.figure.axes, ("forward_kl", "reverse_kl"), strict=True):
+            expected = np.exp(dataset["log_probs"].sel(step=step, loss=name))
+            np.testing.assert_allclose(axes.lines[-1].get_ydata(), expected, atol=1e-7)
+            held = dataset["modes_held"].sel(start=0, step=step, loss=name)
+            assert f"{int(held)} of 3 held" in axes.get_title()

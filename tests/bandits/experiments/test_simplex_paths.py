@@ -240,3 +240,18 @@ def test_the_figure_has_a_triangle_a_method():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "reference", "end", "its KL-regularised optimum",
     ]  # fmt: skip
+
+
+def test_the_moving_figure_brings_every_policy_to_its_end(measured):
+    frames = EXPERIMENT.film(measured)
+    frames.draw(0)
+    frames.figure.canvas.draw()
+    heads = [
+        line for axes in frames.figure.axes for line in axes.lines if line.get_markersize() == 9
+    ]
+    starts = np.array([np.ravel(head.get_data()) for head in heads])
+    frames.draw(frames.number - 1)
+    ends = np.array([np.ravel(head.get_data()) for head in heads])
+    moved = np.hypot(*(ends - starts).T)
+    assert len(heads) == 8 * measured.sizes["start"]
+    assert (moved > 0.01).mean() > 0.9
