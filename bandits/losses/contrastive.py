@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from bandits.losses.likelihood import best_of_n
+from bandits.losses.likelihood import best_of_n, preference_likelihood
 from bandits.losses.policy_gradient import reinforce
 from bandits.losses.responses import Responses, require_pairs
 from theory import checks
@@ -20,7 +20,7 @@ from theory import checks
 def dpo(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
     """−Σ w_ij log σ(β h_ij), β > 0. Source: arXiv:2305.18290."""
     beta = checks.positive("beta", beta)
-    return _sum_over_pairs(-jax.nn.log_sigmoid(beta * _log_ratio_margins(responses)), responses)
+    return _sum_over_pairs(_minus_log_sigmoid(beta * _log_ratio_margins(responses)), responses)
 
 
 def ipo(responses: Responses, tau: ArrayLike = 0.05) -> Float[Array, ""]:
@@ -64,8 +64,8 @@ def slic(
     margin = checks.positive("margin", margin)
     regularization = checks.nonnegative("regularization", regularization)
     calibration = jax.nn.relu(margin - _margins(responses, responses.log_probs))
-    likelihood = -responses.log_probs[:, None]
-    return _sum_over_pairs(calibration + regularization * likelihood, responses)
+    likelihood = preference_likelihood(responses)
+    return _sum_over_pairs(calibration, responses) + regularization * likelihood
 
 
 def best_of_n_minus_worst(
@@ -116,17 +116,24 @@ def _log_ratio_margins(responses: Responses) -> Float[Array, "C C"]:
 def _margins(
     responses: Responses, log_probs: Float[Array, " C"], minus: ArrayLike = 0.0
 ) -> Float[Array, "C C"]:
-    """Differences of log_probs − minus between all responses that are in some pair, 0 elsewhere."""
-    # An excluded response, −∞, is masked before the subtraction: 0 · ∞ in a gradient is NaN.
-    pairs = responses.preferences
-    in_pair = (jnp.sum(pairs, axis=0) + jnp.sum(pairs, axis=1)) > 0
-    scores = jnp.where(in_pair, log_probs, 0.0) - jnp.where(in_pair, minus, 0.0)
-    return scores[:, None] - scores[None, :]
+    """Differences of log_probs − minus between the two responses of a pair, 0 where none is."""
+    # A pair with an excluded response, −∞, that nobody labelled: 0 · ∞ in a gradient is NaN.
+    scores = log_probs - minus
+    return jnp.where(responses.preferences > 0, scores[:, None] - scores[None, :], 0.0)
 
 
 def _sum_over_pairs(losses: Float[Array, "C C"], responses: Responses) -> Float[Array, ""]:
     require_pairs(responses)
-    return jnp.sum(_masked(responses.preferences, losses))
+    return jnp.sum(responses.preferences * losses)
+
+
+@jax.custom_jvp
+def _minus_log_sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """−log σ(x), with its derivative −σ(−x) by one exponential: autodiff takes a logarithm too."""
+    return jax.nn.relu(-x) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+_minus_log_sigmoid.defjvps(lambda tangent, _, x: -jax.nn.sigmoid(-x) * tangent)
 
 
 def _rest(responses: Responses) -> Float[Array, " C"]:

@@ -1,3 +1,6 @@
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,6 +133,45 @@ def test_dpo_with_one_pair_is_the_published_loss(evaluate, beta, w, loser, ref_w
     loss, weights = evaluate(dpo, group, beta=beta)
     np.testing.assert_allclose(loss, np.log1p(np.exp(-margin)), rtol=1e-10)
     np.testing.assert_allclose(weights, beta * expit(-margin) * np.array([1, -1]), rtol=1e-10)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def derivatives(loss, group, beta):
+    """The loss in the log-probabilities: its value, slopes and curvatures."""
+
+    def value(log_probs):
+        return loss(dataclasses.replace(group, log_probs=log_probs), beta)
+
+    return [f(value)(group.log_probs) for f in (lambda f: f, jax.grad, jax.hessian)]
+
+
+def dpo_by_autodiff(group, beta):
+    ratios = group.log_probs - group.reference_log_probs
+    losses = -jax.nn.log_sigmoid(beta * (ratios[:, None] - ratios[None, :]))
+    return jnp.sum(group.preferences * losses)
+
+
+@given(seeds, st.floats(0.01, 5), st.sampled_from([1.0, 20.0]))
+def test_derivatives_of_dpo_are_those_that_autodiff_finds(random_group, seed, beta, scale):
+    group = random_group(seed)
+    group = dataclasses.replace(group, log_probs=scale * group.log_probs)
+    found, expected = derivatives(dpo, group, beta), derivatives(dpo_by_autodiff, group, beta)
+    for f, e in zip(found, expected, strict=True):
+        np.testing.assert_allclose(f, e, rtol=1e-9, atol=1e-13)
+    assert (found[2].diagonal() > 0).any() or not group.preferences.any()
+
+
+def test_dpo_neither_pushes_an_excluded_loser_nor_forgives_an_excluded_winner():
+    log_probs = np.array([-1.0, -np.inf, -2.0])
+    pairs = np.zeros((3, 3))
+    pairs[0, 1] = 1.0
+    group = make_group(log_probs, np.zeros(3), reference_log_probs=-np.ones(3), preferences=pairs)
+    for found in derivatives(dpo, group, 0.5):
+        np.testing.assert_array_equal(found, np.zeros_like(found))
+    swapped = dataclasses.replace(group, preferences=jnp.asarray(pairs.T))
+    loss, slopes, _ = derivatives(dpo, swapped, 0.5)
+    assert loss == np.inf
+    np.testing.assert_array_equal(slopes, [0.5, -0.5, 0])
 
 
 @pytest.mark.parametrize("tau", [0.05, 0.25, 2.0])

@@ -180,3 +180,27 @@ def test_closed_gradients_in_the_logits_are_those_of_autodiff(loss):
     found = LOGIT_GRADIENTS[loss](logits.T, target.T).T
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(LOGIT_GRADIENTS[loss](logits[0], target[0]), found[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("num_arms", [5, 37, 100])
+def test_a_policy_gets_the_same_bits_of_the_reverse_kl_gradient_whoever_is_beside_it(num_arms):
+    rng = np.random.default_rng(0)
+    logits, target = (jnp.asarray(rng.normal(0, 3, (num_arms, n)), jnp.float32) for n in (70, 1))
+    gradient = jax.jit(LOGIT_GRADIENTS[reverse_kl])
+    together = np.asarray(gradient(logits, target))
+    for first, last in ((0, 1), (0, 2), (0, 3), (3, 36), (32, 70)):
+        np.testing.assert_array_equal(
+            gradient(logits[:, first:last], target), together[:, first:last]
+        )
+    np.testing.assert_array_equal(gradient(logits[:, 7], target[:, 0]), together[:, 7])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_spoils_the_whole_reverse_kl_gradient_and_no_others(value):
+    logits, target = np.zeros((3, 2)), np.log(np.full((3, 1), 1 / 3))
+    for place in range(3):
+        broken = logits.copy()
+        broken[place, 0] = value
+        found = LOGIT_GRADIENTS[reverse_kl](jnp.asarray(broken), target)
+        assert np.isnan(found[:, 0]).all()
+        assert np.isfinite(found[:, 1]).all()
