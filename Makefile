@@ -1,6 +1,6 @@
 # make figures   every figure and the table of claims      make test   the test suite
 # make lint      linter, formatter, type checker           make bench  the table of speeds
-# make notebooks the six lessons, run anew in their place
+# make notebooks the six lessons, run anew in their place   make docs   the API reference in site/
 #
 # Each target sets up what it needs in .venv the first time and reuses it afterwards.
 # FIGURES chooses the folder, ARGS passes options on:   make figures ARGS=--quick
@@ -10,7 +10,7 @@ FIGURES ?= figures
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: figures notebooks test lint format bench clean
+.PHONY: figures notebooks docs test lint format bench clean
 
 figures: $(VENV)/.installed
 	$(BIN)/modeseek figures --out $(FIGURES) $(ARGS)
@@ -19,6 +19,9 @@ figures: $(VENV)/.installed
 notebooks: $(VENV)/.installed-notebooks
 	MODESEEK_STATIC=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python docs/api/build.py site
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto $(ARGS)
@@ -36,19 +39,15 @@ bench: $(VENV)/.installed
 	$(BIN)/modeseek bench $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(FIGURES) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FIGURES) site build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # The stamps are written last, so an install that failed half-way starts again.
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.installed-notebooks: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[notebooks]'
-	@touch $@
-
-$(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+$(VENV)/.installed-%: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
 
 $(VENV)/bin/python:
