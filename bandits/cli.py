@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from bandits import animation, plotting
+from bandits import animation, gallery, plotting
 from bandits import simulate as simulation
 from bandits.environments import ENVIRONMENTS
 from bandits.experiments import EXPERIMENTS, Claim, Experiment
@@ -84,26 +84,34 @@ def list_() -> int:
 
 @app.command
 def figures(names: Names = (), out: OutputFolder = Path("figures"), quick: Quick = False) -> int:
-    """Regenerate figures: a picture, its data as NetCDF, and the table of claims.
+    """Regenerate figures: each as PNG and as PDF, its data as NetCDF, and the table of claims.
+
+    All of them together are a gallery, with a page that shows them with their claims.
 
     Args:
         names: Experiments to run; all of them if none is named.
     """
     selected = _select(names)
     make_folder(out)
-    claimed: list[Claim] = []
+    claimed: list[list[Claim]] = []
     for experiment in selected:
         start = time.perf_counter()
         dataset = experiment.measure(quick)
-        picture, data = out / f"{experiment.name}.png", out / f"{experiment.name}.nc"
+        *pictures, data = (out / f"{experiment.name}.{kind}" for kind in ("png", "pdf", "nc"))
         figure = experiment.draw(dataset)
-        with whole_files(picture, data) as parts:
-            plotting.save(figure, parts[0])
-            dataset.to_netcdf(parts[1], engine="scipy")
-        claimed += experiment.claims(dataset)
+        with whole_files(*pictures, data) as parts:
+            plotting.save(figure, *parts[:2])
+            dataset.to_netcdf(parts[2], engine="scipy")
+        claimed.append(experiment.claims(dataset))
         seconds = time.perf_counter() - start
-        console.print(f"{picture}  {data}  {seconds:.1f} s", soft_wrap=True, markup=False)
-    console.print(_claim_table(claimed))
+        written = "  ".join(map(str, (*pictures, data)))
+        console.print(f"{written}  {seconds:.1f} s", soft_wrap=True, markup=False)
+    console.print(_claim_table([claim for claims in claimed for claim in claims]))
+    if not names:
+        with whole_file(out / gallery.PAGE) as part:
+            page = gallery.make_page(zip(selected, claimed, strict=True), out)
+            part.write_text(page, encoding="utf-8")
+        console.print(f"{out / gallery.PAGE}: the gallery", soft_wrap=True, markup=False)
     return 0
 
 
@@ -194,12 +202,12 @@ def simulate(
         seed=seed,
     )
     make_folder(out)
-    paths = [out / f"trajectory.{suffix}" for suffix in ("png", "nc", "csv")]
+    paths = [out / f"trajectory.{suffix}" for suffix in ("png", "pdf", "nc", "csv")]
     figure = simulation.plot(dataset)
     with whole_files(*paths) as parts:
-        plotting.save(figure, parts[0])
-        dataset.to_netcdf(parts[1], engine="scipy")
-        dataset.drop_dims("arm").to_dataframe().to_csv(parts[2])
+        plotting.save(figure, *parts[:2])
+        dataset.to_netcdf(parts[2], engine="scipy")
+        dataset.drop_dims("arm").to_dataframe().to_csv(parts[3])
     header, *rows = simulation.summarise(dataset)
     table = Table(*header, title=f"After {steps:,} steps")
     for row in rows:

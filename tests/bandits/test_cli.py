@@ -117,9 +117,10 @@ def test_figures_writes_a_picture_and_its_data_and_prints_the_claims(folder):
     assert (result.returncode, result.stderr) == (0, "")
     written = set(listing(folder)) - set(before)
     out = folder / "new" / "figures"
-    picture, data = out / "mass_relocation.png", out / "mass_relocation.nc"
-    assert written == {out.parent, out, picture, data}
+    picture, vector, data = (out / f"mass_relocation.{kind}" for kind in ("png", "pdf", "nc"))
+    assert written == {out.parent, out, picture, vector, data}
     assert not is_blank(picture)
+    assert vector.read_bytes().startswith(b"%PDF")
     with xr.open_dataset(data, engine="scipy") as dataset:
         assert dataset.experiment == "mass_relocation"
         assert dict(dataset.sizes) == {"pair": 2, "instance": 5000, "category": 2}
@@ -199,7 +200,7 @@ def test_figures_replaces_what_an_earlier_run_wrote(command, monkeypatch, folder
     (folder / "figures" / "fake.nc").write_text("old")
     code, _, _ = command("figures", *flag)
     assert code == 0
-    assert sorted(os.listdir("figures")) == ["fake.nc", "fake.png"]
+    assert sorted(os.listdir("figures")) == ["README.md", "fake.nc", "fake.pdf", "fake.png"]
     with xr.open_dataset("figures/fake.nc", engine="scipy") as dataset:
         assert dataset["x"].size == size
 
@@ -211,7 +212,7 @@ def test_simulate_to_a_target_writes_the_trajectory_and_a_picture(command, folde
     )
     assert (code, err) == (0, "")
     names = {path.name for path in set(listing(folder)) - set(before)}
-    assert names == {"out", "trajectory.png", "trajectory.nc", "trajectory.csv"}
+    assert names == {"out", "trajectory.png", "trajectory.pdf", "trajectory.nc", "trajectory.csv"}
     assert not is_blank("out/trajectory.png")
     with xr.open_dataset("out/trajectory.nc", engine="scipy") as dataset:
         assert dataset["arm"].values.astype(str).tolist() == ["a", "b", "c"]

@@ -1,11 +1,19 @@
 """Panels: how many, where, which are labelled, in which projection; and the lines of methods."""
 
+import matplotlib.image
 import mpltern  # noqa: F401  registers the ternary projection
 import numpy as np
 import pytest
 
 from bandits.losses import METHODS
-from bandits.plotting import METHOD_COLORS, METHOD_LABELS, METHOD_LINES, new_panels
+from bandits.plotting import (
+    METHOD_COLORS,
+    METHOD_LABELS,
+    METHOD_LINES,
+    new_figure,
+    new_panels,
+    save,
+)
 
 MARGINS = (0.5, 0.6, 0.2, 0.3)
 
@@ -109,3 +117,19 @@ def test_no_two_methods_look_the_same():
     looks = [(METHOD_COLORS[name].upper(), METHOD_LINES[name]) for name in METHODS]
     assert len(set(looks)) == len(METHODS)
     assert len({METHOD_LABELS[name] for name in METHODS}) == len(METHODS)
+
+
+def test_a_figure_is_saved_as_palette_and_as_vector_and_twice_the_same(tmp_path):
+    figure = new_figure(4, 3)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=METHOD_COLORS["dpo"], linewidth=20)
+    axes.set_title("σ(β h)")
+    for turn in ("a", "b"):
+        save(figure, tmp_path / f"{turn}.png", tmp_path / f"{turn}.pdf")
+    picture = matplotlib.image.imread(tmp_path / "a.png")
+    assert picture.shape[:2] == (375, 500)
+    middle = np.array([0xE6, 0x9F, 0x00]) / 255
+    np.testing.assert_allclose(picture[190, 257, :3], middle, atol=0.02)
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    for kind in ("png", "pdf"):
+        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()

@@ -1,0 +1,71 @@
+"""The gallery as one page: every figure with its question, source, command and claims."""
+
+import importlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from bandits.experiments import Claim, Experiment
+
+PAGE = "README.md"
+"""What code hosts show of a folder."""
+
+VERDICTS = {True: "yes", False: "**no**"}
+
+
+def make_page(measured: Iterable[tuple[Experiment, list[Claim]]], folder: Path) -> str:
+    """Markdown that stands beside the pictures in ``folder`` and links to the code."""
+    measured = list(measured)
+    index = [f"- [{e.name}](#{e.name}): {e.question}" for e, _ in measured]
+    parts = [_describe(experiment, claims, folder) for experiment, claims in measured]
+    return "\n".join(
+        [
+            "# Gallery",
+            "",
+            "Every figure with its claims as measured: `modeseek figures --out FOLDER` writes this",
+            "page, and each picture also as PDF and its data as NetCDF.",
+            "",
+            *index,
+            *parts,
+        ]
+    )
+
+
+def _describe(experiment: Experiment, claims: list[Claim], folder: Path) -> str:
+    name = experiment.name
+    commands = [f"modeseek figures {name}", f"modeseek claims {name}"]
+    if experiment.animate:
+        commands.append(f"modeseek animate {name} --out {name}.html")
+    rows = [_row(claim) for claim in claims]
+    return "\n".join(
+        [
+            "",
+            f"## {name}",
+            "",
+            f"{experiment.question} *{experiment.source}.* [Code]({_code(experiment, folder)}).",
+            "",
+            f"![{experiment.question}]({name}.png)",
+            "",
+            "```",
+            *commands,
+            "```",
+            "",
+            "| holds | claim | effect | 95% interval |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _row(claim: Claim) -> str:
+    statement = f"{claim.statement}. *{claim.note}*" if claim.note else claim.statement
+    verdict = VERDICTS[claim.holds] if claim.asserted or claim.holds else "no, not asserted"
+    cells = (verdict, statement, f"{claim.effect:.4g}", f"{claim.low:.4g} to {claim.high:.4g}")
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _code(experiment: Experiment, folder: Path) -> str:
+    module = importlib.import_module(experiment.run.__module__)
+    assert module.__file__ is not None
+    return Path(os.path.relpath(module.__file__, folder.resolve())).as_posix()
