@@ -1,6 +1,7 @@
-# make figures   every figure and the table of claims      make test   the test suite
-# make lint      linter, formatter, type checker           make bench  the table of speeds
-# make notebooks the six lessons, run anew in their place   make docs   the API reference in site/
+# make figures    every figure and the table of claims       make test   the test suite
+# make lint       linter, formatter, type checker            make bench  the table of speeds
+# make notebooks  the six lessons, run anew in their place   make docs   the API reference in site/
+# make gallery    the pictures and the page in docs/gallery
 #
 # Each target sets up what it needs in .venv the first time and reuses it afterwards.
 # FIGURES chooses the folder, ARGS passes options on:   make figures ARGS=--quick
@@ -10,10 +11,14 @@ FIGURES ?= figures
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: figures notebooks docs test lint format bench clean
+.PHONY: figures gallery notebooks docs test lint format bench clean
 
 figures: $(VENV)/.installed
 	$(BIN)/modeseek figures --out $(FIGURES) $(ARGS)
+
+# Its data and PDFs stay out of the repository.
+gallery: FIGURES = docs/gallery
+gallery: figures
 
 # Stored without sliders, which only a running notebook can move.
 notebooks: $(VENV)/.installed-notebooks

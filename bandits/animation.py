@@ -25,13 +25,13 @@ LAST_SECONDS = 1.5
 # Matplotlib's page takes its buttons' signs from a font on the network; these are in every font.
 SIGNS = {
     "minus": "−",
-    "fast-backward": "⏮",
+    "fast-backward": "«",
     "step-backward": "‹",
     "play fa-flip-horizontal": "◀",
     "pause": "❚❚",
     "play": "▶",
     "step-forward": "›",
-    "fast-forward": "⏭",
+    "fast-forward": "»",
     "plus": "+",
 }
 HEAD = """\
