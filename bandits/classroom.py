@@ -1,5 +1,6 @@
 """Pictures with sliders for the notebooks, and without them where a notebook cannot have any."""
 
+import gc
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -58,6 +59,10 @@ def explore(draw: Callable[..., Figure], **controls: Iterable[Any]) -> Any:
 
     for handle in handles.values():
         handle.observe(redraw, names="value")
+    # Figures are cyclic garbage, and to look for it through all that JAX holds takes half a second
+    # of a slider's time; what is held now stays, and need not be looked at again.
+    gc.collect()
+    gc.freeze()
     return widgets.VBox([*handles.values(), shown])
 
 
