@@ -189,7 +189,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_a_method_cannot_do_is_refused_before_any_work(case, monkeypatch):
-    monkeypatch.delattr("bandits.simulate.sweep")
+    monkeypatch.delattr("bandits.simulate.run.sweep")
     arguments, message = REFUSED[case]
     with pytest.raises(InvalidInput, match=message):
         simulate(**{"reference": REFERENCE, "reward": REWARD, "steps": 4, **arguments})
