@@ -1,7 +1,7 @@
 """Moving pictures: a figure, what changes in it, and the files that it is written to."""
 
 import re
-import shutil
+import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,9 @@ from theory.checks import InvalidInput
 
 DPI = 80
 """A figure of 12 inches fills a slide of 960 pixels."""
+
+CODEC = "h264"
+"""What every browser plays."""
 
 SUFFIXES = (".html", ".gif", ".mp4")
 
@@ -65,11 +68,24 @@ def choose_file(path: Path) -> Path:
     """
     if path.suffix not in SUFFIXES:
         raise InvalidInput(f"{path} is no moving picture; its name must end in .html, .gif or .mp4")
-    if path.suffix == ".mp4" and not shutil.which("ffmpeg"):
+    if path.suffix == ".mp4" and not _makes_films():
         other = path.with_suffix(".gif")
-        warnings.warn(f"there is no ffmpeg here to make {path}; writing {other}", stacklevel=2)
+        warnings.warn(f"no ffmpeg here can make {path}; writing {other}", stacklevel=2)
         return other
     return path
+
+
+def _makes_films() -> bool:
+    """Whether ffmpeg is there and knows the codec."""
+    try:
+        made = subprocess.run(
+            ["ffmpeg", "-v", "quiet", "-f", "lavfi", "-i", "color=size=64x64:duration=0.1",
+             "-c:v", CODEC, "-f", "null", "-"],
+            stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+    except OSError:
+        return False
+    return made.returncode == 0
 
 
 def save(frames: Frames, path: Path, title: str, frames_per_second: int = 12) -> None:
@@ -95,10 +111,10 @@ def _writer(suffix: str, frames_per_second: int) -> AbstractMovieWriter:
         return HTMLWriter(fps=frames_per_second, embed_frames=True, default_mode="once")
     if suffix == ".gif":
         return PillowWriter(fps=frames_per_second)
-    # What every browser plays; its height and width must be even.
+    # Its height and width must be even.
     return FFMpegWriter(
         fps=frames_per_second,
-        codec="h264",
+        codec=CODEC,
         extra_args=["-pix_fmt", "yuv420p", "-vf", "crop=trunc(iw/2)*2:trunc(ih/2)*2"],
     )
 

@@ -317,6 +317,8 @@ def explorer(
     # Bokeh is imported for this command only: it takes half a second.
     from bandits.explorer import QUICK, Settings, make_page, run
 
+    if out.suffix not in (".html", ".htm"):
+        raise checks.InvalidInput(f"{out} is no page; its name must end in .html")
     with whole_file(out) as part:
         part.write_text(make_page(run(QUICK if quick else Settings())), encoding="utf-8")
     console.print(

@@ -8,6 +8,7 @@ const first = {
   loss: "dpo", centre: 20, coverage: 0.5, step_size: 10, step: 1000,
 };
 const frame = 160; // milliseconds
+const phoneHeight = 215; // pixels, so that bars and sliders are on one screen
 const byId = (id) => document.getElementById(id);
 const setting = {}; // the index on each axis
 let results, models, timer = null;
@@ -60,7 +61,7 @@ function readAddress() {
     const found = asked.has(name) ? nearest(name, asked.get(name)) : -1;
     setting[name] = found >= 0 ? found : Math.max(0, nearest(name, first[name]));
   }
-  if (asked.has("theme")) setTheme(asked.get("theme") === "dark");
+  if (["dark", "light"].includes(asked.get("theme"))) setTheme(asked.get("theme") === "dark");
 }
 
 function writeAddress() {
@@ -105,7 +106,7 @@ function say(method, policy, run, moment) {
   if (method.usesData && edge < told.arms) {
     const out = policy.slice(edge).reduce((sum, mass) => sum + mass, 0);
     const before = told.reference.slice(edge).reduce((sum, mass) => sum + mass, 0);
-    text += `; ${Math.round(100 * out)}% of its mass on arms that are in no pair`
+    text += `; ${Math.round(100 * out)}% of its mass on arms that are not in the data`
       + ` (the reference has ${Math.round(100 * before)}%)`;
   }
   byId("said").textContent = text + ".";
@@ -134,7 +135,7 @@ function draw() {
   const { run, moment } = place(setting.loss, setting.step);
   const lost = diverged(run, setting.step);
   const policy = policyAt(moment).map((mass) => (lost ? NaN : mass));
-  const weights = atArms(results.weight, moment, (share) => (lost ? NaN : share / 127));
+  const pushes = atArms(results.push, moment, (share) => (lost ? NaN : share / 127));
   const arm = told.reference.map((_, i) => i);
   const color = inTheme(method.color);
 
@@ -145,10 +146,14 @@ function draw() {
   models.optimum_source.data = { arm, mass: told.optimum[setting.centre] };
   models.bump_source.data = { arm, reward: told.bump[setting.centre] };
   models.uncovered.left = method.usesData ? Math.min(firstUncovered(), told.arms) - 0.5 : told.arms;
-  models.weight_bars.data = {
-    arm, top: weights,
-    color: weights.map((weight) => inTheme(weight >= 0 ? told.raised : told.pushed)),
+  models.push_bars.data = {
+    arm, top: pushes,
+    color: pushes.map((push) => inTheme(push >= 0 ? told.raised : told.pushed)),
   };
+  const most = axes.step_size[setting.step_size] * results.most[moment];
+  byId("pushed").textContent = lost || !pushes.some((push) => push !== 0)
+    ? "nobody" : `the largest by ${most.toPrecision(2)} nats a step`;
+  document.documentElement.style.setProperty("--method", color);
 
   const x = axes.step.map((_, i) => i);
   for (const [name, values, scale] of [
@@ -156,7 +161,8 @@ function draw() {
   ]) {
     const curves = told.methods.map((_, loss) => curve(loss, values, scale));
     const own = curves.splice(setting.loss, 1)[0];
-    models[`${name}_others`].data = { xs: curves.map(() => x), ys: curves };
+    const names = told.methods.map((one) => one.label).filter((_, loss) => loss !== setting.loss);
+    models[`${name}_others`].data = { xs: curves.map(() => x), ys: curves, name: names };
     models[`${name}_curve`].data = { x, y: own };
     models[`${name}_glyph`].glyph.line_color = color;
     models[`${name}_now`].location = setting.step;
@@ -179,12 +185,14 @@ function move(name, index) {
 function stop() {
   clearInterval(timer);
   timer = null;
+  byId("said").setAttribute("aria-live", "polite");
   byId("play").textContent = "Play";
 }
 
 function play() {
   if (timer !== null) return stop();
   if (setting.step === axes.step.length - 1) move("step", 0);
+  byId("said").setAttribute("aria-live", "off"); // a word for every frame is too much
   timer = setInterval(() => {
     move("step", setting.step + 1);
     if (setting.step === axes.step.length - 1) stop();
@@ -202,7 +210,6 @@ function setTheme(dark, chosen = true) {
   isThemeChosen ||= chosen;
   document.documentElement.classList.toggle("dark", dark);
   byId("theme").textContent = dark ? "Light" : "Dark";
-  byId("theme").setAttribute("aria-pressed", String(dark));
   if (models) paint();
 }
 
@@ -221,7 +228,7 @@ function paint() {
   const style = getComputedStyle(document.documentElement);
   const color = (name) => style.getPropertyValue(`--${name}`).trim();
   const [ink, line] = ["ink", "line"].map(color);
-  for (const name of ["policy", "weights", "reward", "divergence"]) {
+  for (const name of ["policy", "pushes", "reward", "divergence"]) {
     const plot = models[name];
     for (const axis of [...plot.left, ...plot.below, ...plot.right]) {
       axis.axis_label_text_color = axis.major_label_text_color = ink;
@@ -234,7 +241,7 @@ function paint() {
   }
   models.reference_glyph.glyph.line_color = ink;
   models.optimum_glyph.glyph.line_color = ink;
-  models.bump_glyph.glyph.line_color = inTheme("#009E73");
+  models.bump_glyph.glyph.line_color = inTheme(color("reward"));
   models.reward_now.line_color = models.divergence_now.line_color = ink;
   draw();
 }
@@ -266,19 +273,24 @@ async function begin() {
   byId("start").addEventListener("click", () => { stop(); move("step", 0); });
   byId("theme").addEventListener("click", () => { setTheme(!isDark()); writeAddress(); });
   system.addEventListener("change", () => isThemeChosen || setTheme(system.matches, false));
+  window.addEventListener("beforeprint", () => setTheme(false));
   window.addEventListener("hashchange", () => { stop(); readAddress(); draw(); });
   document.addEventListener("keydown", (event) => {
     if (event.key !== " " || event.target.matches("button, select")) return;
     event.preventDefault();
-    play();
+    if (!event.repeat) play();
   });
 
-  const [policy, weight, reward, kl] = await Promise.all([
-    unpack(told.policy, Uint8Array), unpack(told.weight, Int8Array),
+  const [policy, push, most, reward, kl] = await Promise.all([
+    unpack(told.policy, Uint8Array), unpack(told.push, Int8Array),
+    unpack(told.pushedMost, Float32Array),
     unpack(told.reward, Uint16Array), unpack(told.kl, Uint16Array),
   ]);
-  results = { policy, weight, reward, kl };
+  results = { policy, push, most, reward, kl };
   const found = await whenEmbedded();
+  if (matchMedia("(max-width: 720px)").matches) {
+    for (const plot of found.roots()) plot.height = phoneHeight;
+  }
   models = new Proxy({}, { get: (_, name) => found.get_model_by_name(name) });
   readAddress();
   if (!isThemeChosen) setTheme(system.matches, false);
@@ -286,4 +298,7 @@ async function begin() {
   document.body.dataset.ready = "true";
 }
 
-begin();
+begin().catch((error) => {
+  byId("said").textContent = `This browser cannot show the page (${error}); a newer one can.`;
+  throw error;
+});

@@ -15,6 +15,7 @@ from bokeh.models import (
     BoxAnnotation,
     ColumnDataSource,
     FixedTicker,
+    HoverTool,
     LinearAxis,
     Range1d,
     Span,
@@ -26,31 +27,41 @@ from bandits import plotting
 from bandits.losses import METHODS
 from bandits.metrics import DIVERGED_AT
 
-HEIGHTS = {"policy": 320, "weights": 320, "reward": 220, "divergence": 220}
+HEIGHTS = {"policy": 320, "pushes": 320, "reward": 220, "divergence": 220}
 """Of the plots, in pixels; they are as wide as there is room."""
 
 TITLES = {
     "policy": "Policy, reference and reward",
-    "weights": "Weights: who is raised, who is pushed down",
+    "pushes": "Who is raised, who is pushed down",
     "reward": "Expected reward",
     "divergence": "Distance from the reference",
 }
 
+STILL = 1e-3
+"""A push of this share of the run's largest is none: rounding, or the noise of samples."""
+
 WITH_DATA = ("learned rewards", "preferences and samples")
 """What on-policy methods need that learn from offline pairs too."""
 
-SLIDERS = ("centre", "coverage", "step_size", "step")
+CONTROLS = {
+    "centre": "Reward centre (C1)",
+    "coverage": "Coverage (C2)",
+    "step_size": "Step size",
+    "step": "Training step",
+}
+"""Sliders, by the axis that they move along."""
 
 
 def make_page(dataset: xr.Dataset) -> str:
     """The page of a dataset of `run`, complete in itself: HTML that needs no network."""
-    plots = [_policy_plot(dataset), _weights_plot(dataset), *_curve_plots(dataset)]
+    plots = [_policy_plot(dataset), _pushes_plot(dataset), *_curve_plots(dataset)]
     script, divisions = components(plots)
     files = resources.files(__package__)
     page, css, js = ((files / f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     return jinja2.Template(page).render(
         bokeh=Resources(mode="inline", components=["bokeh"]).render_js(),
         css=css,
+        controls=CONTROLS.items(),
         plots=list(zip(TITLES.values(), divisions, strict=True)),
         plot_script=script,
         arms=dataset.sizes["arm"],
@@ -63,18 +74,19 @@ def make_page(dataset: xr.Dataset) -> str:
 def pack(dataset: xr.Dataset) -> dict[str, Any]:
     """What the page is told: the axes, the methods, and the results as compressed bytes.
 
-    Policies are 255 √π, and so finest where there is little mass; weights 127 times their share of
-    the largest of the moment; rewards and KLs of 65,535 parts of their largest. A run that diverged
-    has zeros from there on.
+    Policies are 255 √π, and so finest where there is little mass; pushes 127 times their share of
+    the largest of the moment, which stands beside them, and 0 where that is below a thousandth of
+    the run's; rewards and KLs of 65,535 parts of their largest. A run that diverged has zeros from
+    there on.
     """
     dataset = dataset.transpose("loss", "centre", "coverage", "step_size", "step", "arm")
-    weights = dataset["weight"].values
-    largest = np.abs(weights).max(axis=-1, keepdims=True)
-    # Below rounding there is nothing left to push.
-    shares = np.where(largest > 1e-6, weights / np.maximum(largest, 1e-6), 0.0)
+    pushes = np.nan_to_num(dataset["push"].values)
+    largest = np.abs(pushes).max(axis=-1, keepdims=True)
+    moves = largest > STILL * largest.max(axis=-2, keepdims=True)
+    shares = np.where(moves, pushes, 0.0) / np.where(moves, largest, 1.0)
     kl_scale = float(np.nanmax(dataset["reference_kl"].values))
     return {
-        "axes": {name: _plain(dataset[name].values) for name in SLIDERS},
+        "axes": {name: _plain(dataset[name].values) for name in CONTROLS},
         "arms": dataset.sizes["arm"],
         "methods": [_describe(str(name)) for name in dataset["loss"].values],
         "reference": _plain(dataset["reference"].values),
@@ -83,7 +95,8 @@ def pack(dataset: xr.Dataset) -> dict[str, Any]:
         "klScale": kl_scale,
         "divergedAt": dataset[DIVERGED_AT].values.ravel().tolist(),
         "policy": _packed(255 * np.sqrt(dataset["policy"].values), np.uint8),
-        "weight": _packed(127 * shares, np.int8),
+        "push": _packed(127 * shares, np.int8),
+        "pushedMost": _packed(largest, np.float32),
         "reward": _packed(65_535 * np.clip(dataset["reward"].values, 0, 1), np.uint16),
         "kl": _packed(65_535 * np.clip(dataset["reference_kl"].values / kl_scale, 0, 1), np.uint16),
         "raised": plotting.RAISED,
@@ -103,8 +116,10 @@ def _describe(name: str) -> dict[str, Any]:
     }
 
 
-def _packed(values: np.ndarray, dtype: type[np.integer]) -> str:
-    whole = np.round(np.nan_to_num(values)).astype(np.dtype(dtype).newbyteorder("<"))
+def _packed(values: np.ndarray, dtype: type[np.number]) -> str:
+    known = np.nan_to_num(values)
+    whole = np.round(known) if np.issubdtype(dtype, np.integer) else known
+    whole = whole.astype(np.dtype(dtype).newbyteorder("<"))
     # Without a time in the header the same sweep is the same page.
     return base64.b64encode(gzip.compress(whole.tobytes(), mtime=0)).decode("ascii")
 
@@ -149,17 +164,14 @@ def _policy_plot(dataset: xr.Dataset) -> figure:
     zeros = np.zeros(len(arms))
     bars = ColumnDataSource({"arm": arms, "top": zeros}, name="policy_bars")
     plot.vbar(
-        x="arm", top="top", width=0.86, source=bars, line_color=None, name="policy_glyph",
-        legend_label="policy",
+        x="arm", top="top", width=0.86, source=bars, line_color=None, fill_alpha=0.75,
+        name="policy_glyph",
     )  # fmt: skip
-    for name, label, dash in (
-        ("reference", "reference", "solid"),
-        ("optimum", "optimum", "dotted"),
-    ):
+    for name, dash in (("reference", "solid"), ("optimum", "dotted")):
         source = ColumnDataSource({"arm": arms, "mass": zeros}, name=f"{name}_source")
         plot.step(
             x="arm", y="mass", mode="center", source=source, line_width=2, line_dash=dash,
-            name=f"{name}_glyph", legend_label=label,
+            name=f"{name}_glyph",
         )  # fmt: skip
     plot.extra_y_ranges = {"reward": Range1d(start=0, end=1.08)}
     right = LinearAxis(
@@ -170,28 +182,21 @@ def _policy_plot(dataset: xr.Dataset) -> figure:
     source = ColumnDataSource({"arm": arms, "reward": zeros}, name="bump_source")
     plot.line(
         x="arm", y="reward", source=source, y_range_name="reward", line_width=2.5,
-        line_dash="dashed", name="bump_glyph", legend_label="reward",
+        line_dash="dashed", name="bump_glyph",
     )  # fmt: skip
-    plot.legend.orientation = "horizontal"
-    plot.legend.label_text_font_size = "13px"
-    plot.legend.border_line_color = None
-    plot.legend.background_fill_alpha = 0
-    plot.legend.padding = 2
-    plot.legend.spacing = 14
-    plot.add_layout(plot.legend[0], "above")
     return plot
 
 
-def _weights_plot(dataset: xr.Dataset) -> figure:
+def _pushes_plot(dataset: xr.Dataset) -> figure:
     arms = np.arange(dataset.sizes["arm"])
     plot = _plot(
-        "weights",
+        "pushes",
         x_range=Range1d(start=-0.7, end=len(arms) - 0.3), y_range=Range1d(start=-1.08, end=1.08),
-        x_axis_label="arm", y_axis_label="weight, of the largest",
+        x_axis_label="arm", y_axis_label="change of the logit, of the largest",
     )  # fmt: skip
     source = ColumnDataSource(
         {"arm": arms, "top": np.zeros(len(arms)), "color": [plotting.RAISED] * len(arms)},
-        name="weight_bars",
+        name="push_bars",
     )
     plot.vbar(x="arm", top="top", width=0.86, color="color", source=source)
     plot.add_layout(Span(location=0, dimension="width", line_width=1, line_color="#888888"))
@@ -212,8 +217,9 @@ def _curve_plots(dataset: xr.Dataset) -> list[figure]:
         )
         plot.xaxis.ticker = FixedTicker(ticks=shown)
         plot.xaxis.major_label_overrides = {i: f"{steps[i]:,}" for i in shown}
-        others = ColumnDataSource({"xs": [], "ys": []}, name=f"{name}_others")
-        plot.multi_line("xs", "ys", source=others, line_color="#999999", line_alpha=0.55)
+        others = ColumnDataSource({"xs": [], "ys": [], "name": []}, name=f"{name}_others")
+        lines = plot.multi_line("xs", "ys", source=others, line_color="#8A8A8A", line_width=1.5)
+        plot.add_tools(HoverTool(renderers=[lines], tooltips="@name", line_policy="none"))
         one = ColumnDataSource({"x": [], "y": []}, name=f"{name}_curve")
         plot.line("x", "y", source=one, line_width=3.5, name=f"{name}_glyph")
         now = Span(name=f"{name}_now", location=0, dimension="height", line_width=2)

@@ -75,7 +75,7 @@ QUICK = Settings(
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Policies, weights, rewards and KLs ``[loss, centre, coverage, step_size, step, …]``."""
+    """Policies, pushes, rewards and KLs ``[loss, centre, coverage, step_size, step, …]``."""
     policy = tabular_softmax()
     reference = tanh_cauchy_reference(settings.num_arms)
     record = log_spaced_steps(settings.last_step, settings.steps_per_decade)
@@ -112,7 +112,7 @@ def run(settings: Settings) -> xr.Dataset:
             collected = collect(logits, key, jnp.int32(0))
             return {
                 "policy": jnp.exp(log_probs),
-                "weight": arm_weights(minimised, collected, log_probs),
+                "push": push(minimised, collected, log_probs),
                 "reward": jnp.exp(log_probs) @ reward / settings.height,
                 "reference_kl": distributions.kl_divergence(log_probs, reference),
             }
@@ -152,13 +152,17 @@ def run(settings: Settings) -> xr.Dataset:
     ).assign_attrs(height=settings.height, beta=settings.beta, batch=settings.batch)
 
 
-def arm_weights(
-    loss: Loss, collected: Minibatch, log_probs: Float[Array, " K"]
-) -> Float[Array, " K"]:
-    """−∂loss/∂log π of every arm, over all the groups that were collected."""
+def push(loss: Loss, collected: Minibatch, log_probs: Float[Array, " K"]) -> Float[Array, " K"]:
+    """−∂loss/∂θ, what a unit step adds to every arm's logit: w − π Σw.
+
+    w = −∂loss/∂log π are the weights of `response_weights`, over all the groups that were
+    collected. A multiple of π can be added to them and no policy moves otherwise, so that their
+    signs alone do not say who rises.
+    """
 
     def of_group(arms: Int[Array, " C"], group: Responses) -> Float[Array, " K"]:
         own = dataclasses.replace(group, log_probs=log_probs[arms])
         return jnp.zeros_like(log_probs).at[arms].add(response_weights(loss, own))
 
-    return jnp.mean(jax.vmap(of_group)(collected.responses, collected.groups), axis=0)
+    weights = jnp.mean(jax.vmap(of_group)(collected.responses, collected.groups), axis=0)
+    return weights - jnp.exp(log_probs) * jnp.sum(weights)

@@ -60,9 +60,15 @@ def test_a_film_is_what_browsers_play(frames, tmp_path):
     assert "yuv420p" in said
 
 
-def test_without_ffmpeg_a_film_is_a_gif_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.warns(UserWarning, match=r"no ffmpeg here to make .*a.mp4; writing .*a.gif"):
+@pytest.mark.parametrize("present", [False, True])
+def test_without_an_ffmpeg_that_works_a_film_is_a_gif_beside_it(tmp_path, monkeypatch, present):
+    ffmpeg = tmp_path / "bin" / "ffmpeg"
+    ffmpeg.parent.mkdir()
+    if present:
+        ffmpeg.write_text("#!/bin/sh\nexit 1\n")
+        ffmpeg.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ffmpeg.parent))
+    with pytest.warns(UserWarning, match=r"no ffmpeg here can make .*a.mp4; writing .*a.gif"):
         assert animation.choose_file(tmp_path / "a.mp4") == tmp_path / "a.gif"
     assert animation.choose_file(tmp_path / "a.html") == tmp_path / "a.html"
 

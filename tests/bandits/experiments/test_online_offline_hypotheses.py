@@ -15,7 +15,9 @@ from bandits.experiments import generation_verification_gap as gap
 from bandits.experiments.online_offline_hypotheses import (
     EXPERIMENT,
     HELD,
+    HELD_LABELS,
     LABELS,
+    WIDER,
     _count_pairs,
     _gaps,
     _problem,
@@ -241,32 +243,46 @@ def test_offline_dpo_and_learned_labels_end_at_the_optimum_of_the_fitted_reward(
         assert float(found.sel(learner=LABELS[2])) == pytest.approx(1, abs=1e-3)
 
 
-def test_rlhf_ends_at_the_kl_of_its_soft_optimum_and_all_start_at_the_reference(measured):
+def prior_ridges():
+    """By what they are called, of the law of true token rewards and of a wider one."""
     ridge = 1 / (SETTINGS.clean_pairs * SETTINGS.reward_scale**2)
+    return {"rlhf": ridge, "rlhf, wide prior": ridge / WIDER**2}
+
+
+def test_rlhf_ends_at_the_kl_of_its_soft_optimum_and_all_start_at_the_reference(measured):
     np.testing.assert_allclose(measured["reference_kl"].sel(step=0), 0, atol=1e-6)
     for seed in range(SEEDS):
         _, reference, _, clean = problem_of(seed)
-        expected = kl(soft_optimum(fit(clean, ridge), reference), reference)
-        found = measured["reference_kl"].sel(loss="rlhf", seed=seed, step=400)
-        assert float(found) == pytest.approx(expected, rel=0.01)
+        for name, ridge in prior_ridges().items():
+            expected = kl(soft_optimum(fit(clean, ridge), reference), reference)
+            found = measured["reference_kl"].sel(loss=name, seed=seed, step=400)
+            assert float(found) == pytest.approx(expected, rel=0.01)
 
 
 def test_values_are_of_the_true_reward_with_the_penalty(measured):
-    ridge = 1 / (SETTINGS.clean_pairs * SETTINGS.reward_scale**2)
     for seed in range(SEEDS):
         reward, reference, _, clean = problem_of(seed)
         start = measured["held_value"].sel(seed=seed, step=0)
         np.testing.assert_allclose(start, np.exp(reference) @ reward, atol=1e-5)
-        end = soft_optimum(fit(clean, ridge), reference)
-        expected = np.exp(end) @ reward - BETA * kl(end, reference)
-        found = measured["held_value"].sel(loss="rlhf", seed=seed, step=400)
-        assert float(found) == pytest.approx(expected, abs=0.02)
+        for name, ridge in prior_ridges().items():
+            end = soft_optimum(fit(clean, ridge), reference)
+            expected = np.exp(end) @ reward - BETA * kl(end, reference)
+            found = measured["held_value"].sel(loss=name, seed=seed, step=400)
+            assert float(found) == pytest.approx(expected, abs=0.02)
 
 
 def test_hypo_stays_nearer_than_dpo(measured):
     last = measured["reference_kl"].isel(step=-1)
     assert (last.sel(loss="hypo") < last.sel(loss="dpo")).all()
     assert (last > 0.1).all()
+
+
+def test_with_a_wide_prior_rlhf_goes_most_of_the_way_to_dpo(measured):
+    """Its class is that of DPO's policies: only the prior of its reward tells them apart."""
+    last = measured["reference_kl"].isel(step=-1)
+    gap = last.sel(loss="dpo") - last.sel(loss="rlhf")
+    assert (gap > 0.1).all()
+    assert (abs(last.sel(loss="dpo") - last.sel(loss="rlhf, wide prior")) < 0.5 * gap).all()
 
 
 # Claims
@@ -278,11 +294,11 @@ def made(seeds=6):
     gaps = gaps.rename(seed="gap_seed", learner="gap_learner")
     share = np.array([0.9, 0.9, 0.99])[:, None] + random.normal(0, 0.02, seeds)
     share[1] += random.normal(0, 1e-3, seeds)
-    distance, value = np.zeros((2, 3, seeds, 3))
-    distance[..., 1] = np.array([1.5, 1.5, 1.0])[:, None] + random.normal(0, 0.1, (3, seeds))
-    distance[..., 2] = distance[..., 1] + np.array([2.5, 0.1, -0.2])[:, None]
+    distance, value = np.zeros((2, 4, seeds, 3))
+    distance[..., 1] = np.array([1.5, 1.5, 1.0, 1.5])[:, None] + random.normal(0, 0.1, (4, seeds))
+    distance[..., 2] = distance[..., 1] + np.array([2.5, 0.1, -0.2, 2.0])[:, None]
     distance[0, :, 2] += random.normal(0, 0.1, seeds)
-    value[..., 2] = np.array([0.2, 0.6, 0.75])[:, None]
+    value[..., 2] = np.array([0.2, 0.6, 0.75, 0.3])[:, None]
     return xr.Dataset(
         {
             "label_share": (("learner", "seed"), share),
@@ -301,9 +317,9 @@ def failing(dataset):
 
 def test_every_claim_holds_where_the_finding_does():
     claims = judge(made())
-    assert [claim.holds for claim in claims] == [True] * 4
-    assert [claim.statement[:2] for claim in claims] == ["H1", "H2", "H5", "H6"]
-    assert [claim.effect for claim in claims] == pytest.approx([0, 2.5, 0.3, 0.85], abs=0.1)
+    assert [claim.holds for claim in claims] == [True] * 5
+    assert [claim.statement[:2] for claim in claims] == ["H1", "H2", "Wh", "H5", "H6"]
+    assert [claim.effect for claim in claims] == pytest.approx([0, 2.4, 2.7, 0.3, 0.85], abs=0.15)
     assert all(claim.low < claim.effect < claim.high for claim in claims)
     beginning = "The exact preference of every pair of its own samples, far more than the data hold"
     assert claims[0].note.startswith(f"{beginning}, adds 0.09 [")
@@ -311,20 +327,25 @@ def test_every_claim_holds_where_the_finding_does():
 
 def test_notes_say_where_each_ends_and_how_large_the_gaps_are():
     dataset = made()
-    dataset["reference_kl"][..., 1] = np.array([1.5, 1.5, 1.2])[:, None]
-    dataset["reference_kl"][..., 2] = np.array([4.0, 1.501, 1.0])[:, None]
+    dataset["reference_kl"][..., 1] = np.array([1.5, 1.5, 1.2, 1.5])[:, None]
+    dataset["reference_kl"][..., 2] = np.array([4.0, 1.501, 1.0, 3.5])[:, None]
     share = np.array([[0.95, 0, 0, 0.4], [0, 0, 0.4, 0.41], [0.9, 0, 0, 0.9]])
     dataset["gap_share"].values[:] = share[:, None]
     claims = judge(dataset)
     assert claims[1].note == (
-        "HyPO moves by +0.001, RLHF by -0.200. They end at DPO 4.00, HyPO 1.50, RLHF 1.00 nats, "
-        "with a true value E[r] − β KL of DPO 0.20, HyPO 0.60, RLHF 0.75."
+        "In the second half of the steps DPO moves by 2.5 [2.5, 2.5], HyPO by +0.001. They end at "
+        "DPO 4.00, HyPO 1.50 nats. The true reward less β KL at the end: DPO 0.20, HyPO 0.60, "
+        "RLHF 0.75, RLHF, wide prior 0.30."
     )
-    assert claims[3].note == (
+    assert claims[2].note == (
+        "RLHF ends at 1.00 nats with the narrow prior and at 3.50 with the wide one; DPO, which "
+        "has none, at 4.00."
+    )
+    assert claims[4].note == (
         "The gaps: additive 0.55 [0.55, 0.55], random -0.41 [-0.41, -0.41], one token 0 [0, 0]."
     )
     dataset["gap_share"].loc[{"problem": "one token", "gap_learner": gap.DPO_ALL}] += 1e-6
-    assert judge(dataset)[3].note.endswith("one token 0 [0, 0].")  # no −0
+    assert judge(dataset)[4].note.endswith("one token 0 [0, 0].")  # no −0
 
 
 def set_to(name, value, **where):
@@ -350,22 +371,28 @@ def added(name, value, **where):
         (added("label_share", 0.05 * SPREAD, learner=LABELS[1]), [0]),
         (added("label_share", 0.3, learner=LABELS[2]), []),
         (set_to("reference_kl", 1.0, loss="dpo"), [1]),
-        (set_to("reference_kl", 4.5, loss="dpo", step=5), [1]),
-        (set_to("reference_kl", 9.0, loss="hypo", step=9), []),
+        (set_to("reference_kl", 4.5, loss="dpo", step=5), [1]),  # it no longer moves
+        (set_to("reference_kl", 9.0, loss="hypo", step=9), [1]),
+        (added("reference_kl", 2.4, loss="hypo", step=9), [1]),  # as far as DPO
+        (set_to("reference_kl", 1.0, loss="hypo"), []),
         (added("reference_kl", 9 * SPREAD, loss="dpo", step=9), [1]),
         (set_to("reference_kl", 1.0, loss="dpo", step=0), []),
-        (set_to("accuracy", 0.9, judged_on="best of many", gap_learner=gap.DPO_ALL), [2]),
+        (set_to("reference_kl", 9.0, loss="rlhf", step=9), [2]),
+        (set_to("reference_kl", 0.7, loss="rlhf, wide prior", step=9), [2]),
+        (added("reference_kl", 9 * SPREAD, loss="rlhf, wide prior", step=9), [2]),
+        (set_to("reference_kl", 9.0, loss="rlhf, wide prior", step=5), []),
+        (set_to("accuracy", 0.9, judged_on="best of many", gap_learner=gap.DPO_ALL), [3]),
         (
             added("accuracy", 2 * GAP_SPREAD, judged_on="best of many", gap_learner=gap.DPO_ALL),
-            [2],
+            [3],
         ),
         (set_to("accuracy", 0.9, judged_on="data's law", gap_learner=gap.DPO_ALL), []),
         (set_to("accuracy", 0.9, problem="random", gap_learner=gap.DPO_ALL), []),
-        (set_to("gap_share", 0.05, problem="simple", gap_learner=gap.RLHF_ADDITIVE), [3]),
-        (set_to("gap_share", 0.97, problem="random", gap_learner=gap.RLHF_ADDITIVE), [3]),
+        (set_to("gap_share", 0.05, problem="simple", gap_learner=gap.RLHF_ADDITIVE), [4]),
+        (set_to("gap_share", 0.97, problem="random", gap_learner=gap.RLHF_ADDITIVE), [4]),
         (set_to("gap_share", 0.97, problem="random", gap_learner=gap.RLHF_TABLE), []),
         (set_to("gap_share", 0.1, problem="one token", gap_learner=gap.RLHF_ADDITIVE), []),
-        (added("gap_share", 9 * GAP_SPREAD, problem="simple", gap_learner=gap.RLHF_ADDITIVE), [3]),
+        (added("gap_share", 9 * GAP_SPREAD, problem="simple", gap_learner=gap.RLHF_ADDITIVE), [4]),
     ],
 )
 def test_each_finding_that_fails_fails_its_claim_and_no_other(change, expected):
@@ -376,7 +403,7 @@ def test_each_finding_that_fails_fails_its_claim_and_no_other(change, expected):
 
 @pytest.mark.parametrize(
     ("name", "claim"),
-    [("label_share", 0), ("reference_kl", 1), ("accuracy", 2), ("gap_share", 3)],
+    [("label_share", 0), ("reference_kl", 1), ("accuracy", 3), ("gap_share", 4)],
 )
 @pytest.mark.parametrize("first", [True, False], ids=["one", "all"])
 def test_results_that_are_undefined_do_not_hold(name, claim, first):
@@ -402,7 +429,8 @@ def test_the_middle_is_the_record_nearest_to_half_of_the_steps():
     """Records are spaced by logarithms: of 0, 1, 4, 6 and 9 it is 4."""
     dataset = made().isel(step=[0, 0, 1, 2, 2]).assign_coords(step=[0, 1, 4, 6, 9])
     path = dataset["reference_kl"].sel(loss="dpo")
-    assert judge(dataset)[1].effect == pytest.approx(float((path[:, 4] - path[:, 2]).mean()))
+    moved = float((path[:, 4] - path[:, 2]).mean())
+    assert f"DPO moves by {moved:.3f} [" in judge(dataset)[1].note
 
 
 def test_quick_settings_are_not_vouched_for():
@@ -425,7 +453,9 @@ def test_the_figure_has_a_panel_a_hypothesis(measured):
 
     means = measured["label_share"].mean("seed")
     np.testing.assert_allclose(heights(labels), means, rtol=1e-5)
-    assert [line.get_label() for line in held.lines] == ["DPO", "HyPO", "RLHF"]
+    assert [line.get_label() for line in held.lines] == list(HELD_LABELS)
+    assert HELD_LABELS == ("DPO", "HyPO", "RLHF", "RLHF, wide prior")
+    assert len({(line.get_color(), line.get_linestyle()) for line in held.lines}) == 4
     for line, name in zip(held.lines, HELD, strict=True):
         path = measured["reference_kl"].sel(loss=name).mean("seed")[1:]
         np.testing.assert_allclose(line.get_ydata(), path, rtol=1e-5)

@@ -13,7 +13,7 @@ SMALL = Settings(
     last_step=100,
     steps_per_decade=3,
     batch=80,
-    methods=("forward_kl", "reverse_kl", "best_of_n", "dpo", "ipo"),
+    methods=("forward_kl", "reverse_kl", "best_of_n", "dpo", "ipo", "rlhf"),
 )
 
 

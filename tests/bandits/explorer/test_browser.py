@@ -90,8 +90,10 @@ def test_bars_are_the_policies_of_the_sweep_wherever_the_sliders_stand(visit, da
         tab.wait_for_function(f"document.getElementById('loss').value === '{chosen['loss']}'")
         one = dataset.sel(**chosen)
         np.testing.assert_allclose(np.sqrt(bars(tab)), np.sqrt(one["policy"]), atol=3e-3)
-        share = one["weight"] / np.abs(one["weight"]).max()
-        np.testing.assert_allclose(bars(tab, "weight_bars"), share, atol=5e-3)
+        share = one["push"] / np.abs(one["push"]).max()
+        np.testing.assert_allclose(bars(tab, "push_bars"), share, atol=5e-3)
+        most = float(tab.locator("#pushed").inner_text().split()[3])
+        assert most == pytest.approx(chosen["step_size"] * float(abs(one["push"]).max()), rel=0.05)
         said = f"{round(100 * float(one['reward']))}% of the largest reward"
         assert said in tab.locator("#said").inner_text()
 
@@ -118,7 +120,7 @@ def test_the_menu_changes_the_method_its_colour_and_its_formula(visit):
     assert np.abs(bars(tab) - before).max() > 1e-3
     assert tab.locator("#formula").inner_text().startswith("reverse KL minimises")
     assert tab.locator("#coverage").is_disabled()
-    assert "no pair" not in tab.locator("#said").inner_text()
+    assert "not in the data" not in tab.locator("#said").inner_text()
     tab.locator("#loss").select_option("ipo")
     assert tab.locator("#coverage").is_enabled()
 
@@ -154,14 +156,51 @@ def test_a_run_that_diverged_says_so_and_shows_no_bars(visit):
     assert np.isnan(bars(tab)).all()
 
 
-def test_on_a_phone_nothing_is_cut_off_and_the_bars_stay_beside_the_sliders(visit):
-    tab = visit("loss=dpo&step=10", viewport={"width": 390, "height": 844}, has_touch=True)
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+@pytest.mark.parametrize("width", [360, 390])
+def test_on_a_phone_nothing_is_cut_off_and_the_bars_stay_beside_the_sliders(visit, width):
+    tab = visit("loss=dpo&step=10", viewport={"width": width, "height": 844}, has_touch=True)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
     plot = tab.locator("figure").first.bounding_box()
-    slider = tab.locator("#step").bounding_box()
-    assert plot["y"] + plot["height"] <= slider["y"] <= 844 - slider["height"]
-    for figure in tab.locator("figure").all():
-        assert figure.bounding_box()["width"] <= 390
+    controls = tab.locator("#controls").bounding_box()
+    assert plot["y"] + plot["height"] <= controls["y"]
+    assert controls["y"] + controls["height"] <= 844 + 1
+    for part in tab.locator("figure, .legend, .control, button, canvas").all():
+        box = part.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+
+
+def test_every_control_has_a_name_and_its_label_leads_to_it(visit):
+    tab = visit()
+    for name in ("Reward centre (C1)", "Coverage (C2)", "Step size", "Training step"):
+        slider = tab.get_by_role("slider", name=name)
+        assert slider.count() == 1
+        tab.get_by_text(name, exact=True).click()
+        assert slider.evaluate("slider => slider === document.activeElement")
+    assert tab.get_by_role("combobox", name="Method").count() == 1
+
+
+def test_without_what_it_needs_it_says_so(browser, address):
+    tab = browser.new_page()
+    tab.add_init_script("delete window.DecompressionStream")
+    tab.goto(address)
+    tab.wait_for_function("document.getElementById('said').textContent.includes('cannot show')")
+    tab.close()
+    context = browser.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto(address)
+    assert "needs JavaScript" in tab.locator("#said").inner_text()
+    context.close()
+
+
+def test_a_method_that_rests_pushes_nobody(visit, dataset):
+    one = dataset["push"].sel(loss="reverse_kl", centre=5, coverage=1.0, step_size=1.0)
+    tab = visit("loss=reverse_kl&centre=5&coverage=1&step_size=1&step=100")
+    if float(abs(one.sel(step=100)).max()) < 1e-3 * float(abs(one).max()):
+        assert not bars(tab, "push_bars").any()
+        assert tab.locator("#pushed").inner_text() == "nobody"
+    else:
+        assert np.abs(bars(tab, "push_bars")).max() == pytest.approx(1.0, abs=0.01)
 
 
 @pytest.mark.parametrize(("scheme", "paper"), [("light", 255), ("dark", 22)])

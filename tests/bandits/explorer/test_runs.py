@@ -41,7 +41,37 @@ def test_a_step_of_a_divergence_is_that_of_theorem_6_5(settings, dataset, loss):
     np.testing.assert_allclose(one["policy"], expected, rtol=1e-3)
 
 
-def test_weights_of_dpo_are_the_pairs_won_less_the_pairs_lost(settings, dataset):
+@pytest.mark.parametrize("step", [0, 10])
+def test_a_divergence_pushes_along_its_gradient_in_the_logits(settings, dataset, step):
+    """q − p, and −p (log p/q − KL)."""
+    reward, reference = problem(settings, 8)
+    q = softmax(np.log(reference) + reward / settings.beta)
+    chosen = {"centre": 8, "coverage": 1.0, "step_size": 1.0, "step": step}
+    p = at(dataset, "forward_kl", **chosen)["policy"].values
+    np.testing.assert_allclose(at(dataset, "forward_kl", **chosen)["push"], q - p, atol=1e-5)
+    p = at(dataset, "reverse_kl", **chosen)["policy"].values
+    ratio = np.log(p / q)
+    expected = -p * (ratio - p @ ratio)
+    np.testing.assert_allclose(at(dataset, "reverse_kl", **chosen)["push"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["forward_kl", "reverse_kl", "rlhf"])
+def test_at_its_optimum_a_method_pushes_nobody(dataset, loss):
+    chosen = {"centre": 5, "coverage": 1.0, "step_size": 1.0}
+    pushes = abs(at(dataset, loss, **chosen)["push"]).max("arm")
+    assert pushes.sel(step=0) > 0.02
+    assert pushes.sel(step=100) < 0.1 * pushes.sel(step=0)
+
+
+def test_a_step_adds_the_push_to_the_logits(dataset):
+    for loss in ("forward_kl", "reverse_kl", "dpo", "ipo", "rlhf"):
+        one = at(dataset, loss, centre=5, coverage=1.0, step_size=1.0)
+        ratio = np.log(one["policy"].sel(step=1) / one["policy"].sel(step=0)).values
+        push = one["push"].sel(step=0).values
+        np.testing.assert_allclose(ratio - ratio[0], push - push[0], atol=2e-5, err_msg=loss)
+
+
+def test_dpo_pushes_by_the_pairs_won_less_the_pairs_lost(settings, dataset):
     """w_i = β Σ_j [P_ij σ(−β h_ij) − P_ji σ(β h_ij)] over pairs of the data."""
     reward, reference = problem(settings, 5)
     wins = np.asarray(preference_probabilities(reward, temperature=1.0))
@@ -51,22 +81,23 @@ def test_weights_of_dpo_are_the_pairs_won_less_the_pairs_lost(settings, dataset)
     one = at(dataset, "dpo", centre=5, coverage=0.5, step_size=1.0, step=100)
     ratio = np.log(one["policy"].values / reference)
     margin = settings.beta * (ratio[:, None] - ratio[None, :])
-    push = settings.beta * pairs / (1 + np.exp(margin))
-    np.testing.assert_allclose(one["weight"], push.sum(1) - push.sum(0), atol=2e-6)
+    won = settings.beta * pairs / (1 + np.exp(margin))
+    np.testing.assert_allclose(one["push"], won.sum(1) - won.sum(0), atol=2e-6)
 
 
-def test_arms_in_no_pair_keep_their_ratios_and_have_no_weight(dataset):
+def test_arms_in_no_pair_keep_their_ratios_and_are_not_pushed(dataset):
     one = at(dataset, "dpo", coverage=0.5)
     ratios = log_softmax(np.log(one["policy"].isel(arm=slice(6, None)).values), axis=-1)
     np.testing.assert_allclose(ratios, np.broadcast_to(ratios[:, :, :1], ratios.shape), atol=1e-3)
-    assert (one["weight"].isel(arm=slice(6, None)) == 0).all()
-    assert (one["weight"].isel(arm=slice(None, 6)) != 0).any("arm").all()
+    np.testing.assert_allclose(one["push"].isel(arm=slice(6, None)), 0.0, atol=1e-7)
+    assert (abs(one["push"].sel(step=0).isel(arm=slice(None, 6))) > 1e-3).any("arm").all()
 
 
-def test_weights_of_best_of_n_are_the_shares_of_the_winners(dataset):
-    weights = at(dataset, "best_of_n")["weight"]
-    assert (weights >= 0).all()
-    np.testing.assert_allclose(weights.sum("arm"), 1.0, rtol=1e-5)
+def test_best_of_n_pushes_towards_the_shares_of_the_winners(dataset):
+    one = at(dataset, "best_of_n")
+    winners = one["push"] + one["policy"]
+    assert (winners > -1e-6).all()
+    np.testing.assert_allclose(winners.sum("arm"), 1.0, rtol=1e-5)
 
 
 def test_reward_and_divergence_are_those_of_the_policy(settings, dataset):
