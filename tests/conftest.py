@@ -17,6 +17,19 @@ settings.register_profile(
 settings.load_profile("modeseek")
 
 
+AS_USED = {"bench", "explorer", "losses", "sweeps", "test_descent.py", "test_sampling.py"}
+"""Tests of bits and of speed: folders, and files."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly_compiled(request):
+    """Elsewhere programs run once, and most of the time would go into optimising them."""
+    optimised = AS_USED & set(request.path.parts) or request.path.name.startswith("test_cli")
+    jax.config.update("jax_disable_most_optimizations", not optimised)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def float64():
     """Run one test in float64; the switch is never global."""
