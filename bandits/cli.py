@@ -17,6 +17,7 @@ import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from bandits import animation, gallery, plotting
@@ -54,7 +55,7 @@ def list_() -> int:
     """Print the experiments, methods and environments."""
     experiments = Table("experiment", "source", "question", title="Experiments")
     for experiment in EXPERIMENTS.values():
-        experiments.add_row(experiment.name, experiment.source, experiment.question)
+        experiments.add_row(experiment.name, escape(experiment.source), escape(experiment.question))
     marks = Table(
         "method", "on-policy", "sample reuse", "negative gradient", "needs",
         title="Methods",
@@ -73,10 +74,11 @@ def list_() -> int:
         flags = (method.on_policy, method.reuses_samples, method.negative_gradient)
         marks.add_row(name, *("yes" if flag else "no" for flag in flags), method.needs)
         defaults = ", ".join(f"{key}={value:g}" for key, value in method.hyperparameters.items())
-        losses.add_row(name, method.formula, defaults, method.source)
+        losses.add_row(name, escape(method.formula), defaults, escape(method.source))
     environments = Table("environment", "what", "source", title="Environments")
     for name, entry in ENVIRONMENTS.items():
-        environments.add_row(name, (entry.build.__doc__ or "").strip(), entry.source)
+        what = (entry.build.__doc__ or "").strip()
+        environments.add_row(name, escape(what), escape(entry.source))
     for table in (experiments, marks, losses, environments):
         console.print(table)
     return 0
@@ -362,7 +364,7 @@ def bench(
 def _bench_row(row: "Measurement") -> tuple[str, ...]:
     verdict = {True: "yes", False: "NO", None: ""}[row.holds]
     name = row.name if row.unit == "×" else f"{row.name}, {row.unit}"
-    name = f"{name}\n[dim]{row.note}[/dim]" if row.note else name
+    name = f"{name}\n[dim]{escape(row.note)}[/dim]" if row.note else name
     value = "" if row.value is None else f"{row.value:.3g}"
     spread = "" if row.low is None else f"{row.low:.3g} to {row.high:.3g}"
     return verdict, name, value, spread, row.target
@@ -448,7 +450,9 @@ def _claim_table(claimed: list[Claim]) -> Table:
             table.add_section()
             table.add_row("", f"[bold]{claim.experiment}[/bold]  ({claim.source})", "", "")
         verdict = "yes" if claim.holds else "NO" if claim.asserted else "no*"
-        statement = f"{claim.statement}\n[dim]{claim.note}[/dim]" if claim.note else claim.statement
+        statement = escape(claim.statement)
+        if claim.note:
+            statement += f"\n[dim]{escape(claim.note)}[/dim]"
         interval = f"{claim.low:.5g} to {claim.high:.5g}"
         table.add_row(verdict, statement, f"{claim.effect:.5g}", interval)
     return table

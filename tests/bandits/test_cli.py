@@ -151,7 +151,8 @@ def test_claims_prints_a_json_list_with_the_three_cases_of_the_theorem(command):
 def fake_experiment(name, holds, asserted=True, effect=1.0):
     def judge(dataset):
         interval = Interval(effect, 0.5, 1.5)
-        return [experiment.claim(f"{name} is so", interval, holds, asserted=asserted)]
+        said = {"asserted": asserted, "note": "With E[a] of [b]."}
+        return [experiment.claim(f"{name} is so", interval, holds, **said)]
 
     experiment = Experiment(
         name=name,
@@ -182,6 +183,7 @@ def test_claims_exits_1_only_where_an_asserted_claim_fails(
     code, out, _ = command("claims", *form)
     assert code == expected
     assert "good is so" in out
+    assert "With E[a] of [b]." in out
     if form:
         assert [claim["holds"] for claim in json.loads(out)] == [True, holds]
 
