@@ -17,8 +17,11 @@ settings.register_profile(
 settings.load_profile("modeseek")
 
 
-AS_USED = {"bench", "explorer", "losses", "sweeps", "test_descent.py", "test_sampling.py"}
-"""Tests of bits and of speed: folders, and files."""
+AS_USED = {
+    "bench", "explorer", "losses", "sweeps",
+    "test_descent.py", "test_environments.py", "test_sampling.py",
+}  # fmt: skip
+"""Tests of bits, of digits and of speed: folders, and files."""
 
 
 @pytest.fixture(scope="module", autouse=True)
