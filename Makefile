@@ -22,7 +22,7 @@ gallery: figures
 
 # Stored without sliders, which only a running notebook can move.
 notebooks: $(VENV)/.installed-notebooks
-	MODESEEK_STATIC=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	MODESEEK_STATIC=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --coalesce-streams \
 	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 docs: $(VENV)/.installed-docs
