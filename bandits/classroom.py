@@ -17,8 +17,7 @@ STATIC = "MODESEEK_STATIC"
 """The environment variable that asks for pictures without sliders, as notebooks are stored."""
 
 DPI = 80
-"""A picture of 12 inches is as wide as a notebook's page, and drawn well within 100 ms."""
-
+"""A picture of 12 inches is as wide as a notebook's page, and drawn in about 100 ms."""
 
 FAST = {"compress_level": 1}
 """A third of the time goes into a smaller file otherwise."""
@@ -84,7 +83,7 @@ class Picture:
 
 
 def _first(draw: Callable[..., Figure], name: str, values: list[Any]) -> Any:
-    """The value a control starts at: the nearest to the default of ``draw``."""
+    """The value a control starts at: that of ``values`` which is the default of ``draw``."""
     parameters = inspect.signature(draw).parameters
     defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
     require_known("control", name, defaults)

@@ -1,6 +1,6 @@
 """The gallery as one page: every figure with its question, source, command and claims."""
 
-import importlib
+import inspect
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -66,6 +66,4 @@ def _row(claim: Claim) -> str:
 
 
 def _code(experiment: Experiment, folder: Path) -> str:
-    module = importlib.import_module(experiment.run.__module__)
-    assert module.__file__ is not None
-    return Path(os.path.relpath(module.__file__, folder.resolve())).as_posix()
+    return Path(os.path.relpath(inspect.getfile(experiment.run), folder.resolve())).as_posix()

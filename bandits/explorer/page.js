@@ -3,7 +3,7 @@
 
 const told = JSON.parse(document.getElementById("data").textContent);
 const axes = { loss: told.methods.map((method) => method.name), ...told.axes };
-const sliders = ["centre", "coverage", "step_size", "step"];
+const sliders = Object.keys(told.axes);
 const first = {
   loss: "dpo", centre: 20, coverage: 0.5, step_size: 10, step: 1000,
 };
