@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, UInt32
 
+from bandits import threefry
 from theory import checks
 
 UNIT = 2.0**31
@@ -41,7 +42,7 @@ def sample_categorical(
             f"num_samples is {num_samples}; it must be a whole number of at least 1"
         )
     shape = (*np.shape(log_probs)[:-1], int(num_samples))
-    return inverse_cdf(log_probs, jax.random.bits(key, shape, jnp.uint32))
+    return inverse_cdf(log_probs, threefry.bits(key, shape))
 
 
 def sample_counts(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from bandits import sampling
+from bandits import sampling, threefry
 from bandits.policies.base import Policy
 from bandits.policies.network import Dense, apply_dense, init_layers, layer_norm
 from theory.checks import InvalidInput
@@ -161,7 +161,7 @@ def causal_transformer(
             token = sampling.sample_categorical(keys[place], log_probs, 1)
             return responses.at[:, place].set(token[:, 0]), None
 
-        keys = jax.random.split(key, length)
+        keys = threefry.split(key, length)
         start = jnp.zeros((count, length), jnp.int32)
         return jax.lax.scan(extend, start, jnp.arange(length))[0]
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from bandits import sampling
+from bandits import sampling, threefry
 from bandits.policies.base import Policy
 from bandits.policies.network import Dense, apply_dense, init_layers
 from bandits.policies.sequences import MOST_SEQUENCES, own_tokens
@@ -205,7 +205,7 @@ def recurrent(num_values: int, max_length: int, width: int = 32) -> Policy:
     def sample(
         params: Recurrent, key: PRNGKeyArray, context: Any, count: int
     ) -> Int[Array, "C T1"]:
-        keys = jax.random.split(key, max_length)
+        keys = threefry.split(key, max_length)
 
         def draw(log_probs: Float[Array, "C S"], place: Int[Array, ""]) -> Int[Array, " C"]:
             return sampling.sample_categorical(keys[place], log_probs, 1)[:, 0].astype(int)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from bandits import threefry
 from bandits.environments import CategoricalBandit
 from bandits.losses import Responses, make_group
 from bandits.policies import Params, Policy
@@ -71,7 +72,7 @@ def on_policy(
     prompts = jax.tree.map(jnp.asarray, prompts)
 
     def draw_at_once(behaviour: Params, key: PRNGKeyArray, number: Array) -> Minibatch:
-        draw_key, label_key = jax.random.split(key)
+        draw_key, label_key = threefry.split(key)
         responses = policy.sample(behaviour, draw_key, None, schedule.minibatch)
         drawn = (
             responses,
@@ -80,7 +81,7 @@ def on_policy(
             reference_log_prob(None, responses),
         )
         responses, *columns = (a.reshape(count, group, *a.shape[1:]) for a in drawn)
-        groups = jax.vmap(judge)(jax.random.split(label_key, count), *columns)
+        groups = jax.vmap(judge)(threefry.split(label_key, count), *columns)
         return Minibatch(None, responses, groups)
 
     def judge(key: PRNGKeyArray, own: Array, rewards: Array, reference: Array) -> Responses:
@@ -92,14 +93,14 @@ def on_policy(
         )
 
     def collect(behaviour: Params, key: PRNGKeyArray, number: Array) -> Minibatch:
-        split = jax.random.split(key, 1 + count)
+        split = threefry.split(key, 1 + count)
         prompt_key, keys = split[0], split[1:]
         contexts = jax.tree.map(lambda p: p[_choose_prompts(prompt_key, len(p), count)], prompts)
 
         def respond(context: Any, key: PRNGKeyArray) -> tuple[Array, Responses]:
             responses = policy.sample(behaviour, key, context, group)
             return responses, judge(
-                jax.random.fold_in(key, 1),
+                threefry.fold_in(key, 1),
                 policy.log_prob(behaviour, context, responses),
                 reward(context, responses),
                 reference_log_prob(context, responses),
@@ -182,9 +183,9 @@ def with_own_samples(
     """
 
     def collect(behaviour: Params, key: PRNGKeyArray, number: Array) -> Minibatch:
-        offline_key, own_key = jax.random.split(key)
+        offline_key, own_key = threefry.split(key)
         held = offline(behaviour, offline_key, number)
-        keys = jax.random.split(own_key, len(held.responses))
+        keys = threefry.split(own_key, len(held.responses))
 
         def beside(
             context: Any, responses: Array, group: Responses, key: PRNGKeyArray

@@ -26,6 +26,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from bandits import threefry
 from bandits.losses import Loss
 from bandits.metrics import DIVERGED_AT
 from bandits.policies import Params, Policy
@@ -92,8 +93,8 @@ def train(
         return jnp.mean(jax.vmap(loss)(groups))
 
     def draw(behaviour: Params, iteration: Array, number: Array) -> Minibatch:
-        of_iteration = jax.random.fold_in(key, iteration)
-        return collect(behaviour, jax.random.fold_in(of_iteration, number), number)
+        of_iteration = threefry.fold_in(key, iteration)
+        return collect(behaviour, threefry.fold_in(of_iteration, number), number)
 
     def step(s: Array, state: _State) -> _State:
         iteration, place = s // per_iteration, s % per_iteration
