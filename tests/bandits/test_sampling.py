@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from bandits.environments import power_law_reference, tanh_cauchy_reference
-from bandits.sampling import inverse_cdf, sample_categorical, sample_counts
+from bandits.sampling import MOST_BLOCKS, inverse_cdf, sample_categorical, sample_counts, search
 from theory.checks import InvalidInput
 
 KEY = jax.random.key(20240414)
@@ -15,6 +15,7 @@ EXP_ERROR = 2.0**-23
 """Total variation by which float32's exp may be off: two units in the last place."""
 
 traced_inverse_cdf = jax.jit(inverse_cdf)
+traced_search = jax.jit(search)
 
 
 def log(probs):
@@ -223,6 +224,25 @@ def test_every_row_of_a_batch_is_drawn_from_its_own_law():
     expected = np.reshape([4, 0, 6, 2], (2, 2, 1))
     np.testing.assert_array_equal(drawn, np.broadcast_to(expected, (2, 2, DRAWS)))
     assert drawn.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    "num_arms", [2, 3, MOST_BLOCKS, MOST_BLOCKS + 1, 2 * MOST_BLOCKS + 1, 100, 257, 1000]
+)
+def test_a_search_finds_what_numpy_finds_also_among_arms_without_mass(num_arms):
+    random = np.random.default_rng(num_arms)
+    masses = random.integers(0, 3, (20, num_arms)) * random.integers(0, 2, (20, num_arms))
+    masses[:, random.integers(num_arms)] += 1
+    for edges in np.cumsum(masses, axis=1).astype(np.uint32):
+        t = np.arange(edges[-1], dtype=np.uint32)[:500]
+        found = traced_search(edges, np.resize(t, 500))
+        np.testing.assert_array_equal(found, np.searchsorted(edges, np.resize(t, 500), "right"))
+
+
+def test_a_policy_that_is_nan_draws_arms_in_range():
+    log_probs = np.full(100, np.nan, np.float32)
+    found = np.asarray(traced_inverse_cdf(log_probs, np.linspace(0, TOP, 99).astype(np.uint32)))
+    assert np.isin(found, np.arange(100)).all()
 
 
 def test_the_same_numbers_serve_many_laws():
