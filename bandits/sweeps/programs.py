@@ -8,6 +8,11 @@ of their runs are kept, then changes no bit.
 Blocks run in lanes. On a CPU a lane is a core: all lanes call one executable of one device, each
 from a thread of its own. Several devices have a lane each, and an executable each: the partitioner
 that one for all would need fuses, and so rounds, otherwise than a single device does.
+
+XLA has one pool of threads for all lanes of a CPU. Kernels that split their work would wait there
+for one another, so where there are several blocks they are compiled not to. LAPACK waits there too,
+and two lanes of it can wait for ever: a program that calls it, or other code that is not XLA's, has
+a single lane.
 """
 
 import dataclasses
@@ -22,6 +27,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.stages import Lowered
 
 from bandits.sweeps.grid import Grid, Place
 from theory import checks
@@ -37,6 +43,18 @@ BLOCKS = 8
 
 BLOCK_BYTES = 2**26
 """Arguments and results of one block, at most; a run larger than this is a block of its own."""
+
+IN_ONE_THREAD: dict[str, str | bool] = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+"""Tells XLA to compile kernels that keep to the thread of their lane.
+
+It goes before passes that ``XLA_FLAGS`` disable.
+"""
+
+CUSTOM_CALL = "stablehlo.custom_call"
+"""How a program calls code that is not XLA's: LAPACK, or Python."""
+
+SHOWN_NUMBERS = 16
+"""Of a constant in the text of a program."""
 
 PROGRAMS_AHEAD = 2
 """Programs that are compiled at a time: the one that is needed next, and one more."""
@@ -63,6 +81,11 @@ def lanes(count: int | None = None) -> list[jax.Device]:
 def _cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def lane_options(device: jax.Device) -> dict[str, str | bool] | None:
+    """What to compile with where several lanes may run at once."""
+    return IN_ONE_THREAD if device.platform == "cpu" else None
 
 
 class Lane(NamedTuple):
@@ -224,20 +247,32 @@ class Compiler:
         # A single run needs no batch axis: its conditions stay conditions, and it compiles faster.
         of_block = alone if block == 1 else jax.vmap(one_run, in_axes=(0, None), axis_size=block)
         arguments = self.grid.arguments(np.zeros(block, int))
-        # More lanes than blocks would have nothing to do.
-        devices = self.devices[: math.ceil(self.grid.runs_per_program / block)]
         # Shapes alone: what a caller has put on one device would bind every executable to it.
         fixed = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type), self.fixed
         )
-        lowered = {}
-        for device in dict.fromkeys(devices):
+
+        def lower(device: jax.Device) -> Lowered:
             with jax.default_device(device):
-                lowered[device] = jax.jit(of_block).lower(arguments, fixed)
+                return jax.jit(of_block).lower(arguments, fixed)
+
+        lowered = {self.devices[0]: lower(self.devices[0])}
+        # More lanes than blocks would have nothing to do.
+        most = math.ceil(self.grid.runs_per_program / block)
+        if most > 1 and _must_be_alone(lowered[self.devices[0]], self.devices[0]):
+            most = 1
+        devices = self.devices[:most]
+        lowered |= {device: lower(device) for device in dict.fromkeys(devices[1:])}
 
         def compile_all() -> Program:
             made = {
-                device: Lane(device, jax.device_put(self.fixed, device), one.compile())
+                device: Lane(
+                    device,
+                    jax.device_put(self.fixed, device),
+                    # By what is computed alone, not by the number of lanes, which must change no
+                    # bit.
+                    one.compile(lane_options(device) if most > 1 else None),
+                )
                 for device, one in lowered.items()
             }
             dealt = [made[device] for device in devices]
@@ -259,6 +294,13 @@ class Compiler:
             return {name: jnp.asarray(value)[None] for name, value in result.items()}
 
         return alone
+
+
+def _must_be_alone(lowered: Lowered, device: jax.Device) -> bool:
+    program = lowered.compiler_ir() if device.platform == "cpu" else None
+    return program is not None and CUSTOM_CALL in program.operation.get_asm(
+        large_elements_limit=SHOWN_NUMBERS
+    )
 
 
 def _same(program: Program) -> Program:

@@ -17,7 +17,7 @@ import xarray as xr
 
 from bandits.sweeps import store
 from bandits.sweeps.grid import Place, make_grid
-from bandits.sweeps.programs import BLOCK_RUNS, Compiler, Program
+from bandits.sweeps.programs import BLOCK_RUNS, Compiler, Program, lanes
 from bandits.sweeps.progress import Progress
 from bandits.sweeps.store import Chunk, Layout, Store, Variable
 from bandits.sweeps.sweep import own_dims
@@ -211,7 +211,7 @@ def stored_sweep(
         checks.require_whole("chunk_runs", chunk_runs)
     shared = jax.tree.map(jnp.asarray, dict(fixed or {}))
     grid = make_grid(run, axes, shared)
-    compiler = Compiler(run, shared, grid, block_runs, devices or jax.local_devices())
+    compiler = Compiler(run, shared, grid, block_runs, devices or lanes())
     results = compiler.results()
     labels = {axis.name: axis.labels for axis in grid.axes}
     template = xr.Dataset(coords={**labels, **(coords or {})})

@@ -12,7 +12,7 @@ import xarray as xr
 
 from bandits.metrics import DIVERGED_AT
 from bandits.sweeps.grid import Grid, Place, make_grid
-from bandits.sweeps.programs import BLOCK_RUNS, Compiler
+from bandits.sweeps.programs import BLOCK_RUNS, Compiler, lanes
 from bandits.sweeps.progress import Progress
 from theory import checks
 
@@ -58,8 +58,9 @@ def sweep(
       memory_limit: bytes of device memory for the blocks under way; one always is.
       block_runs: most runs that are executed as one vmapped program; part of what fixes the bits.
         The default suits runs of a few kilobytes; runs that carry a network are faster in fours.
-      devices: that share the runs, by default all of this process, a lane each. A CPU named several
-        times is a thread for each; linear solvers can block one another there.
+      devices: that share the runs, by default all of this process, and all cores of a CPU, of which
+        each takes whole blocks. There a program that calls LAPACK or Python does one block at a
+        time.
       progress: whether to show progress; by default on a terminal, for work of over a second.
 
     Returns:
@@ -74,7 +75,7 @@ def sweep(
     checks.require_whole("block_runs", block_runs)
     shared = jax.tree.map(jnp.asarray, dict(fixed or {}))
     grid = make_grid(run, axes, shared)
-    compiler = Compiler(run, shared, grid, block_runs, devices or jax.local_devices())
+    compiler = Compiler(run, shared, grid, block_runs, devices or lanes())
     results: dict[str, np.ndarray] = {}
     with Progress(math.prod(grid.shape), progress) as bar:
         for program in compiler.programs():

@@ -194,6 +194,27 @@ def test_there_are_no_more_lanes_than_blocks_and_they_share_an_executable(
     assert len({id(lane.call) for lane in program.lanes}) == 1
 
 
+@pytest.mark.skipif(len(lanes()) < 2, reason="there is one core")
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(("block_runs", "splits"), [(4, True), (2, False)])
+def test_kernels_are_split_among_cores_where_there_is_one_block_alone(count, block_runs, splits):
+    def heavy(x):
+        return {"y": jnp.sin(x + jnp.arange(100_000.0)) * jnp.cos(x)}
+
+    program = compiler(heavy, {"x": np.arange(4.0)}, block_runs, count).first()
+    assert ("outer_dimension_partitions" in program.lanes[0].call.as_text()) == splits
+
+
+@pytest.mark.parametrize("f", [jnp.linalg.eigh, jnp.linalg.inv, jnp.linalg.svd])
+def test_a_program_that_calls_linear_algebra_has_one_lane(f):
+    def solve(x):
+        return {"y": jax.tree.leaves(f(jnp.eye(3) + x))[0]}
+
+    axes = {"x": np.arange(4.0)}
+    assert len(compiler(solve, axes, block_runs=2, count=2).first().lanes) == 1
+    assert len(compiler(lambda x: {"y": x * x}, axes, 2, count=2).first().lanes) == 2
+
+
 def test_a_lane_is_a_core_of_one_cpu():
     (device,) = jax.local_devices()
     assert set(lanes()) == {device}
