@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bandits.sweeps.programs import lanes
+from bandits.sweeps.programs import lane_options, lanes
 from theory import checks
 
 TIMES = "×"
@@ -131,7 +131,7 @@ def prepare(
         return jax.tree.map(lambda values: values[i * size : (i + 1) * size], arguments)
 
     parts = [jax.device_put((part(i), fixed), device) for i, device in enumerate(devices)]
-    compiled = jax.jit(f)
+    compiled = jax.jit(f, compiler_options=lane_options(devices[0]))
     pool = ThreadPoolExecutor(len(devices))
 
     def run() -> Any:

@@ -35,8 +35,8 @@ class Sizes:
       learning_rate: of SGD.
     """
 
-    runs: int = 64
-    steps: int = 50
+    runs: int = 256
+    steps: int = 100
     group: int = 10
     minibatch: int = 100
     learning_rate: float = 1.0

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, Int32, PRNGKeyArray, UInt32
 
-from bandits import sampling
+from bandits import sampling, threefry
 from bandits.bench import peers
 from bandits.bench.base import (
     TIMES,
@@ -31,7 +31,8 @@ from bandits.policies import tabular_softmax
 from bandits.sweeps.programs import lanes
 from bandits.training import Schedule, on_bandit, train
 
-EXACT_FLOOR, SAMPLED_FLOOR = "one exp", "one draw and search"
+EXACT_FLOOR, SAMPLED_FLOOR = "one exp", "one draw and search of JAX"
+OWN_DRAW = "one draw and search of ours"
 PER_ARM, PER_SAMPLE = "ns per arm and step", "ns a sample"
 NO_TORCH = "PyTorch is not installed"
 
@@ -48,6 +49,13 @@ STANDARD_ERRORS = 6.0
 runs, and once in 30,000 of 8, whose spread is itself uncertain (Student's t)."""
 
 
+Draw = Callable[[PRNGKeyArray, Array, int], UInt32[Array, " N"]]
+"""(key, step, count) -> random numbers."""
+
+Search = Callable[[UInt32[Array, " K"], UInt32[Array, " N"]], Int32[Array, " N"]]
+"""(running sums, numbers below the last) -> arms."""
+
+
 class PeerDisagrees(RuntimeError):
     """A peer does other work than ours: its time says nothing."""
 
@@ -58,7 +66,7 @@ class Exact:
 
     runs: int = 256
     num_arms: int = 100
-    steps: int = 200
+    steps: int = 1000
     learning_rate: float = 1.0
 
     @property
@@ -153,18 +161,21 @@ def descent(
 def sampled_floor(
     repeats: int, sizes: Sizes | None = None, num_arms: int = 100
 ) -> Iterator[Measurement]:
-    """`train` beside a draw and a search a sample."""
-    sizes = sizes or Sizes(steps=500)
+    """`train` beside a draw of `jax.random` and a binary search a sample, and beside our own."""
+    sizes = sizes or Sizes()
     sizes = replace(sizes, runs=multiple(sizes.runs))
     bandit = far(num_arms)
-    workloads: dict[str, Callable[[], Any]] = {SAMPLED_FLOOR: draws(sizes, bandit)}
+    workloads: dict[str, Callable[[], Any]] = {
+        SAMPLED_FLOOR: draws(sizes, bandit, bits_of_jax, halving),
+        OWN_DRAW: draws(sizes, bandit, bits_of_ours, sampling.search),
+    }
     workloads |= {method: training(method, sizes, bandit) for method in SAMPLED_METHODS}
     seconds = interleaved(workloads, repeats)
     note = (
         f"{sizes.runs} policies of {num_arms} arms, {sizes.steps} steps of {sizes.minibatch} "
         f"samples, {sizes.group} to a prompt"
     )
-    for name in (SAMPLED_FLOOR, *SAMPLED_METHODS):
+    for name in (SAMPLED_FLOOR, OWN_DRAW, *SAMPLED_METHODS):
         yield cost(f"sampled update: {name}", seconds[name], PER_SAMPLE, sizes.samples, note=note)
     for method in SAMPLED_METHODS:
         name = f"sampled update: {method} to {SAMPLED_FLOOR}"
@@ -203,22 +214,48 @@ def sampled_peers(
         yield from _speeds(f"sampled update: {method}", method, seconds)
 
 
-def draws(sizes: Sizes, bandit: CategoricalBandit) -> Callable[[], Any]:
-    """The floor: as many random numbers and searches as the sampled update has samples."""
+def draws(sizes: Sizes, bandit: CategoricalBandit, draw: Draw, search: Search) -> Callable[[], Any]:
+    """As many random numbers and searches as the sampled update has samples."""
     log_probs = jnp.broadcast_to(bandit.reference_log_probs, (sizes.runs, bandit.num_arms))
     masses = jnp.round(sampling.UNIT * jnp.exp(log_probs)).astype(jnp.uint32)
     edges = jnp.cumsum(masses, axis=1, dtype=jnp.uint32)
 
     def one(key: PRNGKeyArray, edges: UInt32[Array, " K"]) -> Array:
-        def step(i: Array, total: Array) -> Array:
-            bits = jax.random.bits(jax.random.fold_in(key, i), (sizes.minibatch,), jnp.uint32)
+        def step(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            # Of the step before: numbers that are searched at once would be drawn twice by XLA,
+            # once for each part of the search.
+            total, bits = state
             # Halved, for the edges end at 2^31; and used, lest the search be left out.
-            return total + sampling.search(edges, bits >> 1)
+            return total + search(edges, bits >> 1), draw(key, i, sizes.minibatch)
 
-        return jax.lax.fori_loop(0, sizes.steps, step, jnp.zeros(sizes.minibatch, jnp.int32))
+        start = jnp.zeros(sizes.minibatch, jnp.int32), jnp.zeros(sizes.minibatch, jnp.uint32)
+        return jax.lax.fori_loop(0, sizes.steps, step, start)[0]
 
     keys = jax.random.split(jax.random.key(1), sizes.runs)
     return prepare(lambda arguments, _: jax.vmap(one)(*arguments), (keys, edges))
+
+
+def bits_of_jax(key: PRNGKeyArray, step: Array, count: int) -> UInt32[Array, " N"]:
+    """The random numbers of a step as `jax.random` makes them."""
+    return jax.random.bits(jax.random.fold_in(key, step), (count,), jnp.uint32)
+
+
+def bits_of_ours(key: PRNGKeyArray, step: Array, count: int) -> UInt32[Array, " N"]:
+    """The same numbers as `bandits.threefry` makes them."""
+    return threefry.bits(threefry.fold_in(key, step), (count,))
+
+
+def halving(edges: UInt32[Array, " K"], t: UInt32[Array, " N"]) -> Int32[Array, " N"]:
+    """A binary search as it is written in textbooks; `jnp.searchsorted` takes longer."""
+    halves, candidates = [], edges.size
+    while candidates > 1:
+        halves.append(candidates // 2)
+        candidates -= candidates // 2
+
+    def halve(arm: Int32[Array, " N"], half: Int32[Array, ""]) -> tuple[Int32[Array, " N"], None]:
+        return jnp.where(edges[arm + half - 1] <= t, arm + half, arm), None
+
+    return jax.lax.scan(halve, jnp.zeros(t.shape, jnp.int32), jnp.array(halves, jnp.int32))[0]
 
 
 def training(method: str, sizes: Sizes, bandit: CategoricalBandit) -> Callable[[], Any]:
