@@ -134,7 +134,8 @@ class StoredSweep:
         Args:
           share: of this process, where several write one store; the first must be among them.
           barrier: what all of them wait at until the store is there.
-          progress: whether to show progress; by default on a terminal.
+          progress: whether to show progress; by default a bar on a terminal, elsewhere a line at
+            most once a minute.
 
         Raises InvalidInput for a store of another sweep, in use, or that cannot be written.
         """
@@ -163,7 +164,7 @@ class StoredSweep:
         by_place: dict[Place, list[Chunk]] = {}
         for chunk in own:
             by_place.setdefault(chunk.place, []).append(chunk)
-        with Progress(count, progress) as bar:
+        with Progress(count, progress, logged=True) as bar:
             for program in self.compiler.programs(by_place) if by_place else ():
                 for chunk, values in _chunks_of(program, by_place[program.place]):
                     _require_results(values, self.layout)

@@ -20,7 +20,7 @@ import pytest
 import rich.progress
 import xarray as xr
 
-from bandits.sweeps import programs, static, store, sweep
+from bandits.sweeps import programs, progress, static, store, sweep
 from bandits.sweeps.programs import BLOCK_RUNS, BLOCKS_AHEAD
 from bandits.sweeps.stored import stored_sweep
 from theory.checks import InvalidInput
@@ -37,6 +37,13 @@ def times(x, y):
 
 
 AXES = {"x": np.linspace(0.5, 2.0, 7), "y": np.arange(6.0)}
+
+
+@pytest.mark.parametrize(("shown", "lines"), [(None, True), (False, False)])
+def test_off_a_terminal_it_logs_how_far_it_is(tmp_path, monkeypatch, capfd, shown, lines):
+    monkeypatch.setattr(progress, "LINES_EVERY", 0.0)
+    stored_sweep(times, AXES, tmp_path / "s.zarr", identity={}, chunk_runs=21).run(progress=shown)
+    assert ("42 of 42 runs, 0:00:00 left" in capfd.readouterr().err) == lines
 
 
 def test_lanes_devices_and_chunks_change_no_bit_and_no_file(do, tmp_path, tree):

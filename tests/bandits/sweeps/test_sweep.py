@@ -331,7 +331,7 @@ def test_progress_never_writes_to_stdout_and_appears_only_where_wanted(
 @pytest.mark.parametrize("terminal", [True, False])
 def test_long_work_shows_progress_on_a_terminal_and_only_there(capfd, monkeypatch, terminal):
     clock = itertools.count(0, 10)
-    monkeypatch.setattr("rich.console.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("bandits.sweeps.progress.monotonic", lambda: float(next(clock)))
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")
     sweep(double, {"x": np.arange(3 * BLOCK_RUNS)})
