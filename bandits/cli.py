@@ -333,7 +333,7 @@ def explorer(
 def bench(
     json: Annotated[bool, tyro.conf.arg(help="Print a JSON list instead of a table.")] = False,
     gallery: Annotated[
-        bool, tyro.conf.arg(help="Time imports and every figure too: half an hour more.")
+        bool, tyro.conf.arg(help="Time imports and every figure too: 20 minutes more.")
     ] = False,
     quick: Annotated[
         bool, tyro.conf.arg(help="Tiny sizes, to see that it runs; the numbers say nothing.")

@@ -20,7 +20,7 @@ def measure(
     """Rows of the table, as they are measured.
 
     Args:
-      gallery: also the imports and every figure, in fresh processes: half an hour more.
+      gallery: also the imports and every figure, in fresh processes: 20 minutes more.
       quick: tiny sizes and no sweeps, to see that it runs; the numbers say nothing.
       repeats: interleaved rounds.
     """
