@@ -10,6 +10,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from bandits.columns import in_columns
 from bandits.losses.divergences import LOGIT_GRADIENTS
 from bandits.policies import tabular_softmax
 from theory import checks
@@ -121,12 +122,13 @@ def _descend_in_columns(
 ) -> Callable[[Array, Array, Array], Array]:
     """The descent with arms along the first axis and policies, under vmap, along the last.
 
-    XLA sums over the first axis in vectors, a policy a lane, and over the last number by number:
-    this way round a step of reverse KL takes half the time on a CPU.
+    A step of reverse KL takes half the time on a CPU this way round.
     """
 
-    @jax.custom_batching.custom_vmap
     def run(initial: Array, target: Array, learning_rate: Array) -> Array:
+        initial = jnp.broadcast_to(
+            initial, jnp.broadcast_shapes(initial.shape, target.shape, learning_rate.shape)
+        )
         support = jnp.isfinite(initial)
         transform = optimizer(learning_rate)
 
@@ -139,18 +141,7 @@ def _descend_in_columns(
         recorded = _record(update, logits, transform.init(logits), steps)
         return jnp.where(support, jax.nn.log_softmax(recorded, axis=1), -jnp.inf)
 
-    @run.def_vmap
-    def run_columns(
-        size: int, batched: list[bool], initial: Array, target: Array, learning_rate: Array
-    ) -> tuple[Array, bool]:
-        initial, target, learning_rate = (
-            jnp.moveaxis(value, 0, -1) if is_batched else value[..., None]
-            for value, is_batched in zip((initial, target, learning_rate), batched, strict=True)
-        )
-        whole = jnp.broadcast_to(initial, (*initial.shape[:-1], size))
-        return jnp.moveaxis(run(whole, target, learning_rate), -1, 0), True
-
-    return run
+    return in_columns(run)
 
 
 def _record(

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from bandits.losses.likelihood import best_of_n, preference_likelihood
+from bandits.losses.pairs import OfMargin, sum_over_pairs
 from bandits.losses.policy_gradient import reinforce
 from bandits.losses.responses import Responses, require_pairs
 from theory import checks
@@ -20,7 +21,7 @@ from theory import checks
 def dpo(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
     """−Σ w_ij log σ(β h_ij), β > 0. Source: arXiv:2305.18290."""
     beta = checks.positive("beta", beta)
-    return _sum_over_pairs(_minus_log_sigmoid(beta * _log_ratio_margins(responses)), responses)
+    return _sum_over_pairs(_minus_log_sigmoid, beta * responses.log_ratios, responses)
 
 
 def ipo(responses: Responses, tau: ArrayLike = 0.05) -> Float[Array, ""]:
@@ -29,7 +30,9 @@ def ipo(responses: Responses, tau: ArrayLike = 0.05) -> Float[Array, ""]:
     The published bandit's target of 10 nats is τ = 0.05.
     """
     tau = checks.positive("tau", tau)
-    return _sum_over_pairs((_log_ratio_margins(responses) - 0.5 / tau) ** 2, responses)
+    # (2τ)² (h − 1/(2τ))² is a function of 2τ h alone.
+    scale = 2.0 * jnp.asarray(tau)
+    return _sum_over_pairs(_squared_distance, scale * responses.log_ratios, responses) / scale**2
 
 
 def hypo(
@@ -51,7 +54,7 @@ def hypo(
 def hinge(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
     """Σ w_ij max(0, 1 − β h_ij), β > 0: DPO with the hinge for a loss. Source: arXiv:2402.05749."""
     beta = checks.positive("beta", beta)
-    return _sum_over_pairs(jax.nn.relu(1.0 - beta * _log_ratio_margins(responses)), responses)
+    return _sum_over_pairs(_hinge, beta * responses.log_ratios, responses)
 
 
 def slic(
@@ -63,9 +66,9 @@ def slic(
     """
     margin = checks.positive("margin", margin)
     regularization = checks.nonnegative("regularization", regularization)
-    calibration = jax.nn.relu(margin - _margins(responses, responses.log_probs))
-    likelihood = preference_likelihood(responses)
-    return _sum_over_pairs(calibration, responses) + regularization * likelihood
+    # max(0, δ − x) = δ max(0, 1 − x/δ).
+    calibration = _sum_over_pairs(_hinge, responses.log_probs / margin, responses) * margin
+    return calibration + regularization * preference_likelihood(responses)
 
 
 def best_of_n_minus_worst(
@@ -108,32 +111,33 @@ def unlikelihood(responses: Responses, coefficient: ArrayLike = 1.0) -> Float[Ar
     return best_of_n(responses) - coefficient * jnp.sum(_masked(rest, complement))
 
 
-def _log_ratio_margins(responses: Responses) -> Float[Array, "C C"]:
-    """h: the margins of log π/π_ref."""
-    return _margins(responses, responses.log_probs, responses.reference_log_probs)
-
-
-def _margins(
-    responses: Responses, log_probs: Float[Array, " C"], minus: ArrayLike = 0.0
-) -> Float[Array, "C C"]:
-    """Differences of log_probs − minus between the two responses of a pair, 0 where none is."""
-    # A pair with an excluded response, −∞, that nobody labelled: 0 · ∞ in a gradient is NaN.
-    scores = log_probs - minus
-    return jnp.where(responses.preferences > 0, scores[:, None] - scores[None, :], 0.0)
-
-
-def _sum_over_pairs(losses: Float[Array, "C C"], responses: Responses) -> Float[Array, ""]:
+def _sum_over_pairs(
+    of_margin: OfMargin, scores: Float[ArrayLike, " C"], responses: Responses
+) -> Float[Array, ""]:
     require_pairs(responses)
-    return jnp.sum(responses.preferences * losses)
+    return sum_over_pairs(of_margin, jnp.asarray(scores), responses.preferences)
 
 
 @jax.custom_jvp
 def _minus_log_sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """−log σ(x), with its derivative −σ(−x) by one exponential: autodiff takes a logarithm too."""
+    """−log σ(x) and its derivative −σ(−x) by one exponential, e^−|x|, which x and −x share."""
     return jax.nn.relu(-x) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
-_minus_log_sigmoid.defjvps(lambda tangent, _, x: -jax.nn.sigmoid(-x) * tangent)
+@_minus_log_sigmoid.defjvp
+def _minus_log_sigmoid_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (tangent,) = primals, tangents
+    decay = jnp.exp(-jnp.abs(x))
+    slope = -jnp.where(x > 0, decay, 1.0) / (1.0 + decay)
+    return jax.nn.relu(-x) + jnp.log1p(decay), slope * tangent
+
+
+def _squared_distance(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return (x - 1.0) ** 2
+
+
+def _hinge(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return jax.nn.relu(1.0 - x)
 
 
 def _rest(responses: Responses) -> Float[Array, " C"]:

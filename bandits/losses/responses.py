@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from bandits.columns import in_columns
 from theory.checks import InvalidInput
 
 
@@ -101,13 +102,31 @@ def preferences_by_reward(
 
     The published offline data use a gap of 0.2. All zero where no pair differs so much.
     """
-    gaps = rewards[:, None] - rewards[None, :]
-    return normalize_preferences(((gaps > 0) & (gaps >= least_gap)).astype(rewards.dtype))
+    rewards = jax.lax.stop_gradient(jnp.asarray(rewards))
+    return _label_by_reward(rewards, jnp.asarray(least_gap, jnp.result_type(rewards, float)))
+
+
+@in_columns
+def _label_by_reward(
+    rewards: Float[Array, "C *batch"], least_gap: Float[Array, "*batch"]
+) -> Float[Array, "C C *batch"]:
+    def against_all(counts: Array, reward: Array) -> tuple[Array, Array]:
+        gaps = reward - rewards
+        labelled = ((gaps > 0) & (gaps >= least_gap)).astype(least_gap.dtype)
+        return counts + labelled, labelled
+
+    # One response after another, for XLA would take the table of all gaps number by number.
+    nothing = jnp.zeros_like(rewards - least_gap)
+    counts, labelled = jax.lax.scan(against_all, nothing, rewards)
+    return _shares(labelled, jnp.sum(counts, axis=0))
 
 
 def normalize_preferences(weights: Float[Array, "C C"]) -> Float[Array, "C C"]:
     """Weights divided by their sum; zeros stay zeros."""
-    total = jnp.sum(weights)
+    return _shares(weights, jnp.sum(weights))
+
+
+def _shares(weights: Float[Array, "*shape"], total: Float[Array, "*batch"]) -> Array:
     return weights / jnp.where(total > 0, total, 1.0)
 
 

@@ -1,0 +1,33 @@
+"""Data along the first axes, what vmap adds along the last: the way round that fills vectors.
+
+XLA sums over the first axis in vectors, and over the last number by number; short axes it cannot
+vectorise at all. Under vmap the last axis holds the runs of a sweep, however short the others are.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+def in_columns(f: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, of arrays alone, with the axes that vmap adds last instead of first.
+
+    ``f`` must let further axes follow those of its own, in every argument, and broadcast them: an
+    argument that is not mapped over has 1 there. For reverse-mode differentiation give the result a
+    rule of its own, such as ``jax.custom_jvp``: JAX has none for what maps in its own way.
+    """
+    run = jax.custom_batching.custom_vmap(f)
+
+    @run.def_vmap
+    def run_columns(size: int, batched: list[bool], *arguments: Array) -> tuple[Any, Any]:
+        columns = (
+            jnp.moveaxis(value, 0, -1) if is_batched else jnp.expand_dims(value, -1)
+            for value, is_batched in zip(arguments, batched, strict=True)
+        )
+        results = jax.tree.map(lambda result: jnp.moveaxis(result, -1, 0), run(*columns))
+        return results, jax.tree.map(lambda _: True, results)
+
+    return run

@@ -1,0 +1,117 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bandits.losses.pairs import sum_over_pairs
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+SIZES = st.sampled_from([2, 3, 5])
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def softplus(x):
+    return jnp.logaddexp(0.0, -x)
+
+
+def square(x):
+    return (x - 1.0) ** 2
+
+
+def draw(seed, size, groups=()):
+    """Scores and weights of random groups; some pairs are not labelled, some in both orders."""
+    rng = np.random.default_rng(seed)
+    weights = rng.uniform(size=(*groups, size, size)) * rng.integers(0, 2, (*groups, size, size))
+    return rng.normal(size=(*groups, size)), np.where(np.eye(size), 0.0, weights)
+
+
+def pair_by_pair(of_margin, scores, weights):
+    terms = np.ndenumerate(weights)
+    return sum(weight * of_margin(scores[i] - scores[j]) for (i, j), weight in terms)
+
+
+def plain(of_margin):
+    """The formula, differentiable and mapped as JAX does."""
+
+    def total(scores, weights):
+        return jnp.sum(weights * of_margin(scores[:, None] - scores[None, :]))
+
+    return total
+
+
+# As many groups as responses and more are summed in columns, fewer by the formula.
+@pytest.mark.parametrize("of_margin", [softplus, square])
+@pytest.mark.parametrize("count", [1, 8])
+@given(SEEDS, SIZES)
+def test_the_sum_is_that_of_its_terms(of_margin, count, seed, size):
+    scores, weights = draw(seed, size, (count,))
+    sums = jax.vmap(lambda s, w: sum_over_pairs(of_margin, s, w))(scores, weights)
+    expected = [pair_by_pair(of_margin, *group) for group in zip(scores, weights, strict=True)]
+    np.testing.assert_allclose(sums, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("of_margin", [softplus, square])
+@pytest.mark.parametrize("groups", [(), (8,), (2, 4), (1, 1)])
+def test_derivatives_in_scores_and_weights_are_those_of_the_formula(of_margin, groups):
+    scores, weights = draw(0, 4, groups)
+    found = jax.grad(lambda s, w: sum_over_pairs(of_margin, s, w), argnums=(0, 1))
+    expected = jax.grad(plain(of_margin), argnums=(0, 1))
+    for _ in groups:
+        found, expected = jax.vmap(found), jax.vmap(expected)
+    to_scores, to_weights = found(scores, weights)
+    expected_scores, expected_weights = expected(scores, weights)
+    np.testing.assert_allclose(to_scores, expected_scores, rtol=1e-12, atol=1e-14)
+    # Nothing is said of what is not labelled: its derivative is not asked for.
+    labelled = weights > 0
+    np.testing.assert_allclose(to_weights[labelled], expected_weights[labelled], rtol=1e-12)
+
+
+@pytest.mark.parametrize("second", [jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize("first", [jax.jacfwd, jax.jacrev])
+def test_second_derivatives_are_those_of_the_formula(first, second):
+    scores, weights = draw(1, 3, (4,))
+    found = jax.vmap(second(first(lambda s, w: sum_over_pairs(softplus, s, w))))(scores, weights)
+    expected = jax.vmap(jax.hessian(plain(softplus)))(scores, weights)
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("mapped", [(0, None), (None, 0)])
+def test_groups_may_share_their_scores_or_their_weights(mapped):
+    arguments = [a if axis == 0 else a[0] for a, axis in zip(draw(2, 3, (5,)), mapped, strict=True)]
+    found = jax.vmap(jax.grad(lambda s, w: sum_over_pairs(softplus, s, w)), mapped)(*arguments)
+    expected = jax.vmap(jax.grad(plain(softplus)), mapped)(*arguments)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_excluded_responses_count_only_where_they_are_labelled(count):
+    scores = np.array([0.5, -np.inf, 0.0, -np.inf])
+    weights = np.zeros((4, 4))
+    weights[0, 2], weights[2, 1] = 0.25, 0.75
+
+    def value_and_slopes(scores):
+        return jax.value_and_grad(lambda s: sum_over_pairs(softplus, s, weights))(scores)
+
+    values, slopes = jax.vmap(value_and_slopes)(np.tile(scores, (count, 1)))
+    # 2 ≻ 1 is as sure as can be; nothing compares the two excluded.
+    slope = 0.25 / (1 + np.exp(0.5))
+    np.testing.assert_allclose(values, 0.25 * np.log1p(np.exp(-0.5)), rtol=1e-12)
+    np.testing.assert_allclose(slopes, np.tile([-slope, 0, slope, 0], (count, 1)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_excluded_winner_is_an_infinite_loss(count):
+    scores = np.tile([-np.inf, 0.0], (count, 1))
+    wins = np.array([[0.0, 1.0], [0.0, 0.0]])
+    assert np.isinf(jax.vmap(lambda s: sum_over_pairs(softplus, s, wins))(scores)).all()
+
+
+def test_unsure_pairs_keep_their_tiny_losses_in_float32():
+    scores = np.tile(np.float32([40.0, 0.0]), (2, 1))
+    wins = np.array([[0, 1], [0, 0]], np.float32)
+    found = jax.vmap(lambda s: sum_over_pairs(softplus, s, wins))(scores)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.exp(-40.0), rtol=1e-5)

@@ -1,0 +1,51 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bandits.columns import in_columns
+
+
+@pytest.fixture
+def seen():
+    """A function of a vector and a number in columns, and the shapes that it was traced with."""
+    shapes = []
+
+    @in_columns
+    def scaled(vector, number):
+        shapes.append((vector.shape, number.shape))
+        return {"scaled": number * vector, "total": jnp.sum(number * vector, axis=0)}
+
+    return scaled, shapes
+
+
+def test_mapped_axes_come_last_the_outermost_at_the_end(seen):
+    scaled, shapes = seen
+    jax.vmap(jax.vmap(scaled))(np.ones((5, 2, 3)), np.ones((5, 2)))
+    assert shapes[-1] == ((3, 2, 5), (2, 5))
+
+
+def test_what_is_not_mapped_over_has_one_there(seen):
+    scaled, shapes = seen
+    jax.vmap(scaled, in_axes=(0, None))(np.ones((2, 3)), 1.0)
+    assert shapes[-1] == ((3, 2), (1,))
+    jax.vmap(scaled, in_axes=(None, 0))(np.ones(3), np.ones(2))
+    assert shapes[-1] == ((3, 1), (2,))
+
+
+@pytest.mark.parametrize("in_axes", [(0, 0), (0, None), (None, 0), (1, 0)])
+def test_results_are_those_of_a_plain_vmap(in_axes):
+    def plain(vector, number):
+        return {"scaled": number * vector, "total": jnp.sum(number * vector, axis=0)}
+
+    shapes = {0: (2, 3), 1: (3, 2), None: (3,)}
+    vector = np.arange(6.0)[: np.prod(shapes[in_axes[0]])].reshape(shapes[in_axes[0]])
+    number = np.array(2.0) if in_axes[1] is None else np.array([2.0, 3.0])
+    mapped, expected = (jax.vmap(f, in_axes)(vector, number) for f in (in_columns(plain), plain))
+    jax.tree.map(np.testing.assert_array_equal, mapped, expected)
+
+
+def test_a_call_without_vmap_is_the_function_itself(seen):
+    scaled, shapes = seen
+    np.testing.assert_array_equal(scaled(np.array([1.0, 2.0]), 3.0)["scaled"], [3, 6])
+    assert shapes == [((2,), ())]
