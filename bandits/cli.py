@@ -465,12 +465,15 @@ def _as_json(rows: list[dict[str, Any]]) -> str:
 
 
 def _keep_compiled_programs() -> None:
-    """Keep compiled programs between runs; JAX_ENABLE_COMPILATION_CACHE=false turns it off."""
+    """Keep compiled programs between runs; JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+
+    All of them: a figure has dozens of small ones, which take a second to compile.
+    """
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update(
             "jax_compilation_cache_dir", str(platformdirs.user_cache_path("modeseek"))
         )
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Data along the first axes, what vmap adds along the last: the way round that fills vectors.
 
-XLA sums over the first axis in vectors, and over the last number by number; short axes it cannot
-vectorise at all. Under vmap the last axis holds the runs of a sweep, however short the others are.
+XLA sums over the first axis in vectors, and over the last number by number; a last axis of ten
+numbers fills no vector. With what vmap adds there instead, it holds all the runs of a sweep.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,9 @@ def in_columns(f: Callable[..., Any]) -> Callable[..., Any]:
     """The function, of arrays alone, with the axes that vmap adds last instead of first.
 
     ``f`` must let further axes follow those of its own, in every argument, and broadcast them: an
-    argument that is not mapped over has 1 there. For reverse-mode differentiation give the result a
-    rule of its own, such as ``jax.custom_jvp``: JAX has none for what maps in its own way.
+    argument that is not mapped over has 1 there. ``jax.grad`` of the result fails ("Linearization
+    failed to produce known values"), for JAX cannot transpose what maps in its own way: give it a
+    rule by ``jax.custom_jvp``, or stop the gradient of what goes in.
     """
     run = jax.custom_batching.custom_vmap(f)
 

@@ -73,9 +73,9 @@ def descend(
     gradient = LOGIT_GRADIENTS.get(loss)
     if gradient is None or optimizer not in BY_ELEMENT or natural_gradient:
         return by_autodiff(*start)
-    in_columns = jax.custom_jvp(_descend_in_columns(gradient, optimizer, tuple(steps)))
-    in_columns.defjvp(functools.partial(jax.jvp, by_autodiff))
-    return in_columns(*start)
+    descent = jax.custom_jvp(_descend_in_columns(gradient, optimizer, tuple(steps)))
+    descent.defjvp(functools.partial(jax.jvp, by_autodiff))
+    return descent(*start)
 
 
 BY_ELEMENT = (optax.sgd, optax.adam)

@@ -78,7 +78,7 @@ class Method(NamedTuple):
             checks.require_known("hyperparameter", name, self.hyperparameters)
         loss = functools.partial(self.loss, **hyperparameters)
         # Traced without any work: the loss checks its hyperparameters where they have values.
-        jax.eval_shape(loss, make_group(jnp.zeros(2), jnp.zeros(2)))
+        jax.eval_shape(lambda: loss(make_group(jnp.zeros(2), jnp.zeros(2))))
         return loss
 
 

@@ -21,7 +21,7 @@ from theory import checks
 def dpo(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
     """−Σ w_ij log σ(β h_ij), β > 0. Source: arXiv:2305.18290."""
     beta = checks.positive("beta", beta)
-    return _sum_over_pairs(_minus_log_sigmoid, beta * responses.log_ratios, responses)
+    return _sum_over_pairs(_minus_log_sigmoid, responses.log_ratios, responses, scale=beta)
 
 
 def ipo(responses: Responses, tau: ArrayLike = 0.05) -> Float[Array, ""]:
@@ -30,9 +30,7 @@ def ipo(responses: Responses, tau: ArrayLike = 0.05) -> Float[Array, ""]:
     The published bandit's target of 10 nats is τ = 0.05.
     """
     tau = checks.positive("tau", tau)
-    # (2τ)² (h − 1/(2τ))² is a function of 2τ h alone.
-    scale = 2.0 * jnp.asarray(tau)
-    return _sum_over_pairs(_squared_distance, scale * responses.log_ratios, responses) / scale**2
+    return _sum_over_pairs(jnp.square, responses.log_ratios, responses, offset=0.5 / tau)
 
 
 def hypo(
@@ -54,7 +52,7 @@ def hypo(
 def hinge(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
     """Σ w_ij max(0, 1 − β h_ij), β > 0: DPO with the hinge for a loss. Source: arXiv:2402.05749."""
     beta = checks.positive("beta", beta)
-    return _sum_over_pairs(_hinge, beta * responses.log_ratios, responses)
+    return _sum_over_pairs(_shortfall, responses.log_ratios, responses, scale=beta, offset=1.0)
 
 
 def slic(
@@ -66,8 +64,7 @@ def slic(
     """
     margin = checks.positive("margin", margin)
     regularization = checks.nonnegative("regularization", regularization)
-    # max(0, δ − x) = δ max(0, 1 − x/δ).
-    calibration = _sum_over_pairs(_hinge, responses.log_probs / margin, responses) * margin
+    calibration = _sum_over_pairs(_shortfall, responses.log_probs, responses, offset=margin)
     return calibration + regularization * preference_likelihood(responses)
 
 
@@ -112,10 +109,19 @@ def unlikelihood(responses: Responses, coefficient: ArrayLike = 1.0) -> Float[Ar
 
 
 def _sum_over_pairs(
-    of_margin: OfMargin, scores: Float[ArrayLike, " C"], responses: Responses
+    of_margin: OfMargin,
+    scores: Float[ArrayLike, " C"],
+    responses: Responses,
+    *,
+    scale: ArrayLike = 1.0,
+    offset: ArrayLike = 0.0,
 ) -> Float[Array, ""]:
     require_pairs(responses)
-    return sum_over_pairs(of_margin, jnp.asarray(scores), responses.preferences)
+    # Not of excluded responses: β · ∞ has no finite derivative in β.
+    scales = jnp.where(jnp.isfinite(scores), scale, jax.lax.stop_gradient(scale))
+    # A β that is NaN must show where no pair is labelled, too: it has no other way into the sum.
+    offset = offset + 0.0 * jnp.asarray(scale)
+    return sum_over_pairs(of_margin, scales * scores, responses.preferences, offset)
 
 
 @jax.custom_jvp
@@ -132,12 +138,8 @@ def _minus_log_sigmoid_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tup
     return jax.nn.relu(-x) + jnp.log1p(decay), slope * tangent
 
 
-def _squared_distance(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return (x - 1.0) ** 2
-
-
-def _hinge(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return jax.nn.relu(1.0 - x)
+def _shortfall(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return jax.nn.relu(-x)
 
 
 def _rest(responses: Responses) -> Float[Array, " C"]:

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from bandits.columns import in_columns
+from bandits.losses.pairs import MOST_IN_COLUMNS
 from theory.checks import InvalidInput
 
 
@@ -102,31 +103,45 @@ def preferences_by_reward(
 
     The published offline data use a gap of 0.2. All zero where no pair differs so much.
     """
-    rewards = jax.lax.stop_gradient(jnp.asarray(rewards))
-    return _label_by_reward(rewards, jnp.asarray(least_gap, jnp.result_type(rewards, float)))
+    rewards = jnp.asarray(rewards)
+    least_gap = jnp.asarray(least_gap, jnp.result_type(rewards, float))
+    label = _label_table if len(rewards) > MOST_IN_COLUMNS else _label_in_columns
+    # Steps have no derivative but 0, and what maps in columns has none of its own.
+    return label(*jax.lax.stop_gradient((rewards, least_gap)))
 
 
+def _label_table(rewards: Float[Array, " C"], least_gap: Float[Array, ""]) -> Float[Array, "C C"]:
+    return normalize_preferences(_tell_apart(rewards[:, None] - rewards[None, :], least_gap))
+
+
+# Compiled as a whole: called eagerly, the loop inside would be compiled again each time.
+@jax.jit
 @in_columns
-def _label_by_reward(
+def _label_in_columns(
     rewards: Float[Array, "C *batch"], least_gap: Float[Array, "*batch"]
 ) -> Float[Array, "C C *batch"]:
+    """One response after another, for XLA would take the table number by number."""
+
     def against_all(counts: Array, reward: Array) -> tuple[Array, Array]:
-        gaps = reward - rewards
-        labelled = ((gaps > 0) & (gaps >= least_gap)).astype(least_gap.dtype)
+        labelled = _tell_apart(reward - rewards, least_gap)
         return counts + labelled, labelled
 
-    # One response after another, for XLA would take the table of all gaps number by number.
     nothing = jnp.zeros_like(rewards - least_gap)
     counts, labelled = jax.lax.scan(against_all, nothing, rewards)
-    return _shares(labelled, jnp.sum(counts, axis=0))
+    return _divide(labelled, jnp.sum(counts, axis=0))
+
+
+def _tell_apart(gaps: Float[Array, "*shape"], least_gap: Array) -> Float[Array, "*shape"]:
+    """1 where the first of a pair has more reward, by enough."""
+    return ((gaps > 0) & (gaps >= least_gap)).astype(least_gap.dtype)
 
 
 def normalize_preferences(weights: Float[Array, "C C"]) -> Float[Array, "C C"]:
     """Weights divided by their sum; zeros stay zeros."""
-    return _shares(weights, jnp.sum(weights))
+    return _divide(weights, jnp.sum(weights))
 
 
-def _shares(weights: Float[Array, "*shape"], total: Float[Array, "*batch"]) -> Array:
+def _divide(weights: Float[Array, "*shape"], total: Float[Array, "*batch"]) -> Array:
     return weights / jnp.where(total > 0, total, 1.0)
 
 

@@ -174,6 +174,46 @@ def test_dpo_neither_pushes_an_excluded_loser_nor_forgives_an_excluded_winner():
     np.testing.assert_array_equal(slopes, [0.5, -0.5, 0])
 
 
+OF_PAIRS = (*PAIRWISE, "hypo")
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_a_response_that_is_in_no_pair_has_no_say_in_hyperparameters(name, count):
+    pairs = np.zeros((3, 3))
+    pairs[0, 2] = 1.0
+    excluded = {"shares": np.array([0.5, 0, 0.5]), "reference_log_probs": -np.ones(3)}
+    group = make_group([-0.5, -np.inf, -1.0], np.zeros(3), preferences=pairs, **excluded)
+    kept = make_group(
+        [-0.5, -1.0],
+        np.zeros(2),
+        preferences=[[0.0, 1.0], [0.0, 0.0]],
+        reference_log_probs=-np.ones(2),
+    )
+    method = METHODS[name]
+    first = next(iter(method.hyperparameters))
+
+    def slope(group):
+        def of_hyperparameter(value):
+            return jax.grad(lambda h: method.loss(group, **{first: h}))(value)
+
+        return jax.vmap(of_hyperparameter)(jnp.full(count, 0.4))
+
+    assert np.isfinite(slope(group)).all()
+    np.testing.assert_allclose(slope(group), slope(kept), rtol=1e-12)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_a_traced_hyperparameter_out_of_range_is_never_a_result(name, count, labelled):
+    pairs = np.array([[0.0, 1.0], [0.0, 0.0]]) * labelled
+    group = make_group(np.log([0.5, 0.25]), np.zeros(2), preferences=pairs)
+    first = next(iter(METHODS[name].hyperparameters))
+    losses = jax.vmap(lambda h: METHODS[name].loss(group, **{first: h}))(jnp.full(count, -1.0))
+    assert np.isnan(losses).all()
+
+
 @pytest.mark.parametrize("tau", [0.05, 0.25, 2.0])
 def test_ipo_is_least_at_a_margin_of_half_over_tau(tau, evaluate):
     reference = np.array([-3.0, -4.0])

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandits.losses.pairs import sum_over_pairs
+from bandits.losses.pairs import MOST_IN_COLUMNS, sum_over_pairs
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -36,10 +38,18 @@ def pair_by_pair(of_margin, scores, weights):
 def plain(of_margin):
     """The formula, differentiable and mapped as JAX does."""
 
-    def total(scores, weights):
-        return jnp.sum(weights * of_margin(scores[:, None] - scores[None, :]))
+    def total(scores, weights, offset=0.0):
+        return jnp.sum(weights * of_margin(scores[:, None] - scores[None, :] - offset))
 
     return total
+
+
+@given(SEEDS, SIZES, st.floats(-2, 2))
+def test_an_offset_is_taken_from_every_margin(seed, size, offset):
+    scores, weights = draw(seed, size)
+    total = sum_over_pairs(square, scores, weights, offset)
+    expected = pair_by_pair(lambda margin: square(margin - offset), scores, weights)
+    np.testing.assert_allclose(total, expected, rtol=1e-12)
 
 
 # As many groups as responses and more are summed in columns, fewer by the formula.
@@ -55,17 +65,18 @@ def test_the_sum_is_that_of_its_terms(of_margin, count, seed, size):
 
 @pytest.mark.parametrize("of_margin", [softplus, square])
 @pytest.mark.parametrize("groups", [(), (8,), (2, 4), (1, 1)])
-def test_derivatives_in_scores_and_weights_are_those_of_the_formula(of_margin, groups):
-    scores, weights = draw(0, 4, groups)
-    found = jax.grad(lambda s, w: sum_over_pairs(of_margin, s, w), argnums=(0, 1))
-    expected = jax.grad(plain(of_margin), argnums=(0, 1))
+def test_first_derivatives_are_those_of_the_formula(of_margin, groups):
+    arguments = (*draw(0, 4, groups), np.random.default_rng(1).normal(size=groups))
+    found = jax.grad(functools.partial(sum_over_pairs, of_margin), argnums=(0, 1, 2))
+    expected = jax.grad(plain(of_margin), argnums=(0, 1, 2))
     for _ in groups:
         found, expected = jax.vmap(found), jax.vmap(expected)
-    to_scores, to_weights = found(scores, weights)
-    expected_scores, expected_weights = expected(scores, weights)
+    to_scores, to_weights, to_offset = found(*arguments)
+    expected_scores, expected_weights, expected_offset = expected(*arguments)
     np.testing.assert_allclose(to_scores, expected_scores, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(to_offset, expected_offset, rtol=1e-12)
     # Nothing is said of what is not labelled: its derivative is not asked for.
-    labelled = weights > 0
+    labelled = arguments[1] > 0
     np.testing.assert_allclose(to_weights[labelled], expected_weights[labelled], rtol=1e-12)
 
 
@@ -109,7 +120,30 @@ def test_an_excluded_winner_is_an_infinite_loss(count):
     assert np.isinf(jax.vmap(lambda s: sum_over_pairs(softplus, s, wins))(scores)).all()
 
 
-def test_unsure_pairs_keep_their_tiny_losses_in_float32():
+@pytest.mark.parametrize("size", [3, MOST_IN_COLUMNS + 1])
+@pytest.mark.parametrize("count", [1, MOST_IN_COLUMNS + 1])
+@pytest.mark.parametrize("bad", [np.nan, -1.0])
+def test_weights_out_of_range_are_not_passed_over(size, count, bad):
+    scores, weights = np.zeros((count, size)), np.full((size, size), bad)
+    sums = jax.vmap(lambda s: sum_over_pairs(square, s, weights))(scores)
+    np.testing.assert_array_equal(sums, np.full(count, bad * size**2))
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_precisions_may_differ(count):
+    scores, weights = draw(4, 3, (count,))
+    found = jax.vmap(lambda s, w: sum_over_pairs(square, s, w, 0.5))(
+        jnp.asarray(scores, jnp.bfloat16), jnp.asarray(weights, jnp.float32)
+    )
+    assert found.dtype == jnp.float32
+    expected = [
+        pair_by_pair(lambda margin: square(margin - 0.5), *group)
+        for group in zip(scores, weights, strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=0.05)
+
+
+def test_small_losses_of_sure_pairs_are_kept_in_float32():
     scores = np.tile(np.float32([40.0, 0.0]), (2, 1))
     wins = np.array([[0, 1], [0, 0]], np.float32)
     found = jax.vmap(lambda s: sum_over_pairs(softplus, s, wins))(scores)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bandits.losses import make_group, normalize_preferences, preferences_by_reward
+from bandits.losses.pairs import MOST_IN_COLUMNS
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -76,6 +79,30 @@ def test_preferences_point_from_more_to_less_reward_and_sum_to_one(rewards, leas
     np.testing.assert_array_equal(preferences > 0, labelled)
     assert len(set(preferences[labelled])) <= 1
     np.testing.assert_allclose(preferences.sum(), labelled.any(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 80])
+def test_labels_are_the_same_in_columns_and_in_a_table(count):
+    rewards = np.random.default_rng(0).integers(0, 9, (count, MOST_IN_COLUMNS + 1)) / 4
+    rewards[:, -1] = -np.inf
+    tables = jax.vmap(functools.partial(preferences_by_reward, least_gap=0.5))
+    # The last response loses to all others, so that without it the others keep their labels.
+    table, columns = tables(rewards)[:, :-1, :-1], tables(rewards[:, :-1])
+    np.testing.assert_array_equal(table > 0, columns > 0)
+    totals = columns.sum(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(columns, table / table.sum((1, 2), keepdims=True), rtol=1e-12)
+    np.testing.assert_allclose(totals, 1.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_labels_stand_still_where_rewards_and_the_gap_are_differentiated(count):
+    def labelled(rewards, least_gap):
+        return preferences_by_reward(rewards, least_gap)[0, 1]
+
+    rewards = np.tile([1.0, 0.5, 0.0], (count, 1))
+    slopes = jax.vmap(jax.grad(labelled, argnums=(0, 1)), (0, None))(rewards, 0.2)
+    for found in slopes:
+        np.testing.assert_array_equal(found, np.zeros_like(found))
 
 
 def test_equal_rewards_leave_no_preferences():
