@@ -126,16 +126,19 @@ def _sum_over_pairs(
 
 @jax.custom_jvp
 def _minus_log_sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """−log σ(x) and its derivative −σ(−x) by one exponential, e^−|x|, which x and −x share."""
+    """−log σ(x) by an exponential, e^−|x|, that its derivative shares."""
     return jax.nn.relu(-x) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
-@_minus_log_sigmoid.defjvp
-def _minus_log_sigmoid_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (tangent,) = primals, tangents
+@jax.custom_jvp
+def _minus_sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """−σ(−x), whose derivative autodiff would miss at the kink of |x|."""
     decay = jnp.exp(-jnp.abs(x))
-    slope = -jnp.where(x > 0, decay, 1.0) / (1.0 + decay)
-    return jax.nn.relu(-x) + jnp.log1p(decay), slope * tangent
+    return -jnp.where(x > 0, decay, 1.0) / (1.0 + decay)
+
+
+_minus_log_sigmoid.defjvps(lambda tangent, _, x: _minus_sigmoid(x) * tangent)
+_minus_sigmoid.defjvps(lambda tangent, value, _: -value * (1.0 + value) * tangent)
 
 
 def _shortfall(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -161,6 +161,25 @@ def test_derivatives_of_dpo_are_those_that_autodiff_finds(random_group, seed, be
     assert (found[2].diagonal() > 0).any() or not group.preferences.any()
 
 
+@pytest.mark.parametrize("count", [1, 5])
+def test_dpo_is_as_smooth_where_a_policy_starts_as_elsewhere(random_group, count):
+    group = random_group(0)
+    start = dataclasses.replace(group, log_probs=group.reference_log_probs)
+
+    def curvature(loss, times):
+        def of_log_probs(x):
+            return loss(dataclasses.replace(start, log_probs=x), 0.5)
+
+        for _ in range(times):
+            of_log_probs = jax.jacfwd(of_log_probs)
+        return jax.vmap(of_log_probs)(np.tile(start.log_probs, (count, 1)))
+
+    for times in (2, 3, 4):
+        found, expected = curvature(dpo, times), curvature(dpo_by_autodiff, times)
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert expected.any()
+
+
 def test_dpo_neither_pushes_an_excluded_loser_nor_forgives_an_excluded_winner():
     log_probs = np.array([-1.0, -np.inf, -2.0])
     pairs = np.zeros((3, 3))
