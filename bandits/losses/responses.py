@@ -105,17 +105,24 @@ def preferences_by_reward(
     """
     rewards = jnp.asarray(rewards)
     least_gap = jnp.asarray(least_gap, jnp.result_type(rewards, float))
-    label = _label_table if len(rewards) > MOST_IN_COLUMNS else _label_in_columns
     # Steps have no derivative but 0, and what maps in columns has none of its own.
-    return label(*jax.lax.stop_gradient((rewards, least_gap)))
+    return _label(*jax.lax.stop_gradient((rewards, least_gap)))
+
+
+# Compiled as a whole: called eagerly, the loop inside would be compiled again each time.
+@jax.jit
+def _label(rewards: Float[Array, " C"], least_gap: Float[Array, ""]) -> Float[Array, "C C"]:
+    if len(rewards) > MOST_IN_COLUMNS:
+        return _label_table(rewards, least_gap)
+    return jax.lax.platform_dependent(
+        rewards, least_gap, cpu=_label_in_columns, default=_label_table
+    )
 
 
 def _label_table(rewards: Float[Array, " C"], least_gap: Float[Array, ""]) -> Float[Array, "C C"]:
     return normalize_preferences(_tell_apart(rewards[:, None] - rewards[None, :], least_gap))
 
 
-# Compiled as a whole: called eagerly, the loop inside would be compiled again each time.
-@jax.jit
 @in_columns
 def _label_in_columns(
     rewards: Float[Array, "C *batch"], least_gap: Float[Array, "*batch"]
