@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+MOST_RESPONSES = 64
+"""Of a group: the table of the pairs of a larger one fills vectors, and caches, by itself."""
+
 
 def in_columns(f: Callable[..., Any]) -> Callable[..., Any]:
     """The function, of arrays alone, with the axes that vmap adds last instead of first.
@@ -32,3 +35,17 @@ def in_columns(f: Callable[..., Any]) -> Callable[..., Any]:
         return results, jax.tree.map(lambda _: True, results)
 
     return run
+
+
+def columns_or_table(
+    columns: Callable[..., Array], table: Callable[..., Array], *arguments: Array
+) -> Array:
+    """What is made of the pairs of a group: by the first on a CPU, elsewhere by the second.
+
+    Both give the same. The first goes over the responses one after another, for which a GPU would
+    wait; the second makes a table of them all, and serves groups above `MOST_RESPONSES` too. The
+    first argument has an entry for each response.
+    """
+    if len(arguments[0]) > MOST_RESPONSES:
+        return table(*arguments)
+    return jax.lax.platform_dependent(*arguments, cpu=columns, default=table)

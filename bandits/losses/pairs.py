@@ -15,14 +15,11 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from bandits.columns import in_columns
+from bandits.columns import columns_or_table, in_columns
 
 OfMargin = Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]
 """Margins -> losses, number by number. Compiled code is kept for each: give a function of a module,
 not a lambda that is made anew at every call."""
-
-MOST_IN_COLUMNS = 64
-"""Responses of a group at most: the table of a larger one fills vectors, and caches, by itself."""
 
 Parts = tuple[Float[Array, "*batch"], Float[Array, "C *batch"], Float[Array, "*batch"]]
 """The sum, and its derivatives in the scores and in the offset."""
@@ -52,11 +49,8 @@ def _sum_over_pairs(
     weights: Float[Array, "C C"],
     offset: Float[Array, ""],
 ) -> Float[Array, ""]:
-    by_formula = functools.partial(_sum_by_formula, of_margin)
-    if len(scores) > MOST_IN_COLUMNS:
-        return by_formula(scores, weights, offset)
-    on_cpu = functools.partial(_sum_in_columns, of_margin)
-    return jax.lax.platform_dependent(scores, weights, offset, cpu=on_cpu, default=by_formula)
+    columns, table = (functools.partial(f, of_margin) for f in (_sum_in_columns, _sum_by_formula))
+    return columns_or_table(columns, table, scores, weights, offset)
 
 
 def _sum_by_formula(

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from bandits.columns import in_columns
-from bandits.losses.pairs import MOST_IN_COLUMNS
+from bandits.columns import columns_or_table, in_columns
 from theory.checks import InvalidInput
 
 
@@ -112,11 +111,7 @@ def preferences_by_reward(
 # Compiled as a whole: called eagerly, the loop inside would be compiled again each time.
 @jax.jit
 def _label(rewards: Float[Array, " C"], least_gap: Float[Array, ""]) -> Float[Array, "C C"]:
-    if len(rewards) > MOST_IN_COLUMNS:
-        return _label_table(rewards, least_gap)
-    return jax.lax.platform_dependent(
-        rewards, least_gap, cpu=_label_in_columns, default=_label_table
-    )
+    return columns_or_table(_label_in_columns, _label_table, rewards, least_gap)
 
 
 def _label_table(rewards: Float[Array, " C"], least_gap: Float[Array, ""]) -> Float[Array, "C C"]:

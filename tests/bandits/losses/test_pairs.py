@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandits.losses.pairs import MOST_IN_COLUMNS, sum_over_pairs
+from bandits.columns import MOST_RESPONSES
+from bandits.losses.pairs import sum_over_pairs
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -120,8 +121,8 @@ def test_an_excluded_winner_is_an_infinite_loss(count):
     assert np.isinf(jax.vmap(lambda s: sum_over_pairs(softplus, s, wins))(scores)).all()
 
 
-@pytest.mark.parametrize("size", [3, MOST_IN_COLUMNS + 1])
-@pytest.mark.parametrize("count", [1, MOST_IN_COLUMNS + 1])
+@pytest.mark.parametrize("size", [3, MOST_RESPONSES + 1])
+@pytest.mark.parametrize("count", [1, MOST_RESPONSES + 1])
 @pytest.mark.parametrize("bad", [np.nan, -1.0])
 def test_weights_out_of_range_are_not_passed_over(size, count, bad):
     scores, weights = np.zeros((count, size)), np.full((size, size), bad)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from bandits.columns import MOST_RESPONSES
 from bandits.losses import make_group, normalize_preferences, preferences_by_reward
-from bandits.losses.pairs import MOST_IN_COLUMNS
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -83,7 +83,7 @@ def test_preferences_point_from_more_to_less_reward_and_sum_to_one(rewards, leas
 
 @pytest.mark.parametrize("count", [1, 80])
 def test_labels_are_the_same_in_columns_and_in_a_table(count):
-    rewards = np.random.default_rng(0).integers(0, 9, (count, MOST_IN_COLUMNS + 1)) / 4
+    rewards = np.random.default_rng(0).integers(0, 9, (count, MOST_RESPONSES + 1)) / 4
     rewards[:, -1] = -np.inf
     tables = jax.vmap(functools.partial(preferences_by_reward, least_gap=0.5))
     # The last response loses to all others, so that without it the others keep their labels.
