@@ -2,11 +2,11 @@
 
 import dataclasses
 import datetime
+import functools
 import json as _json
 import math
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +27,7 @@ from bandits.experiments import EXPERIMENTS, Claim, Experiment
 from bandits.files import make_folder, read_preferences, read_vector, whole_file, whole_files
 from bandits.losses import METHODS
 from bandits.search import plan, read_spec
+from bandits.workers import MOST_PROCESSES, processes_for, side_by_side
 from theory import checks
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ console = Console(highlight=False)
 Names = tyro.conf.Positional[tuple[str, ...]]
 OutputFolder = Annotated[Path, tyro.conf.arg(help="Folder to write to; made if missing.")]
 Quick = Annotated[bool, tyro.conf.arg(help="Small settings that end within seconds.")]
+Processes = Annotated[
+    int | None,
+    tyro.conf.arg(
+        help=f"Experiments at a time; by default one a core, up to {MOST_PROCESSES}; one on a GPU."
+    ),
+]
 
 
 @app.command(name="list")
@@ -85,7 +92,12 @@ def list_() -> int:
 
 
 @app.command
-def figures(names: Names = (), out: OutputFolder = Path("figures"), quick: Quick = False) -> int:
+def figures(
+    names: Names = (),
+    out: OutputFolder = Path("figures"),
+    quick: Quick = False,
+    processes: Processes = None,
+) -> int:
     """Regenerate figures: each as PNG and as PDF, its data as NetCDF, and the table of claims.
 
     All of them together are a gallery, with a page that shows them with their claims.
@@ -93,25 +105,19 @@ def figures(names: Names = (), out: OutputFolder = Path("figures"), quick: Quick
     Args:
         names: Experiments to run; all of them if none is named.
     """
-    selected = _select(names)
+    selected, processes = _select(names), processes_for(processes)
     make_folder(out)
-    claimed: list[list[Claim]] = []
-    for experiment in selected:
-        start = time.perf_counter()
-        dataset = experiment.measure(quick)
-        *pictures, data = (out / f"{experiment.name}.{kind}" for kind in ("png", "pdf", "nc"))
-        figure = experiment.draw(dataset)
-        with whole_files(*pictures, data) as parts:
-            plotting.save(figure, *parts[:2])
-            dataset.to_netcdf(parts[2], engine="scipy")
-        claimed.append(experiment.claims(dataset))
-        seconds = time.perf_counter() - start
-        written = "  ".join(map(str, (*pictures, data)))
-        console.print(f"{written}  {seconds:.1f} s", soft_wrap=True, markup=False)
-    console.print(_claim_table([claim for claims in claimed for claim in claims]))
+    make = functools.partial(gallery.make_figure, folder=out, quick=quick)
+    claimed: dict[str, list[Claim]] = {}
+    with side_by_side(make, selected, processes, _prepare) as finished:
+        for experiment, made in finished:
+            claimed[experiment.name] = made.claims
+            written = "  ".join(map(str, made.paths))
+            console.print(f"{written}  {made.seconds:.1f} s", soft_wrap=True, markup=False)
+    console.print(_claim_table([claim for e in selected for claim in claimed[e.name]]))
     if not names:
         with whole_file(out / gallery.PAGE) as part:
-            page = gallery.make_page(zip(selected, claimed, strict=True), out)
+            page = gallery.make_page(((e, claimed[e.name]) for e in selected), out)
             part.write_text(page, encoding="utf-8")
         console.print(f"{out / gallery.PAGE}: the gallery", soft_wrap=True, markup=False)
     return 0
@@ -122,13 +128,18 @@ def claims(
     names: Names = (),
     json: Annotated[bool, tyro.conf.arg(help="Print a JSON list instead of a table.")] = False,
     quick: Quick = False,
+    processes: Processes = None,
 ) -> int:
     """Measure every claim; exit 1 if one that the project asserts does not hold.
 
     Args:
         names: Experiments to run; all of them if none is named.
     """
-    claimed = [c for e in _select(names) for c in e.claims(e.measure(quick))]
+    selected, processes = _select(names), processes_for(processes)
+    measure = functools.partial(_claims_of, quick=quick)
+    with side_by_side(measure, selected, processes, _prepare) as measured:
+        of_each = {experiment.name: claims for experiment, claims in measured}
+    claimed = [claim for experiment in selected for claim in of_each[experiment.name]]
     if json:
         print(_as_json([dataclasses.asdict(claim) for claim in claimed]))
     else:
@@ -400,10 +411,7 @@ def _duration(seconds: float) -> str:
 
 def main() -> None:
     """Run the command: exit 0, 1 if a claim fails, 2 for bad input, 130 when interrupted."""
-    _keep_compiled_programs()
-    # What overflows is refused in a sentence of our own; NumPy need not announce it.
-    warnings.simplefilter("ignore", RuntimeWarning)
-    warnings.showwarning = _show_warning
+    _prepare()
     try:
         sys.exit(app.cli(prog="modeseek", description="Mode seeking in JAX, re-measured."))
     except checks.InvalidInput as error:
@@ -417,6 +425,14 @@ def main() -> None:
         sys.exit(1)
 
 
+def _prepare() -> None:
+    """Set this process up, as all that the command starts."""
+    _keep_compiled_programs()
+    # What overflows is refused in a sentence of our own; NumPy need not announce it.
+    warnings.simplefilter("ignore", RuntimeWarning)
+    warnings.showwarning = _show_warning
+
+
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """One sentence, without the line of code that found it."""
     print(f"modeseek: warning: {message}", file=sys.stderr)
@@ -426,6 +442,10 @@ def _select(names: tuple[str, ...]) -> list[Experiment]:
     for name in names:
         checks.require_known("experiment", name, EXPERIMENTS)
     return [EXPERIMENTS[name] for name in dict.fromkeys(names or EXPERIMENTS)]
+
+
+def _claims_of(experiment: Experiment, quick: bool) -> list[Claim]:
+    return experiment.claims(experiment.measure(quick))
 
 
 def _assignment(text: str) -> tuple[str, float]:

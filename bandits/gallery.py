@@ -1,16 +1,47 @@
-"""The gallery as one page: every figure with its question, source, command and claims."""
+"""The gallery: figures as files, and a page of them all with their questions and claims."""
 
 import inspect
 import os
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+from bandits import plotting
 from bandits.experiments import Claim, Experiment
+from bandits.files import whole_files
 
 PAGE = "README.md"
 """What code hosts show of a folder."""
 
 VERDICTS = {True: "yes", False: "**no**"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A figure that is made.
+
+    Attributes:
+      paths: its PNG, its PDF, and its data as NetCDF.
+      claims: what was measured.
+      seconds: that it took.
+    """
+
+    paths: list[Path]
+    claims: list[Claim]
+    seconds: float
+
+
+def make_figure(experiment: Experiment, folder: Path, quick: bool = False) -> Made:
+    """Run an experiment and write its figure and data; all of its files appear, or none."""
+    start = time.perf_counter()
+    dataset = experiment.measure(quick)
+    figure = experiment.draw(dataset)
+    paths = [folder / f"{experiment.name}.{kind}" for kind in ("png", "pdf", "nc")]
+    with whole_files(*paths) as parts:
+        plotting.save(figure, *parts[:2])
+        dataset.to_netcdf(parts[2], engine="scipy")
+    return Made(paths, experiment.claims(dataset), time.perf_counter() - start)
 
 
 def make_page(measured: Iterable[tuple[Experiment, list[Claim]]], folder: Path) -> str:

@@ -1,8 +1,10 @@
 """The command end to end: what it prints and writes, and what it refuses, leaving nothing."""
 
 import dataclasses
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -180,7 +182,7 @@ def test_claims_exits_1_only_where_an_asserted_claim_fails(
         "other": fake_experiment("other", holds, asserted),
     }
     monkeypatch.setattr(cli, "EXPERIMENTS", fakes)
-    code, out, _ = command("claims", *form)
+    code, out, _ = command("claims", "--processes", "1", *form)
     assert code == expected
     assert "good is so" in out
     assert "With E[a] of [b]." in out
@@ -191,7 +193,7 @@ def test_claims_exits_1_only_where_an_asserted_claim_fails(
 def test_only_the_experiments_named_are_run_and_each_once(command, monkeypatch):
     fakes = {name: fake_experiment(name, True) for name in ("first", "second", "third")}
     monkeypatch.setattr(cli, "EXPERIMENTS", fakes)
-    _, out, _ = command("claims", "third", "first", "third", "--json")
+    _, out, _ = command("claims", "third", "first", "third", "--json", "--processes", "1")
     assert [claim["experiment"] for claim in json.loads(out)] == ["third", "first"]
 
 
@@ -205,6 +207,39 @@ def test_figures_replaces_what_an_earlier_run_wrote(command, monkeypatch, folder
     assert sorted(os.listdir("figures")) == ["README.md", "fake.nc", "fake.pdf", "fake.png"]
     with xr.open_dataset("figures/fake.nc", engine="scipy") as dataset:
         assert dataset["x"].size == size
+
+
+def test_the_number_of_processes_changes_no_byte(folder):
+    names = "mass_relocation", "weights"
+    made = []
+    for processes in ("1", "2"):
+        arguments = ("figures", *names, "--quick", "--out", processes, "--processes", processes)
+        result = subprocess_command(*arguments)
+        assert (result.returncode, result.stderr) == (0, "")
+        order = [result.stdout.index(f" {name}  (") for name in names]
+        assert order == sorted(order)
+        made.append({path.name: path.read_bytes() for path in (folder / processes).iterdir()})
+    alone, side_by_side = made
+    assert len(alone) == 6
+    assert side_by_side == alone
+
+
+def test_an_interrupt_of_several_processes_leaves_whole_figures_only(folder):
+    start = [sys.executable, "-c", "from bandits.cli import main; main()"]
+    options = ["figures", "--quick", "--out", "out", "--processes", "2"]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Whatever started the tests may have had them ignore it.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen([*start, *options], **streams, preexec_fn=heed) as process:
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (130, "modeseek: interrupted\n")
+    written = [word for line in (first + out).splitlines() for word in line.split("  ")[:3]]
+    left = {f"out/{path.name}" for path in (folder / "out").iterdir()}
+    assert set(written) <= left
+    assert len(left) % 3 == 0
+    assert not any(".part-" in name for name in left)
 
 
 def test_simulate_to_a_target_writes_the_trajectory_and_a_picture(command, folder):
@@ -341,6 +376,7 @@ REFUSED = {
     ),
     "no method": ([*TO_TARGET, "--method"], "method is empty", "name at least one"),
     "misspelt optimizer": ([*TO_TARGET, "--optimizer", "adma"], "did you mean 'adam'?"),
+    "no processes": (["claims", "--processes", "0"], "processes is 0; it must be a whole number"),
     "misspelt figure": (["figures", "mode_seking"], "'mode_seking'; did you mean 'mode_seeking'?"),
     "misspelt claim": (["claims", "mass"], "unknown experiment 'mass'", "allowed: mode_seeking"),
     "neither reward nor target": (SIMULATE, "either a reward or a target"),
