@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -252,6 +253,27 @@ def test_the_number_of_devices_and_processes_changes_no_file(
     ends = [wait(child) for child in children]
     assert [status for status, _, _ in ends] == [0, 0], ends
     assert "of each of 2 processes" in ends[0][1]
+    assert tree(tmp_path / "a.zarr") == tree(whole)
+
+
+def test_open_mpi_shares_out_a_sweep(spec, whole, tmp_path, tree):
+    mpirun = shutil.which("mpirun")
+    if not mpirun or b"Open MPI" not in subprocess.check_output([mpirun, "--version"]):
+        pytest.skip("there is no mpirun of Open MPI")
+    program = [sys.executable, "-m", "bandits.cli"]
+    flags = ["sweep", spec, "--out", str(tmp_path / "a.zarr"), "--chunk-runs", "2"]
+    environment = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "cache")
+    ended = subprocess.run(
+        [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", "2", *program, *flags],
+        capture_output=True,
+        env=environment,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended
+    assert ended.stdout.count("80 runs in 2 programs") == 1
+    assert ended.stdout.count("40 runs done, 0 kept from before") == 2
     assert tree(tmp_path / "a.zarr") == tree(whole)
 
 
