@@ -17,6 +17,9 @@ from theory.checks import InvalidInput
 LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 """Environment variables that say how many processes a launcher has started."""
 
+ORTE = "OMPI_MCA_orte_hnp_uri"
+"""What JAX knows Open MPI by; only versions before 5 set it."""
+
 
 @contextmanager
 def joined(
@@ -52,8 +55,13 @@ def joined(
         _, _, port = coordinator.rpartition(":")
         if not re.fullmatch(r"[^\s:].*:\d+", coordinator) or not 0 < int(port) < 2**16:
             raise InvalidInput(f"coordinator is {coordinator!r}; give HOST:PORT of process 0")
+    local = None
+    if coordinator is None and "OMPI_COMM_WORLD_SIZE" not in os.environ:
+        _tell_steps_apart()
+    elif coordinator is None and ORTE not in os.environ:
+        coordinator, processes, process, local = _told_by_open_mpi()
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(coordinator, processes, process, local)
     except (RuntimeError, ValueError) as error:
         raise InvalidInput(f"the processes did not find each other: {error}") from error
     left = False
@@ -69,3 +77,36 @@ def joined(
         yield Share(jax.process_index(), jax.process_count()), leave
     finally:
         leave()
+
+
+def _tell_steps_apart() -> None:
+    """Let steps of a Slurm job that run at once meet at different ports.
+
+    JAX makes the port of the number of the job only, and they would get into each other's group.
+    """
+    job, step = (os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    if job.isdecimal() and step.isdecimal():
+        os.environ.setdefault("JAX_COORDINATOR_PORT", str(_port(int(job) + 61 * int(step))))
+
+
+def _told_by_open_mpi() -> tuple[str, int, int, list[int]]:
+    """Address of process 0, how many there are, which this is, and its device.
+
+    From Open MPI 5 on, which JAX does not know.
+    """
+    # prterun-HOST-PID@JOB: mpirun itself. Process 0 is taken to run on the same machine, as JAX
+    # takes it of older versions.
+    name = re.fullmatch(r"\w+-(.+)-(\d+)@\d+", os.environ.get("PMIX_NAMESPACE", ""))
+    if name is None:
+        raise InvalidInput(
+            "Open MPI does not say where process 0 is; give coordinator, processes and process"
+        )
+    size, rank, local = (
+        int(os.environ[f"OMPI_COMM_WORLD_{what}"]) for what in ("SIZE", "RANK", "LOCAL_RANK")
+    )
+    return f"{name[1]}:{_port(int(name[2]))}", size, rank, [local]
+
+
+def _port(number: int) -> int:
+    """Where JAX too has processes meet: one of the last 4,096."""
+    return 2**16 - 2**12 + number % 2**12

@@ -17,6 +17,13 @@ slow({pause})
 with joined("localhost:{port}", {count}, {index}) as (share, barrier):
     print({sweep}.run(share, barrier=barrier))
 """
+LAUNCHED = """
+import os
+os.environ.update({told})
+from rounding import *
+with joined() as (share, barrier):
+    print({sweep}.run(share, barrier=barrier))
+"""
 LIGHT = "stored('a.zarr', chunk_runs=25)"  # 80 chunks
 WHOLE = "from rounding import *\nprint({sweep}.run())"
 
@@ -148,11 +155,58 @@ def test_where_the_store_cannot_be_made_the_others_say_who_knows_why(launch, wai
     )
 
 
+def slurm(step, index):
+    """What Slurm tells a process of a job of two tasks."""
+    told = {"JOB_ID": os.getpid(), "STEP_ID": step, "STEP_NODELIST": "localhost", "NTASKS": 2}
+    told |= {"STEP_NUM_TASKS": 2, "PROCID": index, "LOCALID": index}
+    return {f"SLURM_{name}": str(value) for name, value in told.items()}
+
+
+def open_mpi_5(index):
+    """What Open MPI 5 tells one of two processes."""
+    told = {"SIZE": 2, "RANK": index, "LOCAL_RANK": index}
+    told = {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in told.items()}
+    return told | {"PMIX_NAMESPACE": f"prterun-localhost-{os.getpid()}@1"}
+
+
+def test_steps_of_a_slurm_job_run_at_once(do, start, wait, tmp_path, tree):
+    children = [
+        start(LAUNCHED.format(told=slurm(step, index), sweep=LIGHT.replace("a.zarr", f"{step}")))
+        for index in range(2)
+        for step in range(2)
+    ]
+    for ended, out, problems in map(wait, children):
+        assert ended == 0, problems
+        assert "done=1000" in out
+    assert do(WHOLE.format(sweep=LIGHT))[0] == 0
+    assert tree(tmp_path / "0") == tree(tmp_path / "1") == tree(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("around", [{}, slurm(0, 0) | {"SLURM_NTASKS": "1"}], ids=["", "slurm"])
+def test_open_mpi_5_is_understood(do, start, wait, tmp_path, tree, around):
+    children = [
+        start(LAUNCHED.format(told=around | open_mpi_5(index), sweep=LIGHT)) for index in range(2)
+    ]
+    for ended, out, problems in map(wait, children):
+        assert ended == 0, problems
+        assert "done=1000" in out
+    assert do(WHOLE.format(sweep=LIGHT.replace("a.zarr", "b.zarr")))[0] == 0
+    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "b.zarr")
+
+
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
     """Whatever started the tests."""
     for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
+
+
+def test_open_mpi_that_says_too_little_is_refused(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    for name in ("PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InvalidInput, match="does not say where process 0 is; give"), joined():
+        pass
 
 
 def test_without_flags_a_process_is_alone_and_waits_for_none():
