@@ -269,7 +269,7 @@ def test_open_mpi_shares_out_a_sweep(spec, whole, tmp_path, tree):
         capture_output=True,
         env=environment,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert ended.returncode == 0, ended
     assert ended.stdout.count("80 runs in 2 programs") == 1
