@@ -66,8 +66,8 @@ def forward_kl_gradient(
     logits: Float[Array, "K *batch"], target_log_probs: Float[Array, "K *batch"]
 ) -> Float[Array, "K *batch"]:
     """The gradient p − q of `forward_kl` in the logits of a tabular softmax, arms first."""
-    weights = jnp.exp(logits - jnp.max(logits, axis=0))
-    return weights * (1.0 / jnp.sum(weights, axis=0)) - jnp.exp(target_log_probs)
+    weights = jnp.exp(logits - _greatest(logits))
+    return weights * (1.0 / _total(weights)) - jnp.exp(target_log_probs)
 
 
 def reverse_kl_gradient(

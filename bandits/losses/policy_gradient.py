@@ -73,8 +73,12 @@ def _advantages(
     beta = checks.nonnegative("beta", beta)
     penalty = beta * (log_probs - _drawn(responses, responses.reference_log_probs))
     penalized = responses.rewards - penalty
-    prompt_mean = jnp.sum(_shares(responses) * penalized)
-    baseline = (1.0 - prompt_baseline) * responses.baseline + prompt_baseline * prompt_mean
+    baseline = responses.baseline
+    # XLA would sum every group for a mean that counts for nothing.
+    known = checks.concrete(prompt_baseline)
+    if known is None or known != 0.0:
+        prompt_mean = jnp.sum(_shares(responses) * penalized)
+        baseline = (1.0 - prompt_baseline) * baseline + prompt_baseline * prompt_mean
     return jax.lax.stop_gradient(penalized - baseline)
 
 

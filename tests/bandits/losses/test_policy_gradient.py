@@ -58,6 +58,21 @@ def test_reinforce_is_that_computed_by_hand(m, evaluate):
     np.testing.assert_allclose(loss, weights @ [log2, 2 * log2, 3 * log2], rtol=1e-13)
 
 
+@pytest.mark.parametrize("loss", [reinforce, ppo])
+def test_a_known_prompt_baseline_of_0_is_a_traced_one(loss):
+    group = dataclasses.replace(make_group(np.log(PROBS), **GROUP), baseline=0.3)
+
+    @jax.jit
+    def slope(log_probs, m):
+        return jax.grad(lambda x: loss(dataclasses.replace(group, log_probs=x), prompt_baseline=m))(
+            log_probs
+        )
+
+    known = jax.jit(lambda x: slope.__wrapped__(x, 0.0))(group.log_probs)
+    np.testing.assert_allclose(known, slope(group.log_probs, 0.0), rtol=1e-6)
+    assert np.abs(known - slope(group.log_probs, 1.0)).max() > 1e-3
+
+
 def test_ppo_clips_on_the_side_of_the_advantage_only(evaluate):
     behaviour = np.array([0.2, 0.4, 0.1, 0.3])
     ratios = np.array([1.5, 0.5, 1.5, 0.5])
