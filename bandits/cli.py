@@ -24,7 +24,15 @@ from bandits import animation, gallery, plotting
 from bandits import simulate as simulation
 from bandits.environments import ENVIRONMENTS
 from bandits.experiments import EXPERIMENTS, Claim, Experiment
-from bandits.files import make_folder, read_preferences, read_vector, whole_file, whole_files
+from bandits.files import (
+    make_folder,
+    move_files,
+    read_preferences,
+    read_vector,
+    scratch_folder,
+    whole_file,
+    whole_files,
+)
 from bandits.losses import METHODS
 from bandits.search import plan, read_spec
 from bandits.workers import MOST_PROCESSES, processes_for, side_by_side
@@ -107,13 +115,14 @@ def figures(
     """
     selected, processes = _select(names), processes_for(processes)
     make_folder(out)
-    make = functools.partial(gallery.make_figure, folder=out, quick=quick)
     claimed: dict[str, list[Claim]] = {}
-    with side_by_side(make, selected, processes, _prepare) as finished:
-        for experiment, made in finished:
-            claimed[experiment.name] = made.claims
-            written = "  ".join(map(str, made.paths))
-            console.print(f"{written}  {made.seconds:.1f} s", soft_wrap=True, markup=False)
+    with scratch_folder(out) as scratch:
+        make = functools.partial(gallery.make_figure, folder=scratch, quick=quick)
+        with side_by_side(make, selected, processes, _prepare) as finished:
+            for experiment, made in finished:
+                claimed[experiment.name] = made.claims
+                written = "  ".join(map(str, move_files(made.paths, out)))
+                console.print(f"{written}  {made.seconds:.1f} s", soft_wrap=True, markup=False)
     console.print(_claim_table([claim for e in selected for claim in claimed[e.name]]))
     if not names:
         with whole_file(out / gallery.PAGE) as part:

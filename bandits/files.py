@@ -5,7 +5,7 @@ import errno
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +137,29 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A name to write to; the file takes its place only once it is complete."""
     with whole_files(path) as (part,):
         yield part
+
+
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """A folder within ``folder`` for what is not complete yet; in the end it is removed."""
+    try:
+        scratch = tempfile.TemporaryDirectory("", ".part-", folder, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise InvalidInput(f"cannot write to {folder}: {error.strerror or error}") from error
+    with scratch as path:
+        yield Path(path)
+
+
+def move_files(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Where the files are, once all of them stand in ``folder``; they take their places together.
+
+    Raises InvalidInput if one cannot.
+    """
+    places = [folder / path.name for path in paths]
+    with whole_files(*places) as parts:
+        for path, part in zip(paths, parts, strict=True):
+            os.replace(path, part)
+    return places
 
 
 def make_folder(path: Path) -> None:

@@ -4,15 +4,15 @@ What compiles and traces more than it computes keeps one core busy. Threads woul
 Python traces in one at a time, and LAPACK in two programs of a process can wait for ever.
 """
 
-import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 from bandits.sweeps.programs import lanes
@@ -38,7 +38,7 @@ def processes_for(count: int | None) -> int:
     return min(len(available), MOST_PROCESSES) if available[0].platform == "cpu" else 1
 
 
-@contextlib.contextmanager
+@contextmanager
 def side_by_side(
     work: Callable[[Piece], Result],
     pieces: Sequence[Piece],
@@ -47,7 +47,8 @@ def side_by_side(
 ) -> Iterator[Iterator[tuple[Piece, Result]]]:
     """Each piece with its result, as they end; where there is one process, here and in order.
 
-    Left early, by Ctrl-C too, it stops the processes, which clean up what they write.
+    Left by an exception, Ctrl-C too, it kills the processes: what they write is the caller's to
+    clean up. None of them outlives this one.
 
     Args:
       work: from a piece to its result; both must be picklable, and it a function of a module.
@@ -65,14 +66,15 @@ def side_by_side(
     # Not forked: a copy of JAX would wait for threads that it does not have.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _begin, (prepare,)) as pool:
-        futures = {pool.submit(_do, work, piece): piece for piece in pieces}
         try:
+            with _interrupts_held():
+                futures = {pool.submit(_do, work, piece): piece for piece in pieces}
             yield ((futures[future], future.result()) for future in as_completed(futures))
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             children = [c for c in multiprocessing.active_children() if c not in others]
             for child in children:
-                child.terminate()
+                child.kill()
             for child in children:
                 child.join()
             if isinstance(error, BrokenProcessPool):
@@ -83,41 +85,41 @@ def side_by_side(
             raise
 
 
-_stopped = threading.Event()
-"""That this process has been told to end."""
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until this is left, and never comes to processes that are started here.
+
+    A terminal sends it to all; who began the work says when it ends.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(prepare: Callable[[], None]) -> None:
-    # A terminal sends Ctrl-C to all; who began the work says when it ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _stop)
-    sys.unraisablehook = _without_exits
     threading.Thread(target=_end_with_parent, daemon=True).start()
     prepare()
-
-
-def _stop(*_: object) -> None:
-    _stopped.set()
-    sys.exit(1)
-
-
-def _without_exits(raised: "sys.UnraisableHookArgs") -> None:
-    if raised.exc_type is not SystemExit:
-        sys.__unraisablehook__(raised)
 
 
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(1)
 
 
 def _do(work: Callable[[Piece], Result], piece: Piece) -> Result:
     try:
         return work(piece)
-    finally:
-        # All is cleaned up; the pool would go on with the next piece. Asked of the event, for an
-        # exit can be lost: Python ignores one that is raised in a callback of its collector.
-        if _stopped.is_set():
-            os._exit(1)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            # One that cannot be unpickled would look like the death of this process.
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+        raise

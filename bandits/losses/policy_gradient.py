@@ -73,7 +73,7 @@ def _advantages(
     beta = checks.nonnegative("beta", beta)
     penalty = beta * (log_probs - _drawn(responses, responses.reference_log_probs))
     penalized = responses.rewards - penalty
-    baseline = responses.baseline
+    baseline: ArrayLike = responses.baseline
     # XLA would sum every group for a mean that counts for nothing.
     known = checks.concrete(prompt_baseline)
     if known is None or known != 0.0:

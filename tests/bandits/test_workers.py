@@ -1,13 +1,17 @@
 """Work side by side: the same results, and nothing that goes on when it is over."""
 
+import contextlib
 import functools
 import math
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
 
 from bandits import workers
@@ -19,15 +23,43 @@ from theory.checks import InvalidInput
 NOTHING = os.getpid
 
 SLEEPERS = """
-import os, time
+import os, signal, sys, time
 from bandits.workers import side_by_side
 
 if __name__ == "__main__":
-    with side_by_side(time.sleep, [0.0, 600.0, 600.0], 2, os.getpid) as done:
-        next(done)
-        print("begun", flush=True)
-        next(done)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    pieces = [float(word) for word in sys.argv[1:]]
+    try:
+        with side_by_side(time.sleep, pieces, 2, os.getpid) as done:
+            if pieces[0] == 0:
+                next(done)
+            print("begun", flush=True)
+            next(done)
+    except KeyboardInterrupt:
+        print("ended", flush=True)
 """
+
+
+@pytest.fixture
+def sleepers(tmp_path):
+    """Start a parent of two processes that sleep, and wait until it says that they have begun."""
+    script = tmp_path / "sleepers.py"
+    script.write_text(SLEEPERS)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = []
+
+    def start(*seconds):
+        command = [sys.executable, script, *map(str, seconds)]
+        parent = subprocess.Popen(command, **streams, start_new_session=True)
+        started.append(parent)
+        assert parent.stdout.readline() == "begun\n"
+        return parent
+
+    yield start
+    for parent in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+        parent.communicate()
 
 
 def everything(work, pieces, processes):
@@ -49,19 +81,44 @@ def test_one_process_or_one_piece_stays_here():
     assert everything(lambda _: os.getpid(), [], 4) == []
 
 
+def all_end():
+    """Whether no process is left, soon."""
+    until = time.monotonic() + 60
+    while multiprocessing.active_children() and time.monotonic() < until:
+        time.sleep(0.01)
+    return not multiprocessing.active_children()
+
+
 def test_what_a_piece_refuses_is_refused():
     require = functools.partial(checks.require_positive, "size")
     with pytest.raises(InvalidInput, match=r"^size is -1;"):
         everything(require, [1.0, -1.0], 2)
-    assert multiprocessing.active_children() == []
+    assert all_end()
+
+
+def test_an_error_that_cannot_be_sent_is_told():
+    # JAX's errors of tracing are made of a tracer, and cannot be made again.
+    with pytest.raises(RuntimeError, match=r"^TracerArrayConversionError: The numpy"):
+        everything(functools.partial(jax.eval_shape, np.asarray), [1.0, 2.0], 2)
+    assert all_end()
+
+
+def test_processes_are_prepared():
+    def prepared_by(prepare):
+        with side_by_side(abs, [1, 1], 2, prepare) as done:
+            return list(done)
+
+    with pytest.raises(InvalidInput, match=r"^one of 2 processes died; where memory is short"):
+        prepared_by(os.abort)
 
 
 def test_the_death_of_a_process_is_said_in_a_sentence():
     with pytest.raises(InvalidInput, match=r"^one of 2 processes died; where memory is short"):
         everything(os._exit, [1, 1], 2)
+    assert all_end()
 
 
-def test_leaving_early_stops_what_is_under_way():
+def test_an_exception_ends_what_is_under_way():
     def interrupted():
         with side_by_side(time.sleep, [0.0, 600.0, 600.0, 600.0], 2, NOTHING) as done:
             assert next(done) == (0.0, None)
@@ -69,17 +126,22 @@ def test_leaving_early_stops_what_is_under_way():
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert multiprocessing.active_children() == []
+    assert all_end()
 
 
-def test_no_process_outlives_a_parent_that_is_killed(tmp_path):
-    script = tmp_path / "sleepers.py"
-    script.write_text(SLEEPERS)
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout.readline() == "begun\n"
-        parent.kill()
-        # The pipe ends once nobody holds it any more.
-        assert parent.communicate(timeout=120) == ("", None)
+def test_no_process_outlives_a_parent_that_is_killed(sleepers):
+    parent = sleepers(0, 600, 600)
+    parent.kill()
+    # The pipes end once nobody holds them any more.
+    assert parent.communicate(timeout=120)[0] == ""
+
+
+@pytest.mark.parametrize("first", [0, 600], ids=["at work", "while they start"])
+def test_ctrl_c_comes_to_all_and_nobody_prints_a_traceback(sleepers, first):
+    parent = sleepers(first, 600, 600)
+    os.killpg(parent.pid, signal.SIGINT)
+    assert parent.communicate(timeout=120) == ("ended\n", "")
+    assert parent.returncode == 0
 
 
 @pytest.mark.parametrize(
