@@ -79,8 +79,7 @@ def side_by_side(
                 child.join()
             if isinstance(error, BrokenProcessPool):
                 raise checks.InvalidInput(
-                    f"one of {processes} processes died; where memory is short, choose fewer: what "
-                    "is done is kept"
+                    f"one of {processes} processes died; where memory is short, choose fewer"
                 ) from error
             raise
 
