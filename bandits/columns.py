@@ -23,15 +23,28 @@ def in_columns(f: Callable[..., Any]) -> Callable[..., Any]:
     failed to produce known values"), for JAX cannot transpose what maps in its own way: give it a
     rule by ``jax.custom_jvp``, or stop the gradient of what goes in.
     """
+    return _in_columns(f, mapped=0)
+
+
+def _in_columns(f: Callable[..., Any], mapped: int) -> Callable[..., Any]:
+    """The function, whose arguments' last axes are those of so many vmaps: further ones go before.
+
+    In this order, that of plain vmap, to turn an array takes one swap of two axes.
+    """
     run = jax.custom_batching.custom_vmap(f)
 
     @run.def_vmap
     def run_columns(size: int, batched: list[bool], *arguments: Array) -> tuple[Any, Any]:
         columns = (
-            jnp.moveaxis(value, 0, -1) if is_batched else jnp.expand_dims(value, -1)
-            for value, is_batched in zip(arguments, batched, strict=True)
+            jnp.moveaxis(value, 0, value.ndim - 1 - mapped)
+            if is_batched
+            else jnp.expand_dims(value, value.ndim - mapped)
+            for value, is_batched in zip(map(jnp.asarray, arguments), batched, strict=True)
         )
-        results = jax.tree.map(lambda result: jnp.moveaxis(result, -1, 0), run(*columns))
+        results = jax.tree.map(
+            lambda result: jnp.moveaxis(result, result.ndim - 1 - mapped, 0),
+            _in_columns(f, mapped + 1)(*columns),
+        )
         return results, jax.tree.map(lambda _: True, results)
 
     return run

@@ -88,7 +88,7 @@ def run(settings: Settings) -> xr.Dataset:
             label=lambda key, rewards: label_pairs(key, rewards, "random"),
         )
         dataset = collect(start_params, key, jnp.int32(0))
-        won, lost = (dataset.groups.preferences.sum(axis) for axis in (2, 1))
+        won, lost = (dataset.groups.pair_weights.sum(axis) for axis in (2, 1))
         in_pairs = jnp.zeros((contexts, NUM_ARMS))
         in_pairs = in_pairs.at[jnp.arange(contexts)[:, None], dataset.responses].max(won + lost)
 

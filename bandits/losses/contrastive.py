@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from bandits.losses.likelihood import best_of_n, preference_likelihood
-from bandits.losses.pairs import OfMargin, sum_over_pairs
+from bandits.losses.pairs import OfMargin, mean_over_pairs, sum_over_pairs
 from bandits.losses.policy_gradient import reinforce
 from bandits.losses.responses import Responses, require_pairs
 from theory import checks
@@ -117,28 +117,20 @@ def _sum_over_pairs(
     offset: ArrayLike = 0.0,
 ) -> Float[Array, ""]:
     require_pairs(responses)
-    # Not of excluded responses: β · ∞ has no finite derivative in β.
-    scales = jnp.where(jnp.isfinite(scores), scale, jax.lax.stop_gradient(scale))
     # A β that is NaN must show where no pair is labelled, too: it has no other way into the sum.
     offset = offset + 0.0 * jnp.asarray(scale)
-    return sum_over_pairs(of_margin, scales * scores, responses.preferences, offset)
+    if responses.preferences is None:
+        return mean_over_pairs(of_margin, scores, responses.rewards, scale=scale, offset=offset)
+    return sum_over_pairs(of_margin, scores, responses.preferences, scale=scale, offset=offset)
 
 
 @jax.custom_jvp
 def _minus_log_sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """−log σ(x) by an exponential, e^−|x|, that its derivative shares."""
+    """−log σ(x), whose derivative autodiff would miss at the kink of |x|."""
     return jax.nn.relu(-x) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
-@jax.custom_jvp
-def _minus_sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """−σ(−x), whose derivative autodiff would miss at the kink of |x|."""
-    decay = jnp.exp(-jnp.abs(x))
-    return -jnp.where(x > 0, decay, 1.0) / (1.0 + decay)
-
-
-_minus_log_sigmoid.defjvps(lambda tangent, _, x: _minus_sigmoid(x) * tangent)
-_minus_sigmoid.defjvps(lambda tangent, value, _: -value * (1.0 + value) * tangent)
+_minus_log_sigmoid.defjvps(lambda tangent, _, x: -jax.nn.sigmoid(-x) * tangent)
 
 
 def _shortfall(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -23,7 +23,7 @@ class Responses:
         reused.
       rewards: ``[C]``, true or learned.
       preferences: ``[C, C]``, the weight of "row preferred to column": >= 0, with sum 1, or 0 where
-        nothing was labelled.
+        nothing was labelled. None: every pair by its rewards, equally weighted.
       shares: ``[C]``, each response's part of the expectation, with sum 1: 1/C for samples, the
         probabilities where the group is the whole space.
       baseline: the running mean of the rewards seen so far.
@@ -33,7 +33,7 @@ class Responses:
     reference_log_probs: Float[Array, " C"]
     behaviour_log_probs: Float[Array, " C"]
     rewards: Float[Array, " C"]
-    preferences: Float[Array, "C C"]
+    preferences: Float[Array, "C C"] | None
     shares: Float[Array, " C"]
     baseline: Float[Array, ""]
 
@@ -41,6 +41,13 @@ class Responses:
     def log_ratios(self) -> Float[Array, " C"]:
         """Log π/π_ref, the implicit reward of arXiv:2305.18290 in units of β."""
         return self.log_probs - self.reference_log_probs
+
+    @property
+    def pair_weights(self) -> Float[Array, "C C"]:
+        """The preferences, made of the rewards where none are given."""
+        if self.preferences is not None:
+            return self.preferences
+        return jnp.vectorize(preferences_by_reward, signature="(c)->(c,c)")(self.rewards)
 
 
 def make_group(
@@ -60,8 +67,6 @@ def make_group(
     """
     log_probs, rewards = jnp.asarray(log_probs, float), jnp.asarray(rewards, float)
     held = jax.lax.stop_gradient(log_probs)
-    if preferences is None:
-        preferences = preferences_by_reward(rewards)
     if shares is None:
         shares = jnp.full_like(rewards, 1.0 / rewards.shape[-1])
     if reference_log_probs is None:
@@ -73,7 +78,7 @@ def make_group(
         reference_log_probs=jnp.asarray(reference_log_probs),
         behaviour_log_probs=jnp.asarray(behaviour_log_probs),
         rewards=rewards,
-        preferences=jnp.asarray(preferences),
+        preferences=None if preferences is None else jnp.asarray(preferences),
         shares=jnp.asarray(shares),
         baseline=jnp.asarray(baseline, rewards.dtype),
     )

@@ -192,12 +192,11 @@ def with_own_samples(
         ) -> tuple[Array, Responses]:
             own = policy.sample(behaviour, key, context, count)
             own_log_probs = policy.log_prob(behaviour, context, own)
-            zeros, size = jnp.zeros_like(own_log_probs), len(responses)
             added = {
                 "log_probs": own_log_probs,
                 "reference_log_probs": reference_log_prob(context, own),
                 "behaviour_log_probs": own_log_probs,
-                "rewards": zeros,
+                "rewards": jnp.zeros_like(own_log_probs),
                 "shares": jnp.full_like(own_log_probs, 1.0 / count),
             }
             group = dataclasses.replace(group, shares=jnp.zeros_like(group.shares))
@@ -205,8 +204,7 @@ def with_own_samples(
                 name: jnp.concatenate([getattr(group, name), values])
                 for name, values in added.items()
             }
-            pairs = jnp.zeros((size + count,) * 2, group.preferences.dtype)
-            pairs = pairs.at[:size, :size].set(group.preferences)
+            pairs = jnp.pad(group.pair_weights, (0, count))
             return (
                 jnp.concatenate([responses, own]),
                 dataclasses.replace(group, preferences=pairs, **joined),

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,10 +21,25 @@ def seen():
     return scaled, shapes
 
 
-def test_mapped_axes_come_last_the_outermost_at_the_end(seen):
+def test_mapped_axes_come_last_in_the_order_of_vmap(seen):
     scaled, shapes = seen
     jax.vmap(jax.vmap(scaled))(np.ones((5, 2, 3)), np.ones((5, 2)))
-    assert shapes[-1] == ((3, 2, 5), (2, 5))
+    assert shapes[-1] == ((3, 5, 2), (5, 2))
+
+
+@pytest.mark.parametrize("inner", [(0, 0), (0, None), (None, 0)])
+@pytest.mark.parametrize("outer", [(0, 0), (0, None), (None, 0)])
+def test_results_of_vmap_in_vmap_are_those_of_a_plain_one(inner, outer):
+    def plain(vector, number):
+        return {"scaled": number * vector, "total": jnp.sum(number * vector, axis=0)}
+
+    shapes = [tuple(n for n, pair in ((5, outer), (2, inner)) if pair[k] == 0) for k in (0, 1)]
+    rng = np.random.default_rng(0)
+    arguments = rng.normal(size=(*shapes[0], 3)), rng.normal(size=shapes[1])
+    found, expected = (
+        jax.vmap(jax.vmap(f, inner), outer)(*arguments) for f in (in_columns(plain), plain)
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), found, expected)
 
 
 def test_what_is_not_mapped_over_has_one_there(seen):

@@ -210,7 +210,7 @@ def test_the_dataset_repeats_the_first_pairs_and_ignores_those_of_equal_response
     np.testing.assert_array_equal(data.responses, pairs[jnp.array(at)])
     first_wins = np.array([[0, 1], [0, 0]])
     expected = [first_wins * (a != 1) for a in at]
-    np.testing.assert_array_equal(data.groups.preferences, expected)
+    np.testing.assert_array_equal(data.groups.pair_weights, expected)
     logits = np.asarray(prompts[jnp.array(at)] @ bandit.reference_weights, np.float64)
     reference = np.take_along_axis(special.log_softmax(logits, axis=-1), pairs[jnp.array(at)], 1)
     for name in ("log_probs", "reference_log_probs", "behaviour_log_probs"):

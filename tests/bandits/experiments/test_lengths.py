@@ -129,7 +129,7 @@ def test_the_dataset_holds_the_pairs_as_responses_the_preferred_first():
     np.testing.assert_array_equal(lengths_of(data.responses), pairs)
     wins = [[0, 1], [0, 0]]
     expected = [wins, wins, np.zeros((2, 2)), wins]  # two of one length say nothing
-    np.testing.assert_array_equal(data.groups.preferences, expected)
+    np.testing.assert_array_equal(data.groups.pair_weights, expected)
     for name in ("log_probs", "reference_log_probs", "behaviour_log_probs"):
         np.testing.assert_array_equal(getattr(data.groups, name), reference[pairs])
 

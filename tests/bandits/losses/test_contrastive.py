@@ -79,8 +79,8 @@ def textbook(name, x, g, **h):
         "slic": lambda i, j: max(0, h["margin"] - x[i] + x[j]) - h["regularization"] * x[i],
     }
     if name in of_pair:
-        pairs = np.argwhere(g.preferences > 0)
-        loss = sum(g.preferences[i, j] * of_pair[name](i, j) for i, j in pairs)
+        pairs = np.argwhere(g.pair_weights > 0)
+        loss = sum(g.pair_weights[i, j] * of_pair[name](i, j) for i, j in pairs)
         if name == "hypo":  # the log-ratios of the KL are held at g's policy while x moves
             held = g.log_probs - g.reference_log_probs
             loss += h["kl_coefficient"] * g.shares @ ((held - g.shares @ held) * x)
@@ -148,7 +148,7 @@ def derivatives(loss, group, beta):
 def dpo_by_autodiff(group, beta):
     ratios = group.log_probs - group.reference_log_probs
     losses = -jax.nn.log_sigmoid(beta * (ratios[:, None] - ratios[None, :]))
-    return jnp.sum(group.preferences * losses)
+    return jnp.sum(group.pair_weights * losses)
 
 
 @given(seeds, st.floats(0.01, 5), st.sampled_from([1.0, 20.0]))
@@ -158,7 +158,7 @@ def test_derivatives_of_dpo_are_those_that_autodiff_finds(random_group, seed, be
     found, expected = derivatives(dpo, group, beta), derivatives(dpo_by_autodiff, group, beta)
     for f, e in zip(found, expected, strict=True):
         np.testing.assert_allclose(f, e, rtol=1e-9, atol=1e-13)
-    assert (found[2].diagonal() > 0).any() or not group.preferences.any()
+    assert (found[2].diagonal() > 0).any() or not group.pair_weights.any()
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -308,7 +308,7 @@ def slope_of_dpo_and_kl(logits, group, beta, coefficient):
         ratios = log_probs - group.reference_log_probs
         losses = -jax.nn.log_sigmoid(beta * (ratios[:, None] - ratios[None, :]))
         kl = kl_divergence(log_probs, group.reference_log_probs)
-        return jnp.sum(group.preferences * losses) + coefficient * kl
+        return jnp.sum(group.pair_weights * losses) + coefficient * kl
 
     return jax.grad(value)(logits)
 

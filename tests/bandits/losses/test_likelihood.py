@@ -37,7 +37,7 @@ def textbook_weights(name, g):
     if name == "supervised":
         return g.shares
     if name == "preference_likelihood":
-        return [sum(row) for row in g.preferences]
+        return [sum(row) for row in g.pair_weights]
     if name == "best_of_n":
         return g.rewards == max(g.rewards)
     if name == "reward_weighted":

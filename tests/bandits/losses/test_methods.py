@@ -105,7 +105,7 @@ def test_excluded_response_without_share_or_label_adds_nothing(name, random_grou
             np.append(held.rewards, 0.5),
             reference_log_probs=np.append(held.reference_log_probs, elsewhere),
             behaviour_log_probs=np.append(held.behaviour_log_probs, elsewhere),
-            preferences=np.pad(held.preferences, (0, 1)),
+            preferences=np.pad(held.pair_weights, (0, 1)),
             shares=np.append(held.shares, 0),
             baseline=held.baseline,
         )

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bandits.columns import MOST_RESPONSES
-from bandits.losses.pairs import sum_over_pairs
+from bandits.losses import preferences_by_reward
+from bandits.losses.pairs import mean_over_pairs, sum_over_pairs
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -39,8 +40,17 @@ def pair_by_pair(of_margin, scores, weights):
 def plain(of_margin):
     """The formula, differentiable and mapped as JAX does."""
 
-    def total(scores, weights, offset=0.0):
-        return jnp.sum(weights * of_margin(scores[:, None] - scores[None, :] - offset))
+    def total(scores, weights, scale=1.0, offset=0.0):
+        return jnp.sum(weights * of_margin(scale * (scores[:, None] - scores[None, :]) - offset))
+
+    return total
+
+
+def by_position(of_pairs):
+    """The sum or mean with its scale and offset in third and fourth place."""
+
+    def total(scores, labels, scale=1.0, offset=0.0):
+        return of_pairs(scores, labels, scale=scale, offset=offset)
 
     return total
 
@@ -48,7 +58,7 @@ def plain(of_margin):
 @given(SEEDS, SIZES, st.floats(-2, 2))
 def test_an_offset_is_taken_from_every_margin(seed, size, offset):
     scores, weights = draw(seed, size)
-    total = sum_over_pairs(square, scores, weights, offset)
+    total = sum_over_pairs(square, scores, weights, offset=offset)
     expected = pair_by_pair(lambda margin: square(margin - offset), scores, weights)
     np.testing.assert_allclose(total, expected, rtol=1e-12)
 
@@ -67,14 +77,16 @@ def test_the_sum_is_that_of_its_terms(of_margin, count, seed, size):
 @pytest.mark.parametrize("of_margin", [softplus, square])
 @pytest.mark.parametrize("groups", [(), (8,), (2, 4), (1, 1)])
 def test_first_derivatives_are_those_of_the_formula(of_margin, groups):
-    arguments = (*draw(0, 4, groups), np.random.default_rng(1).normal(size=groups))
-    found = jax.grad(functools.partial(sum_over_pairs, of_margin), argnums=(0, 1, 2))
-    expected = jax.grad(plain(of_margin), argnums=(0, 1, 2))
+    rng = np.random.default_rng(1)
+    arguments = (*draw(0, 4, groups), rng.uniform(0.5, 2, groups), rng.normal(size=groups))
+    of_pairs = by_position(functools.partial(sum_over_pairs, of_margin))
+    found, expected = (jax.grad(f, argnums=(0, 1, 2, 3)) for f in (of_pairs, plain(of_margin)))
     for _ in groups:
         found, expected = jax.vmap(found), jax.vmap(expected)
-    to_scores, to_weights, to_offset = found(*arguments)
-    expected_scores, expected_weights, expected_offset = expected(*arguments)
+    to_scores, to_weights, to_scale, to_offset = found(*arguments)
+    expected_scores, expected_weights, expected_scale, expected_offset = expected(*arguments)
     np.testing.assert_allclose(to_scores, expected_scores, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(to_scale, expected_scale, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(to_offset, expected_offset, rtol=1e-12)
     # Nothing is said of what is not labelled: its derivative is not asked for.
     labelled = arguments[1] > 0
@@ -133,7 +145,7 @@ def test_weights_out_of_range_are_not_passed_over(size, count, bad):
 @pytest.mark.parametrize("count", [1, 4])
 def test_precisions_may_differ(count):
     scores, weights = draw(4, 3, (count,))
-    found = jax.vmap(lambda s, w: sum_over_pairs(square, s, w, 0.5))(
+    found = jax.vmap(lambda s, w: sum_over_pairs(square, s, w, offset=0.5))(
         jnp.asarray(scores, jnp.bfloat16), jnp.asarray(weights, jnp.float32)
     )
     assert found.dtype == jnp.float32
@@ -150,3 +162,103 @@ def test_small_losses_of_sure_pairs_are_kept_in_float32():
     found = jax.vmap(lambda s: sum_over_pairs(softplus, s, wins))(scores)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, np.exp(-40.0), rtol=1e-5)
+
+
+# Labelled by rewards
+
+
+def draw_rewards(seed, size, groups=()):
+    """Scores and rewards, of which some are equal."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(*groups, size)), rng.integers(0, 4, (*groups, size)) / 4.0
+
+
+def with_weights(of_margin):
+    """The mean as the sum with the table of weights."""
+
+    def total(scores, rewards, scale=1.0, offset=0.0):
+        return plain(of_margin)(scores, preferences_by_reward(rewards), scale, offset)
+
+    return total
+
+
+@pytest.mark.parametrize("of_margin", [softplus, square])
+@pytest.mark.parametrize("count", [1, 8])
+@given(SEEDS, SIZES)
+def test_the_mean_over_pairs_is_the_sum_with_the_weights_of_their_rewards(
+    of_margin, count, seed, size
+):
+    scores, rewards = draw_rewards(seed, size, (count,))
+    means = jax.vmap(lambda s, r: mean_over_pairs(of_margin, s, r))(scores, rewards)
+    expected = [
+        pair_by_pair(of_margin, s, preferences_by_reward(r))
+        for s, r in zip(scores, rewards, strict=True)
+    ]
+    np.testing.assert_allclose(means, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("of_margin", [softplus, square])
+@pytest.mark.parametrize("groups", [(), (8,), (2, 4), (1, 1)])
+def test_derivatives_of_the_mean_are_those_of_the_formula(of_margin, groups):
+    rng = np.random.default_rng(1)
+    arguments = (*draw_rewards(0, 4, groups), rng.uniform(0.5, 2, groups), rng.normal(size=groups))
+    of_pairs = by_position(functools.partial(mean_over_pairs, of_margin))
+    for derivative in (jax.grad, jax.hessian):
+        found, expected = (
+            derivative(f, argnums=(0, 2, 3)) for f in (of_pairs, with_weights(of_margin))
+        )
+        for _ in groups:
+            found, expected = jax.vmap(found), jax.vmap(expected)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12),
+            found(*arguments),
+            expected(*arguments),
+        )
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_a_mean_of_no_pair_is_zero_and_so_are_its_slopes(count):
+    def value_and_slopes(scores):
+        return jax.value_and_grad(lambda s: mean_over_pairs(softplus, s, np.ones(3)))(scores)
+
+    for found in jax.vmap(value_and_slopes)(np.tile([1.0, -np.inf, 0.0], (count, 1))):
+        np.testing.assert_array_equal(found, np.zeros_like(found))
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_an_excluded_loser_is_not_pushed_and_an_excluded_winner_not_forgiven(count):
+    scores = np.tile([0.0, -np.inf], (count, 1))
+
+    def value_and_slopes(rewards):
+        mean = functools.partial(mean_over_pairs, softplus, rewards=rewards, scale=2.0)
+        return jax.vmap(jax.value_and_grad(mean))(scores)
+
+    for found in value_and_slopes(np.array([1.0, 0.0])):
+        np.testing.assert_array_equal(found, np.zeros_like(found))
+    values, slopes = value_and_slopes(np.array([0.0, 1.0]))
+    assert np.isinf(values).all()
+    np.testing.assert_array_equal(slopes, np.tile([2.0, -2.0], (count, 1)))
+
+
+@pytest.mark.parametrize("count", [1, MOST_RESPONSES + 1])
+def test_a_mean_over_many_responses_is_the_same(count):
+    scores, rewards = draw_rewards(3, MOST_RESPONSES + 1, (count,))
+    found, expected = (
+        jax.vmap(jax.value_and_grad(f))(scores, rewards)
+        for f in (functools.partial(mean_over_pairs, softplus), with_weights(softplus))
+    )
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-13), found, expected
+    )
+
+
+@pytest.mark.parametrize("mapped", [(0, None), (None, 0)])
+def test_groups_may_share_their_scores_or_their_rewards(mapped):
+    arguments = [
+        a if axis == 0 else a[0] for a, axis in zip(draw_rewards(2, 3, (5,)), mapped, strict=True)
+    ]
+    found, expected = (
+        jax.vmap(jax.grad(f), mapped)(*arguments)
+        for f in (functools.partial(mean_over_pairs, softplus), with_weights(softplus))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-12)

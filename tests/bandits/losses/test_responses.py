@@ -22,9 +22,19 @@ def test_group_is_on_policy_and_fully_labelled_by_default():
     assert (group.reference_log_probs == group.log_probs).all()
     assert (group.behaviour_log_probs == group.log_probs).all()
     np.testing.assert_array_equal(group.shares, [0.5, 0.5])
-    np.testing.assert_array_equal(group.preferences, [[0, 0], [1, 0]])
+    np.testing.assert_array_equal(group.pair_weights, [[0, 0], [1, 0]])
     assert group.baseline == 0
     assert {leaf.dtype for leaf in jax.tree.leaves(group)} == {np.dtype(float)}
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 4, 3)])
+def test_groups_without_preferences_weigh_pairs_by_their_rewards(shape):
+    rewards = np.random.default_rng(0).integers(0, 3, shape)
+    found = make_group(np.zeros(shape), rewards)
+    assert found.preferences is None
+    np.testing.assert_array_equal(
+        found.pair_weights, np.apply_along_axis(preferences_by_reward, -1, rewards)
+    )
 
 
 def test_default_reference_and_behaviour_are_held_fixed():

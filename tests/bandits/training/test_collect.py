@@ -95,7 +95,7 @@ def test_a_minibatch_holds_the_behaviours_responses_and_what_is_said_of_them():
         np.testing.assert_allclose(found, law[arms], rtol=1e-12)
     np.testing.assert_array_equal(groups.shares, 0.5)
     wins = REWARDS[arms][..., :, None] > REWARDS[arms][..., None, :]
-    np.testing.assert_array_equal(groups.preferences, wins)
+    np.testing.assert_array_equal(groups.pair_weights, wins)
 
 
 def test_without_prompts_a_minibatch_is_one_draw_and_labels_have_keys_of_their_own():
@@ -116,7 +116,7 @@ def test_without_prompts_a_minibatch_is_one_draw_and_labels_have_keys_of_their_o
     np.testing.assert_array_equal(found.responses, arms)
     keys = jax.random.split(label_key)
     labels = [label(key, REWARDS[own]) for key, own in zip(keys, arms, strict=True)]
-    np.testing.assert_array_equal(found.groups.preferences, labels)
+    np.testing.assert_array_equal(found.groups.pair_weights, labels)
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])
@@ -208,7 +208,7 @@ def test_the_whole_space_is_one_group_with_the_behaviours_probabilities_as_share
     np.testing.assert_array_equal(group.rewards, REWARDS)
     wins = REWARDS[:, None] > REWARDS
     pairs = 2 * np.exp(ELSEWHERE[:, None] + ELSEWHERE) * wins
-    np.testing.assert_allclose(group.preferences, pairs, rtol=1e-12)
+    np.testing.assert_allclose(group.pair_weights, pairs, rtol=1e-12)
 
 
 @jax.jit
@@ -286,7 +286,7 @@ def test_given_pairs_are_those_of_every_policy():
     pairs[2, 0], pairs[1, 4] = 0.75, 0.25
     collect = on_whole_space(POLICY, bandit(), jnp.asarray(pairs))
     for behaviour in (START, ELSEWHERE):
-        np.testing.assert_array_equal(collect(behaviour, KEY, 0).groups.preferences[0], pairs)
+        np.testing.assert_array_equal(collect(behaviour, KEY, 0).groups.pair_weights[0], pairs)
 
 
 def test_pairs_of_a_policy_follow_it():
@@ -295,7 +295,7 @@ def test_pairs_of_a_policy_follow_it():
 
     collect = on_whole_space(POLICY, bandit(), twice)
     for behaviour in (START, ELSEWHERE):
-        found = collect(jnp.asarray(behaviour), KEY, 0).groups.preferences[0]
+        found = collect(jnp.asarray(behaviour), KEY, 0).groups.pair_weights[0]
         np.testing.assert_allclose(found, np.exp(behaviour[:, None] + 2 * behaviour), rtol=1e-12)
 
 
@@ -325,7 +325,7 @@ def test_a_law_takes_the_behaviours_place_for_shares_and_pairs_only(own_referenc
     np.testing.assert_allclose(groups.behaviour_log_probs[0], law, rtol=1e-12)
     wins = REWARDS[:, None] > REWARDS
     pairs = 2 * np.exp(law[:, None] + law) * wins
-    np.testing.assert_allclose(groups.preferences[0], pairs, rtol=1e-12)
+    np.testing.assert_allclose(groups.pair_weights[0], pairs, rtol=1e-12)
     reference = ELSEWHERE if own_reference else START
     np.testing.assert_allclose(groups.reference_log_probs[0], reference, rtol=1e-12)
 
@@ -421,13 +421,13 @@ def test_the_pairs_keep_their_block_and_the_shares_are_on_the_own_samples():
     sample = on_bandit(POLICY, bandit(), SCHEDULE)
     alone = jax.vmap(lambda key: sample(ELSEWHERE, jax.random.split(key)[0], 0))(keys)
     assert arms.shape == (50, 2, 2 + OWN)
-    assert groups.preferences.shape == (50, 2, 2 + OWN, 2 + OWN)
+    assert groups.pair_weights.shape == (50, 2, 2 + OWN, 2 + OWN)
     np.testing.assert_array_equal(arms[..., :2], alone.responses)
     np.testing.assert_array_equal(groups.rewards[..., :2], alone.groups.rewards)
-    np.testing.assert_array_equal(groups.preferences[..., :2, :2], alone.groups.preferences)
-    assert (np.asarray(groups.preferences[..., :2, :2]) > 0).any()
-    assert not groups.preferences[..., 2:, :].any()
-    assert not groups.preferences[..., :, 2:].any()
+    np.testing.assert_array_equal(groups.pair_weights[..., :2, :2], alone.groups.pair_weights)
+    assert (np.asarray(groups.pair_weights[..., :2, :2]) > 0).any()
+    assert not groups.pair_weights[..., 2:, :].any()
+    assert not groups.pair_weights[..., :, 2:].any()
     np.testing.assert_array_equal(groups.rewards[..., 2:], 0)
     np.testing.assert_array_equal(groups.shares[..., :2], 0)
     np.testing.assert_allclose(groups.shares[..., 2:], 1 / OWN, rtol=1e-15)
