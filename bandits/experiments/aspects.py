@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from bandits.contextual import ContextualBandit, draw_preferences, random_contextual_bandit
 from bandits.experiments.curves import require_not_diverged
 from bandits.fitting import minimize
+from bandits.lookup import look_up
 from bandits.losses import METHODS, make_pair
 from bandits.policies import Params, Policy, context_linear, context_residual
 from bandits.sweeps import sweep
@@ -290,9 +291,11 @@ def _train_one(
         collect = on_policy(
             policy,
             prepared.prompts,
-            lambda prompt, arms: (prompt @ prepared.learned)[arms],
+            lambda prompt, arms: look_up(prompt @ prepared.learned, arms),
             schedule,
-            reference_log_prob=lambda prompt, arms: bandit.reference_log_probs(prompt)[arms],
+            reference_log_prob=lambda prompt, arms: look_up(
+                bandit.reference_log_probs(prompt), arms
+            ),
         )
         loss = METHODS["ppo"].bind(beta=beta, prompt_baseline=1.0)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bandits import sampling
+from bandits.lookup import look_up
 from bandits.policies.base import Params, Policy
 from bandits.policies.network import Dense, apply_dense, apply_layers, init_layers, layer_norm
 from theory.checks import InvalidInput
@@ -143,7 +144,7 @@ def _over_arms(init: Callable[..., Params], log_probs: LogProbs) -> Policy:
     """The policy whose responses are arms, from the log-probabilities of all of them."""
 
     def log_prob(params: Params, context: Any, arms: Int[Array, " C"]) -> Float[Array, " C"]:
-        return log_probs(params, context)[arms]
+        return look_up(log_probs(params, context), arms)
 
     def sample(params: Params, key: PRNGKeyArray, context: Any, count: int) -> Int[Array, " C"]:
         return sampling.sample_categorical(key, log_probs(params, context), count)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from bandits.environments import CategoricalBandit
+from bandits.lookup import look_up
 from bandits.losses import METHODS
 from bandits.policies import tabular_softmax
 from bandits.simulate.problem import learns_from_pairs
@@ -93,5 +94,5 @@ def make_collect(source: Source, data: Data, schedule: Schedule, key: PRNGKeyArr
         return samples
     once = from_dataset(samples(data.start, jax.random.fold_in(key, 1), jnp.int32(0)), schedule)
     return with_own_samples(
-        once, POLICY, schedule.group, reference_log_prob=lambda _, arms: data.start[arms]
+        once, POLICY, schedule.group, reference_log_prob=lambda _, arms: look_up(data.start, arms)
     )

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bandits import threefry
 from bandits.environments import CategoricalBandit
+from bandits.lookup import look_up
 from bandits.losses import Responses, make_group
 from bandits.policies import Params, Policy
 from bandits.training.schedule import Schedule
@@ -125,9 +126,9 @@ def on_bandit(
     return on_policy(
         policy,
         prompts,
-        lambda _, arms: bandit.reward[arms],
+        lambda _, arms: look_up(bandit.reward, arms),
         schedule,
-        reference_log_prob=lambda _, arms: bandit.reference_log_probs[arms],
+        reference_log_prob=lambda _, arms: look_up(bandit.reference_log_probs, arms),
         label=label,
     )
 
