@@ -51,5 +51,5 @@ def advantage_weighted(responses: Responses, temperature: ArrayLike = 0.1) -> Fl
 
 def _likelihood(weights: Float[Array, " C"], responses: Responses) -> Float[Array, ""]:
     weights = jax.lax.stop_gradient(weights)
-    # 0 · log 0 is 0: an excluded response that is not weighted adds nothing.
-    return -jnp.sum(jnp.where(weights > 0, weights * responses.log_probs, 0.0))
+    # 0 · log 0 is 0: an excluded response that is not weighted adds nothing. NaN must be seen.
+    return -jnp.sum(jnp.where(weights == 0, 0.0, weights * responses.log_probs))

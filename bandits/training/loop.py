@@ -27,7 +27,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from bandits import threefry
-from bandits.losses import Loss
+from bandits.losses import Loss, Responses, make_group
 from bandits.metrics import DIVERGED_AT
 from bandits.policies import Params, Policy
 from bandits.training.collect import Collect, Minibatch
@@ -70,9 +70,9 @@ def train(
 
     Returns:
       The records, stacked along a leading axis, and ``diverged_at``: the number of steps after
-      which the loss was not finite, or at a record a parameter was NaN; -1 if neither ever was.
-      Later records are NaN. A traced number out of range, or a behaviour that is NaN, counts as
-      diverged after 0 steps, and no record is left.
+      which the probability of a response was NaN, or at a record a parameter was; -1 if neither
+      ever was. Later records are NaN. A traced number out of range, or a behaviour that is NaN,
+      counts as diverged after 0 steps, and no record is left.
 
     Raises:
       InvalidInput: numbers that do not fit together, or records outside 0 … steps.
@@ -85,12 +85,14 @@ def train(
     passes = jnp.clip(jnp.asarray(schedule.passes), 1, max(schedule.steps, 1))
     per_iteration = per_batch * passes
 
-    def minibatch_loss(params: Params, minibatch: Minibatch) -> Float[Array, ""]:
+    def total_loss(params: Params, minibatch: Minibatch) -> tuple[Float[Array, ""], Array]:
         log_probs = jax.vmap(policy.log_prob, in_axes=(None, 0, 0))(
             params, minibatch.contexts, minibatch.responses
         )
         groups = dataclasses.replace(minibatch.groups, log_probs=log_probs)
-        return jnp.mean(jax.vmap(loss)(groups))
+        # The value of the loss is never asked for: of pairs it takes as long as its gradient. NaN
+        # in the parameters gets into the probability of every response, so one a prompt will do.
+        return jnp.sum(jax.vmap(loss)(groups)), jnp.sum(log_probs[:, 0])
 
     def draw(behaviour: Params, iteration: Array, number: Array) -> Minibatch:
         of_iteration = threefry.fold_in(key, iteration)
@@ -124,14 +126,15 @@ def train(
             minibatch.groups,
             baseline=jnp.broadcast_to(baseline, minibatch.groups.baseline.shape),
         )
-        value, gradient = jax.value_and_grad(minibatch_loss)(
+        gradient, log_probs = jax.grad(total_loss, has_aux=True)(
             state.params, dataclasses.replace(minibatch, groups=groups)
         )
+        gradient = jax.tree.map(lambda total: total / len(groups.rewards), gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # New samples move the baseline, after they were used; reused ones do not.
         moved = BASELINE_DECAY * baseline + (1 - BASELINE_DECAY) * mean_reward
-        broken = (state.diverged_at < 0) & ~jnp.isfinite(value)
+        broken = (state.diverged_at < 0) & jnp.isnan(log_probs)
         return state._replace(
             params=params,
             opt_state=opt_state,
@@ -150,12 +153,12 @@ def train(
 
     first = params if behaviour is None else behaviour
     once = schedule.uses_once()
+    shapes = jax.eval_shape(lambda: draw(params, jnp.int32(0), jnp.int32(0)))
     store = None
     if not once:
-        empty = jax.eval_shape(lambda: draw(params, jnp.int32(0), jnp.int32(0)))
-        store = jax.tree.map(lambda a: jnp.zeros((schedule.slots, *a.shape), a.dtype), empty)
-    # A traced B or T that does not fit, or a law without data, must not look like a result.
-    unfit = _any_nan(first) | ~schedule.fits()
+        store = jax.tree.map(lambda a: jnp.zeros((schedule.slots, *a.shape), a.dtype), shapes)
+    # A traced number that does not fit, or a law without data, must not look like a result.
+    unfit = _any_nan(first) | ~schedule.fits() | _is_nan(loss, shapes.groups)
     start = _State(
         params,
         optimizer.init(params),
@@ -187,6 +190,15 @@ def _mark(records: dict[str, Array], diverged_at: Int[Array, ""]) -> dict[str, A
         else value
         for name, value in records.items()
     }
+
+
+def _is_nan(loss: Loss, groups: Responses) -> Bool[Array, ""]:
+    """Whether the loss is NaN where nothing is wrong with the responses: a hyperparameter is."""
+    size = groups.rewards.shape[-1]
+    plain = make_group(jnp.full(size, -jnp.log(size)), jnp.linspace(0.0, 1.0, size))
+    if groups.preferences is not None:
+        plain = dataclasses.replace(plain, preferences=plain.pair_weights)
+    return jnp.isnan(loss(plain))
 
 
 def _any_nan(tree: Any) -> Bool[Array, ""]:

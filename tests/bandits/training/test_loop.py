@@ -323,18 +323,24 @@ def test_a_traced_batch_or_number_of_passes_that_does_not_fit_is_no_result(batch
     assert np.isnan(found["logits"]).all()
 
 
-def test_a_traced_hyperparameter_out_of_range_is_no_result():
-    def run(tau):
-        schedule = Schedule(4, 2, 4, 8)
-        return train(
-            KEY, POLICY, jnp.asarray(START), METHODS["ipo"].bind(tau=tau), collector(schedule),
-            schedule, optax.sgd(0.1), lambda logits: {"logits": logits},
-        )  # fmt: skip
+HYPERPARAMETERS = [(name, h) for name, m in LEARNERS.items() for h in m.hyperparameters]
 
-    good, bad = jax.jit(run)(0.05), jax.jit(run)(-0.05)
-    assert (good[DIVERGED_AT], bad[DIVERGED_AT]) == (-1, 0)
+
+@functools.partial(jax.jit, static_argnames=("method", "name"))
+def learn_with(method, name, value):
+    schedule = Schedule(steps=3, group=2, minibatch=4, batch=4)
+    loss = METHODS[method].bind(**{name: value})
+    return trained(KEY, schedule, loss, record=range(4))
+
+
+@pytest.mark.parametrize(("method", "name"), HYPERPARAMETERS)
+def test_a_traced_hyperparameter_out_of_range_is_no_result(method, name):
+    bad = learn_with(method, name, np.nan)
+    assert bad[DIVERGED_AT] == 0
+    assert np.isnan(bad["logits"]).all()
+    good = learn_with(method, name, METHODS[method].hyperparameters[name])
+    assert good[DIVERGED_AT] == -1
     assert np.isfinite(good["logits"]).all()
-    assert np.isnan(bad["logits"][-1]).all()
 
 
 @pytest.mark.parametrize("batch", [4, 8])
