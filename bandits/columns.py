@@ -4,6 +4,7 @@ XLA sums over the first axis in vectors, and over the last number by number; a l
 numbers fills no vector. With what vmap adds there instead, it holds all the runs of a sweep.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,35 +17,42 @@ MOST_RESPONSES = 64
 
 
 def in_columns(f: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, of arrays alone, with the axes that vmap adds last instead of first.
+    """The function, of arrays alone, with all that vmap adds in one last axis.
 
-    ``f`` must let further axes follow those of its own, in every argument, and broadcast them: an
+    ``f`` must let such an axis follow those of its own, in every argument, and broadcast it: an
     argument that is not mapped over has 1 there. ``jax.grad`` of the result fails ("Linearization
     failed to produce known values"), for JAX cannot transpose what maps in its own way: give it a
     rule by ``jax.custom_jvp``, or stop the gradient of what goes in.
     """
-    return _in_columns(f, mapped=0)
+    return _in_columns(f, columns=None)
 
 
-def _in_columns(f: Callable[..., Any], mapped: int) -> Callable[..., Any]:
-    """The function, whose arguments' last axes are those of so many vmaps: further ones go before.
-
-    In this order, that of plain vmap, to turn an array takes one swap of two axes.
-    """
+def _in_columns(f: Callable[..., Any], columns: int | None) -> Callable[..., Any]:
+    """The function where the last axis of every argument has so many columns, or 1, if any."""
     run = jax.custom_batching.custom_vmap(f)
 
     @run.def_vmap
     def run_columns(size: int, batched: list[bool], *arguments: Array) -> tuple[Any, Any]:
-        columns = (
-            jnp.moveaxis(value, 0, value.ndim - 1 - mapped)
-            if is_batched
-            else jnp.expand_dims(value, value.ndim - mapped)
-            for value, is_batched in zip(map(jnp.asarray, arguments), batched, strict=True)
-        )
-        results = jax.tree.map(
-            lambda result: jnp.moveaxis(result, result.ndim - 1 - mapped, 0),
-            _in_columns(f, mapped + 1)(*columns),
-        )
+        # In the order of vmap: to turn an array, two axes are swapped.
+        shape = (size,) if columns is None else (size, columns)
+
+        def join(value: Array, is_batched: bool) -> Array:
+            value = jnp.asarray(value)
+            own = value.ndim - len(shape) + (not is_batched)
+            value = jnp.moveaxis(value, 0, own) if is_batched else jnp.expand_dims(value, own)
+            if math.prod(value.shape[own:]) == 1:
+                return value.reshape(*value.shape[:own], 1)
+            return jnp.broadcast_to(value, (*value.shape[:own], *shape)).reshape(
+                *value.shape[:own], -1
+            )
+
+        def part(result: Array) -> Array:
+            own_shape = result.shape[:-1]
+            result = jnp.broadcast_to(result, (*own_shape, math.prod(shape)))
+            return jnp.moveaxis(result.reshape(*own_shape, *shape), len(own_shape), 0)
+
+        joined = map(join, arguments, batched)
+        results = jax.tree.map(part, _in_columns(f, math.prod(shape))(*joined))
         return results, jax.tree.map(lambda _: True, results)
 
     return run

@@ -63,10 +63,10 @@ def _of_one_type(*values: ArrayLike) -> tuple[Array, ...]:
 class Parts(NamedTuple):
     """The sum over the pairs of each group, and its derivatives."""
 
-    value: Float[Array, "*batch"]
-    in_scores: Float[Array, "C *batch"]
-    in_scale: Float[Array, "*batch"]
-    in_offset: Float[Array, "*batch"]
+    value: Float[Array, "*groups"]
+    in_scores: Float[Array, "C *groups"]
+    in_scale: Float[Array, "*groups"]
+    in_offset: Float[Array, "*groups"]
 
 
 class Labelling(NamedTuple):
@@ -166,52 +166,35 @@ def _mapped_parts(labelling: Labelling, of_margin: OfMargin) -> Callable[..., Pa
 def _parts(
     labelling: Labelling,
     of_margin: OfMargin,
-    scores: Float[Array, "C *batch"],
+    scores: Float[Array, "C *groups"],
     given: Float[Array, "C *rest"],
-    scale: Float[Array, "*batch"],
-    offset: Float[Array, "*batch"],
+    scale: Float[Array, "*groups"],
+    offset: Float[Array, "*groups"],
 ) -> Parts:
     own_axes = given.ndim - offset.ndim
-    batch = jnp.broadcast_shapes(
-        scores.shape[1:], given.shape[own_axes:], scale.shape, offset.shape
-    )
-    # One long axis of groups: XLA takes vectors of the last axis, which may be short.
-    groups = math.prod(batch)
-    scores, given, scale, offset = (
-        _flatten(value, own, batch)
-        for value, own in ((scores, 1), (given, own_axes), (scale, 0), (offset, 0))
-    )
-    scores = jnp.broadcast_to(scores, (len(scores), groups))
-    if groups >= len(scores):
+    shared = scores.shape[1:], given.shape[own_axes:], scale.shape, offset.shape
+    groups = jnp.broadcast_shapes(*shared)
+    scores = jnp.broadcast_to(scores, (len(scores), *groups))
+    if math.prod(groups) >= len(scores):
         value, slopes, in_offset = labelling.in_columns(of_margin, scale * scores, given, offset)
         in_scale = jnp.sum(_or_zero(scores) * slopes, axis=0)
-        parts = Parts(value, scale * slopes, in_scale, in_offset)
-    else:
-        # Fewer groups than responses: a row of the table is longer than a row of groups.
-        formula = functools.partial(_sum_by_formula, labelling, of_margin)
-        by_formula = jax.value_and_grad(formula, argnums=(0, 2, 3))
-        of_each = (
-            jnp.broadcast_to(value, (*value.shape[:-1], groups))
-            for value in (scores, given, scale, offset)
-        )
-        value, slopes = jax.vmap(by_formula, in_axes=-1, out_axes=-1)(*of_each)
-        parts = Parts(value, *slopes)
-    return jax.tree.map(lambda part: part.reshape(*part.shape[:-1], *batch), parts)
-
-
-def _flatten(value: Array, own: int, batch: tuple[int, ...]) -> Array:
-    """The array with one axis in place of those of the batch; of 1 if it is the same in all."""
-    own_shape = value.shape[:own]
-    if math.prod(value.shape[own:]) == 1:
-        return value.reshape(*own_shape, 1)
-    return jnp.broadcast_to(value, (*own_shape, *batch)).reshape(*own_shape, -1)
+        return Parts(value, scale * slopes, in_scale, in_offset)
+    # Fewer groups than responses: a row of the table is longer than a row of groups.
+    formula = functools.partial(_sum_by_formula, labelling, of_margin)
+    by_formula = jax.value_and_grad(formula, argnums=(0, 2, 3))
+    given = jnp.broadcast_to(given, (*given.shape[:own_axes], *groups))
+    scale, offset = (jnp.broadcast_to(number, groups) for number in (scale, offset))
+    if groups:
+        by_formula = jax.vmap(by_formula, in_axes=-1, out_axes=-1)
+    value, slopes = by_formula(scores, given, scale, offset)
+    return Parts(value, *slopes)
 
 
 def _by_weights(
     of_margin: OfMargin,
-    scores: Float[Array, "C G"],
-    weights: Float[Array, "C C G"],
-    offset: Float[Array, " G"],
+    scores: Float[Array, "C *groups"],
+    weights: Float[Array, "C C *groups"],
+    offset: Float[Array, "*groups"],
 ) -> tuple[Array, Array, Array]:
     """Each response against all others, one after another."""
 
@@ -232,9 +215,9 @@ def _by_weights(
 
 def _by_rewards(
     of_margin: OfMargin,
-    scores: Float[Array, "C G"],
-    rewards: Float[Array, "C G"],
-    offset: Float[Array, " G"],
+    scores: Float[Array, "C *groups"],
+    rewards: Float[Array, "C *groups"],
+    offset: Float[Array, "*groups"],
 ) -> tuple[Array, Array, Array]:
     """All responses against each of them, one after another.
 
@@ -262,7 +245,7 @@ def _by_rewards(
 
 
 class _Sums(NamedTuple):
-    """Of each response, ``[C G]``, over those that it was compared with so far."""
+    """Of each response, ``[C *groups]``, over those that it was compared with so far."""
 
     wins: Array
     losses: Array

@@ -21,10 +21,12 @@ def seen():
     return scaled, shapes
 
 
-def test_mapped_axes_come_last_in_the_order_of_vmap(seen):
+def test_all_mapped_axes_are_one_last_axis(seen):
     scaled, shapes = seen
     jax.vmap(jax.vmap(scaled))(np.ones((5, 2, 3)), np.ones((5, 2)))
-    assert shapes[-1] == ((3, 5, 2), (5, 2))
+    assert shapes[-1] == ((3, 10), (10,))
+    jax.vmap(jax.vmap(scaled, (0, None)), (0, None))(np.ones((5, 2, 3)), 1.0)
+    assert shapes[-1] == ((3, 10), (1,))
 
 
 @pytest.mark.parametrize("inner", [(0, 0), (0, None), (None, 0)])
