@@ -16,8 +16,9 @@ MOST_PLACES = np.iinfo(np.int32).max
 @jax.custom_jvp
 def look_up(table: Num[Array, " K"], arms: Int[Array, "*shape"]) -> Num[Array, "*shape"]:
     """``table[arms]`` for arms from 0 to K − 1; others count as the nearest of those."""
-    # No number of an arm may be too small for a place in all tables.
-    return _at_places(table, jnp.clip(arms, 0, len(table) - 1).astype(int))
+    last = min(len(table) - 1, jnp.iinfo(arms.dtype).max)
+    # As whole numbers of JAX's own: those of few bits have no room for a place in all tables.
+    return _at_places(table, jnp.clip(arms, 0, last).astype(int))
 
 
 @look_up.defjvp

@@ -2,7 +2,7 @@
 
 All functions take log-probabilities ``[..., K]`` (``-inf`` is an excluded category), broadcast over
 leading axes and return ``[...]``. They are differentiable where finite: an excluded category adds
-nothing to the value and nothing to the gradient.
+nothing to the value and nothing to the gradient. NaN gives NaN.
 """
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ def kl_divergence(
 ) -> Float[Array, "*batch"]:
     """KL(p‖q) = Σ p (log p − log q) in nats; infinite where q excludes what p does not."""
     p = jnp.exp(log_p)
-    held = p > 0
+    held = p != 0
     # Both branches of a `where` are differentiated, so the masked one must be finite too.
     log_ratio = jnp.where(held, log_p, 0.0) - jnp.where(held, log_q, 0.0)
     return jnp.sum(jnp.where(held, p * log_ratio, 0.0), axis=-1)
@@ -23,7 +23,7 @@ def kl_divergence(
 def entropy(log_p: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
     """H(p) = −Σ p log p in nats, from 0 (one category) to log K (uniform)."""
     p = jnp.exp(log_p)
-    return -jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, log_p, 0.0), 0.0), axis=-1)
+    return -jnp.sum(jnp.where(p != 0, p * jnp.where(p != 0, log_p, 0.0), 0.0), axis=-1)
 
 
 def concentrability(
@@ -35,6 +35,6 @@ def concentrability(
     (condition C1) of Tajwar et al. 2024, arXiv:2404.14367; with q the law of the preference data,
     it is that of coverage (condition C2).
     """
-    held = log_p > -jnp.inf
+    held = log_p != -jnp.inf
     log_ratio = jnp.where(held, log_p, 0.0) - jnp.where(held, log_q, 0.0)
     return jnp.exp(jnp.max(jnp.where(held, log_ratio, -jnp.inf), axis=-1))

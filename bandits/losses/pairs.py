@@ -74,12 +74,12 @@ class Labelling(NamedTuple):
 
     Attributes:
       table: what is given -> the weights.
-      in_columns: (f, scaled scores, what is given, offset), each with the groups along a last axis
-        -> the sums, and their derivatives in the scaled scores and in the offset.
+      sums: (f, scaled scores, what is given, offset), each with the groups along a last axis ->
+        the sums, and their derivatives in the scaled scores and in the offset.
     """
 
     table: Callable[[Array], Array]
-    in_columns: Callable[[OfMargin, Array, Array, Array], tuple[Array, Array, Array]]
+    sums: Callable[[OfMargin, Array, Array, Array], tuple[Array, Array, Array]]
 
 
 # Compiled as a whole: called eagerly, the loop inside would be compiled again each time.
@@ -176,7 +176,7 @@ def _parts(
     groups = jnp.broadcast_shapes(*shared)
     scores = jnp.broadcast_to(scores, (len(scores), *groups))
     if math.prod(groups) >= len(scores):
-        value, slopes, in_offset = labelling.in_columns(of_margin, scale * scores, given, offset)
+        value, slopes, in_offset = labelling.sums(of_margin, scale * scores, given, offset)
         in_scale = jnp.sum(_or_zero(scores) * slopes, axis=0)
         return Parts(value, scale * slopes, in_scale, in_offset)
     # Fewer groups than responses: a row of the table is longer than a row of groups.

@@ -27,7 +27,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from bandits import threefry
-from bandits.losses import Loss, Responses, make_group
+from bandits.losses import Loss
 from bandits.metrics import DIVERGED_AT
 from bandits.policies import Params, Policy
 from bandits.training.collect import Collect, Minibatch
@@ -71,8 +71,8 @@ def train(
     Returns:
       The records, stacked along a leading axis, and ``diverged_at``: the number of steps after
       which the probability of a response was NaN, or at a record a parameter was; -1 if neither
-      ever was. Later records are NaN. A traced number out of range, or a behaviour that is NaN,
-      counts as diverged after 0 steps, and no record is left.
+      ever was. Later records are NaN. A traced number out of range, a behaviour that is NaN, or a
+      loss that is not finite at the start, counts as diverged after 0 steps, and no record is left.
 
     Raises:
       InvalidInput: numbers that do not fit together, or records outside 0 … steps.
@@ -90,8 +90,7 @@ def train(
             params, minibatch.contexts, minibatch.responses
         )
         groups = dataclasses.replace(minibatch.groups, log_probs=log_probs)
-        # The value of the loss is never asked for: of pairs it takes as long as its gradient. NaN
-        # in the parameters gets into the probability of every response, so one a prompt will do.
+        # NaN in the parameters gets into the probability of every arm: one a prompt shows it.
         return jnp.sum(jax.vmap(loss)(groups)), jnp.sum(log_probs[:, 0])
 
     def draw(behaviour: Params, iteration: Array, number: Array) -> Minibatch:
@@ -126,9 +125,9 @@ def train(
             minibatch.groups,
             baseline=jnp.broadcast_to(baseline, minibatch.groups.baseline.shape),
         )
-        gradient, log_probs = jax.grad(total_loss, has_aux=True)(
-            state.params, dataclasses.replace(minibatch, groups=groups)
-        )
+        minibatch = dataclasses.replace(minibatch, groups=groups)
+        # Without the value of the loss, which takes as long of pairs as the gradient.
+        gradient, log_probs = jax.grad(total_loss, has_aux=True)(state.params, minibatch)
         gradient = jax.tree.map(lambda total: total / len(groups.rewards), gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -153,12 +152,20 @@ def train(
 
     first = params if behaviour is None else behaviour
     once = schedule.uses_once()
-    shapes = jax.eval_shape(lambda: draw(params, jnp.int32(0), jnp.int32(0)))
     store = None
     if not once:
-        store = jax.tree.map(lambda a: jnp.zeros((schedule.slots, *a.shape), a.dtype), shapes)
-    # A traced number that does not fit, or a law without data, must not look like a result.
-    unfit = _any_nan(first) | ~schedule.fits() | _is_nan(loss, shapes.groups)
+        empty = jax.eval_shape(lambda: draw(params, jnp.int32(0), jnp.int32(0)))
+        store = jax.tree.map(lambda a: jnp.zeros((schedule.slots, *a.shape), a.dtype), empty)
+
+    # Compiled, as the steps are, where nothing around is.
+    @jax.jit
+    def start_loss(params: Params, behaviour: Params) -> Float[Array, ""]:
+        return total_loss(params, draw(behaviour, jnp.int32(0), jnp.int32(0)))[0]
+
+    # A traced number that does not fit, a law without data, or a winner that the policy cannot give
+    # must not look like a result.
+    loss_at_start = start_loss(params, first)
+    unfit = _any_nan(first) | ~schedule.fits() | ~jnp.isfinite(loss_at_start)
     start = _State(
         params,
         optimizer.init(params),
@@ -190,15 +197,6 @@ def _mark(records: dict[str, Array], diverged_at: Int[Array, ""]) -> dict[str, A
         else value
         for name, value in records.items()
     }
-
-
-def _is_nan(loss: Loss, groups: Responses) -> Bool[Array, ""]:
-    """Whether the loss is NaN where nothing is wrong with the responses: a hyperparameter is."""
-    size = groups.rewards.shape[-1]
-    plain = make_group(jnp.full(size, -jnp.log(size)), jnp.linspace(0.0, 1.0, size))
-    if groups.preferences is not None:
-        plain = dataclasses.replace(plain, preferences=plain.pair_weights)
-    return jnp.isnan(loss(plain))
 
 
 def _any_nan(tree: Any) -> Bool[Array, ""]:

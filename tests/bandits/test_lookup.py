@@ -44,10 +44,10 @@ def test_arms_have_any_shape(shape):
     np.testing.assert_array_equal(found, jax.vmap(plain)(TABLES[0], arms))
 
 
-def test_arms_of_few_bits_find_their_place_in_all_tables():
-    tables = np.arange(900.0).reshape(9, 100)
-    arms = np.full((9, 1), 99, np.int8)
-    np.testing.assert_array_equal(jax.vmap(look_up)(tables, arms)[:, 0], tables[:, 99])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint32])
+def test_arms_of_few_bits_find_their_place_in_all_tables(dtype):
+    tables, arms = np.arange(2700.0).reshape(9, 300), np.full((9, 1), 100, dtype)
+    np.testing.assert_array_equal(jax.vmap(look_up)(tables, arms)[:, 0], tables[:, 100])
 
 
 def test_no_arm_is_looked_up_in_another_table():

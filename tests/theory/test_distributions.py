@@ -92,3 +92,9 @@ def test_zeros_stay_exact_under_jit_and_vmap(function):
     assert np.isfinite(expected)
     batched = jax.jit(jax.vmap(functools.partial(function, log(P_ZEROS))))
     np.testing.assert_allclose(batched(log(Q_ZEROS)[None]), [expected], rtol=1e-12)
+
+
+@pytest.mark.parametrize("function", [kl_divergence, lambda p, q: entropy(p), concentrability])
+def test_nan_is_not_passed_over(function):
+    lost = np.log(P[0]) + np.where(np.arange(K) == 2, np.nan, 0.0)
+    assert np.isnan(function(lost, np.log(Q[0])))

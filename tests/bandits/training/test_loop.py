@@ -7,11 +7,12 @@ import numpy as np
 import optax
 import pytest
 
-from bandits.losses import METHODS, switch
+from bandits.environments import CategoricalBandit
+from bandits.losses import METHODS, preferences_by_reward, switch
 from bandits.metrics import DIVERGED_AT
 from bandits.policies import tabular_softmax
 from bandits.preferences import label_pairs
-from bandits.training import Schedule, from_dataset, on_policy, train
+from bandits.training import Schedule, from_dataset, on_policy, on_whole_space, train
 from theory.checks import InvalidInput
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -341,6 +342,21 @@ def test_a_traced_hyperparameter_out_of_range_is_no_result(method, name):
     good = learn_with(method, name, METHODS[method].hyperparameters[name])
     assert good[DIVERGED_AT] == -1
     assert np.isfinite(good["logits"]).all()
+
+
+@pytest.mark.parametrize("method", ["best_of_n", "preference_likelihood", "dpo", "slic"])
+def test_raising_a_response_that_the_policy_cannot_give_is_no_result(method):
+    start = np.log([0.4, 0.3, 0.3, 1e-300, 1e-300])
+    start[3:] = -np.inf
+    bandit = CategoricalBandit(jnp.asarray(REWARDS[::-1]).at[4].set(2.0), jnp.asarray(start))
+    pairs = preferences_by_reward(bandit.reward)
+    schedule = Schedule(4, 5, 5, 5)
+    found = train(
+        KEY, POLICY, jnp.asarray(start), METHODS[method].bind(),
+        on_whole_space(POLICY, bandit, pairs), schedule, optax.sgd(0.1), evaluate,
+    )  # fmt: skip
+    assert found[DIVERGED_AT] == 0
+    assert np.isnan(found["logits"]).all()
 
 
 @pytest.mark.parametrize("batch", [4, 8])
