@@ -90,7 +90,8 @@ def train(
             params, minibatch.contexts, minibatch.responses
         )
         groups = dataclasses.replace(minibatch.groups, log_probs=log_probs)
-        # NaN in the parameters gets into the probability of every arm: one a prompt shows it.
+        # Beside the loss the log-probability of each first response: NaN in the parameters gets
+        # into that of every arm, so one a prompt shows it.
         return jnp.sum(jax.vmap(loss)(groups)), jnp.sum(log_probs[:, 0])
 
     def draw(behaviour: Params, iteration: Array, number: Array) -> Minibatch:
@@ -127,13 +128,13 @@ def train(
         )
         minibatch = dataclasses.replace(minibatch, groups=groups)
         # Without the value of the loss, which takes as long of pairs as the gradient.
-        gradient, log_probs = jax.grad(total_loss, has_aux=True)(state.params, minibatch)
+        gradient, of_first_responses = jax.grad(total_loss, has_aux=True)(state.params, minibatch)
         gradient = jax.tree.map(lambda total: total / len(groups.rewards), gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # New samples move the baseline, after they were used; reused ones do not.
         moved = BASELINE_DECAY * baseline + (1 - BASELINE_DECAY) * mean_reward
-        broken = (state.diverged_at < 0) & jnp.isnan(log_probs)
+        broken = (state.diverged_at < 0) & jnp.isnan(of_first_responses)
         return state._replace(
             params=params,
             opt_state=opt_state,
