@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import jax
 
+from bandits.sweeps.roll_call import roll_call
 from bandits.sweeps.stored import ALONE, Share
 from theory.checks import InvalidInput
 
@@ -18,7 +19,11 @@ LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 """Environment variables that say how many processes a launcher has started."""
 
 ORTE = "OMPI_MCA_orte_hnp_uri"
-"""What JAX knows Open MPI by; only versions before 5 set it."""
+"""Where mpirun is; only versions of Open MPI before 5 set it."""
+
+
+PORT = "JAX_COORDINATOR_PORT"
+"""Where processes meet, for JAX under a launcher; a user may set it."""
 
 
 @contextmanager
@@ -35,7 +40,7 @@ def joined(
       process: the number of this one, from 0.
 
     Raises InvalidInput for some but not all of the flags, a number out of range, or others that do
-    not come.
+    not come. Under Slurm, which starts all or none, JAX aborts the program in the last case.
     """
     flags = {"coordinator": coordinator, "processes": processes, "process": process}
     missing = [name for name, value in flags.items() if value is None]
@@ -56,10 +61,12 @@ def joined(
         if not re.fullmatch(r"[^\s:].*:\d+", coordinator) or not 0 < int(port) < 2**16:
             raise InvalidInput(f"coordinator is {coordinator!r}; give HOST:PORT of process 0")
     local = None
-    if coordinator is None and "OMPI_COMM_WORLD_SIZE" not in os.environ:
-        _tell_steps_apart()
-    elif coordinator is None and ORTE not in os.environ:
+    if coordinator is None and "OMPI_COMM_WORLD_SIZE" in os.environ:
         coordinator, processes, process, local = _told_by_open_mpi()
+    if coordinator is not None and processes is not None and process is not None:
+        roll_call(coordinator, processes, process)
+    else:
+        _tell_steps_apart()
     try:
         jax.distributed.initialize(coordinator, processes, process, local)
     except (RuntimeError, ValueError) as error:
@@ -86,25 +93,29 @@ def _tell_steps_apart() -> None:
     """
     job, step = (os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     if job.isdecimal() and step.isdecimal():
-        os.environ.setdefault("JAX_COORDINATOR_PORT", str(_port(int(job) + 61 * int(step))))
+        os.environ.setdefault(PORT, str(_port(int(job) + 61 * int(step))))
 
 
 def _told_by_open_mpi() -> tuple[str, int, int, list[int]]:
     """Address of process 0, how many there are, which this is, and its device.
 
-    From Open MPI 5 on, which JAX does not know.
+    JAX knows versions before 5 only. It too takes process 0 to run where mpirun does.
     """
-    # prterun-HOST-PID@JOB: mpirun itself. Process 0 is taken to run on the same machine, as JAX
-    # takes it of older versions.
-    name = re.fullmatch(r"\w+-(.+)-(\d+)@\d+", os.environ.get("PMIX_NAMESPACE", ""))
-    if name is None:
+    before = re.match(r"(\d+)\.\d+;(?:tcp://([^,:]+)|tcp6://\[([^],]+))", os.environ.get(ORTE, ""))
+    since = re.fullmatch(r"\w+-(.+)-(\d+)@\d+", os.environ.get("PMIX_NAMESPACE", ""))
+    if before is not None:  # JOB.NUMBER;tcp://ADDRESS,ADDRESS:PORT
+        number, host = int(before[1]) >> 12, before[2] or f"[{before[3]}]"
+    elif since is not None:  # prterun-HOST-PID@JOB
+        number, host = int(since[2]), since[1]
+    else:
         raise InvalidInput(
             "Open MPI does not say where process 0 is; give coordinator, processes and process"
         )
     size, rank, local = (
         int(os.environ[f"OMPI_COMM_WORLD_{what}"]) for what in ("SIZE", "RANK", "LOCAL_RANK")
     )
-    return f"{name[1]}:{_port(int(name[2]))}", size, rank, [local]
+    port = os.environ.get(PORT) or _port(number)
+    return f"{host}:{port}", size, rank, [local]
 
 
 def _port(number: int) -> int:

@@ -256,16 +256,23 @@ def test_the_number_of_devices_and_processes_changes_no_file(
     assert tree(tmp_path / "a.zarr") == tree(whole)
 
 
-def test_open_mpi_shares_out_a_sweep(spec, whole, tmp_path, tree):
+@pytest.fixture
+def environment(tmp_path):
+    """Of a command that is started as users start it."""
+    kept = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
+    return kept | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+
+
+PROGRAM = [sys.executable, "-m", "bandits.cli"]
+
+
+def test_open_mpi_shares_out_a_sweep(spec, whole, environment, tmp_path, tree):
     mpirun = shutil.which("mpirun")
     if not mpirun or b"Open MPI" not in subprocess.check_output([mpirun, "--version"]):
         pytest.skip("there is no mpirun of Open MPI")
-    program = [sys.executable, "-m", "bandits.cli"]
     flags = ["sweep", spec, "--out", str(tmp_path / "a.zarr"), "--chunk-runs", "2"]
-    environment = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
-    environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "cache")
     ended = subprocess.run(
-        [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", "2", *program, *flags],
+        [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", "2", *PROGRAM, *flags],
         capture_output=True,
         env=environment,
         text=True,
@@ -275,6 +282,65 @@ def test_open_mpi_shares_out_a_sweep(spec, whole, tmp_path, tree):
     assert ended.stdout.count("80 runs in 2 programs") == 1
     assert ended.stdout.count("40 runs done, 0 kept from before") == 2
     assert tree(tmp_path / "a.zarr") == tree(whole)
+
+
+@pytest.fixture
+def hosts():
+    """Two hosts of a network of their own, and the address of the first."""
+    names = [f"modeseek-{os.getpid()}-{i}" for i in range(2)]
+    ends = [f"ms{os.getpid()}{end}" for end in "ab"]
+    made = [["ip", "netns", "add", name] for name in names]
+    made += [["ip", "link", "add", ends[0], "type", "veth", "peer", "name", ends[1]]]
+    for i, (name, end) in enumerate(zip(names, ends, strict=True)):
+        inside = ["ip", "-n", name]
+        made += [["ip", "link", "set", end, "netns", name]]
+        made += [[*inside, "addr", "add", f"10.99.0.{i + 1}/24", "dev", end]]
+        made += [[*inside, "link", "set", device, "up"] for device in (end, "lo")]
+    try:
+        if not shutil.which("ip") or any(subprocess.run(step).returncode for step in made):
+            pytest.skip("only root, with iproute2, may make a network")
+        yield names, "10.99.0.1"
+    finally:
+        for name in names if shutil.which("ip") else ():
+            subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
+
+
+def test_machines_share_a_sweep(hosts, spec, whole, environment, tmp_path, tree):
+    names, address = hosts
+    flags = ["sweep", spec, "--out", str(tmp_path / "a.zarr"), "--chunk-runs", "2"]
+    flags += ["--coordinator", f"{address}:9999", "--processes", "2", "--process"]
+    children = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", name, *PROGRAM, *flags, str(number)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number, name in enumerate(names)
+    ]
+    for child in children:
+        out, _ = child.communicate(timeout=120)
+        assert child.returncode == 0
+        assert "40 runs done, 0 kept from before" in out
+    assert tree(tmp_path / "a.zarr") == tree(whole)
+
+
+def test_a_coordinator_on_another_machine_is_refused(hosts, spec, environment, tmp_path):
+    names, address = hosts
+    flags = ["sweep", spec, "--out", str(tmp_path / "a.zarr"), "--coordinator", f"{address}:9999"]
+    ended = subprocess.run(
+        ["ip", "netns", "exec", names[1], *PROGRAM, *flags, "--processes", "2", "--process", "0"],
+        capture_output=True,
+        env=environment,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"modeseek: process 0 does not reach itself at {address}:9999 (Connection refused); give "
+        "HOST:PORT of its machine as coordinator\n"
+    )
+    assert not (tmp_path / "a.zarr").exists()
 
 
 def test_a_full_disk_ends_in_a_sentence_and_the_sweep_goes_on_with_space(
