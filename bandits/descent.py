@@ -133,10 +133,8 @@ def _descend_in_columns(
         transform = optimizer(learning_rate)
 
         def update(logits: Array, state: optax.OptState) -> tuple[Array, optax.OptState]:
-            return transform.update(gradient(logits, held), state, logits)
+            return transform.update(gradient(logits, target), state, logits)
 
-        # Where neither has mass the gradient is 0; where the target alone has none it is infinite.
-        held = jnp.where(support, target, EXCLUDED)
         logits = jnp.where(support, initial, EXCLUDED)
         recorded = _record(update, logits, transform.init(logits), steps)
         return jnp.where(support, jax.nn.log_softmax(recorded, axis=1), -jnp.inf)

@@ -75,13 +75,19 @@ def reverse_kl_gradient(
 ) -> Float[Array, "K *batch"]:
     """The gradient p ∘ (log(p/q) − KL(p‖q)) of `reverse_kl`, arms first.
 
-    log(p/q) is needed up to a constant only, which the KL has too.
+    Logits do for log p: they differ by a constant, and so do their means under p.
     """
-    shifted = logits - _greatest(logits)
-    weights = jnp.exp(shifted)
-    weighted = weights * (shifted - target_log_probs)
+    weights = jnp.exp(logits - _greatest(logits))
     scale = 1.0 / _total(weights)
-    return scale * (weighted - weights * (_total(weighted) * scale))
+
+    def weighted(values: Float[Array, "K *batch"]) -> Float[Array, "K *batch"]:
+        return jnp.where(weights > 0, weights * values, 0.0)  # 0 times ∞ is 0 here
+
+    mean = _total(weighted(logits - target_log_probs)) * scale
+    # Held apart, so that XLA takes the differences anew: it would keep them, and to read them again
+    # takes longer.
+    mean, target_log_probs = jax.lax.optimization_barrier((mean, target_log_probs))
+    return scale * weighted(logits - target_log_probs - mean)
 
 
 def _greatest(values: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
@@ -107,7 +113,7 @@ LOGIT_GRADIENTS: dict[Divergence, Callable[[Array, Array], Array]] = {
     forward_kl: forward_kl_gradient,
     reverse_kl: reverse_kl_gradient,
 }
-"""Gradients that take one exponential an arm, where autodiff takes two. Finite numbers only."""
+"""Gradients that take one exponential an arm, where autodiff takes two."""
 
 
 def to_gibbs(divergence: Divergence) -> Callable[..., Float[Array, ""]]:
