@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bandits.sweeps.programs import lane_options, lanes
+from bandits.sweeps.programs import compiler_options, lanes
 from theory import checks
 
 TIMES = "×"
@@ -118,11 +118,14 @@ def prepare(
     arguments: Any,
     fixed: Any = (),
     devices: Sequence[jax.Device] | None = None,
+    *,
+    as_jax_does: bool = False,
 ) -> Callable[[], Any]:
     """The workload f(arguments, fixed), compiled at its first call, with its arguments in place.
 
     The leading axis of all arguments is cut among the lanes of a sweep (`bandits.sweeps.programs`),
-    a core each on a CPU, and must be a multiple of them; `multiple` rounds it up.
+    a core each on a CPU, and must be a multiple of them; `multiple` rounds it up. It is compiled as
+    a sweep compiles, or in vectors as wide as JAX makes them by itself.
     """
     devices = lanes() if devices is None else list(devices)
     size = jax.tree.leaves(arguments)[0].shape[0] // len(devices)
@@ -131,7 +134,8 @@ def prepare(
         return jax.tree.map(lambda values: values[i * size : (i + 1) * size], arguments)
 
     parts = [jax.device_put((part(i), fixed), device) for i, device in enumerate(devices)]
-    compiled = jax.jit(f, compiler_options=lane_options(devices[0]))
+    options = compiler_options(devices[0], in_wide_vectors=not as_jax_does)
+    compiled = jax.jit(f, compiler_options=options)
     pool = ThreadPoolExecutor(len(devices))
 
     def run() -> Any:

@@ -31,8 +31,8 @@ from bandits.policies import tabular_softmax
 from bandits.sweeps.programs import lanes
 from bandits.training import Schedule, on_bandit, train
 
-EXACT_FLOOR, SAMPLED_FLOOR = "one exp", "one draw and search of JAX"
-OWN_DRAW = "one draw and search of ours"
+EXACT_FLOOR, SAMPLED_FLOOR = "one exp of JAX", "one draw and search of JAX"
+OWN_EXP, OWN_DRAW = "one exp of ours", "one draw and search of ours"
 PER_ARM, PER_SAMPLE = "ns per arm and step", "ns a sample"
 NO_TORCH = "PyTorch is not installed"
 
@@ -90,20 +90,24 @@ def far(num_arms: int) -> CategoricalBandit:
 
 
 def exact_floor(repeats: int, sizes: Exact | None = None) -> Iterator[Measurement]:
-    """`descend` beside one exp per arm and step."""
+    """`descend` beside one exp per arm and step, in vectors as JAX makes them, and in ours."""
     sizes = sizes or Exact(steps=4000)
     sizes = replace(sizes, runs=multiple(sizes.runs))
     start = sizes.start()
     workloads: dict[str, Callable[[], Any]] = {
-        EXACT_FLOOR: prepare(lambda x, _: exponentials(x, sizes.steps), start)
+        name: prepare(
+            lambda x, _: exponentials(x, sizes.steps), start, as_jax_does=name == EXACT_FLOOR
+        )
+        for name in (EXACT_FLOOR, OWN_EXP)
     }
     workloads |= {loss: descent(loss, sizes) for loss in LOSSES}
     seconds = interleaved(workloads, repeats)
     note = f"{sizes.runs} policies of {sizes.num_arms} arms, {sizes.steps} steps"
-    for name in (EXACT_FLOOR, *LOSSES):
+    for name in workloads:
         yield cost(f"exact update: {name}", seconds[name], PER_ARM, sizes.work, note=note)
     for loss in LOSSES:
-        yield ratio(f"exact update: {loss} to {EXACT_FLOOR}", loss, EXACT_FLOOR, seconds, "<= 1.5")
+        for floor, target in ((EXACT_FLOOR, "<= 1.5"), (OWN_EXP, "")):
+            yield ratio(f"exact update: {loss} to {floor}", loss, floor, seconds, target)
 
 
 def exact_peers(repeats: int, sizes: Exact | None = None) -> Iterator[Measurement]:
@@ -166,7 +170,7 @@ def sampled_floor(
     sizes = replace(sizes, runs=multiple(sizes.runs))
     bandit = far(num_arms)
     workloads: dict[str, Callable[[], Any]] = {
-        SAMPLED_FLOOR: draws(sizes, bandit, bits_of_jax, halving),
+        SAMPLED_FLOOR: draws(sizes, bandit, bits_of_jax, halving, as_jax_does=True),
         OWN_DRAW: draws(sizes, bandit, bits_of_ours, sampling.search),
     }
     workloads |= {method: training(method, sizes, bandit) for method in SAMPLED_METHODS}
@@ -175,7 +179,7 @@ def sampled_floor(
         f"{sizes.runs} policies of {num_arms} arms, {sizes.steps} steps of {sizes.minibatch} "
         f"samples, {sizes.group} to a prompt"
     )
-    for name in (SAMPLED_FLOOR, OWN_DRAW, *SAMPLED_METHODS):
+    for name in workloads:
         yield cost(f"sampled update: {name}", seconds[name], PER_SAMPLE, sizes.samples, note=note)
     for method in SAMPLED_METHODS:
         name = f"sampled update: {method} to {SAMPLED_FLOOR}"
@@ -195,7 +199,7 @@ def sampled_peers(
     }
     for method in PEER_METHODS:
         obvious = peers.obvious_sampled(method, sizes)
-        workloads[f"obvious {method}"] = prepare(obvious, keys, bandit)
+        workloads[f"obvious {method}"] = prepare(obvious, keys, bandit, as_jax_does=True)
     workloads |= _numpy_sampled(sizes, bandit)
     torch = peers.find_torch()
     if torch is not None:
@@ -214,7 +218,14 @@ def sampled_peers(
         yield from _speeds(f"sampled update: {method}", method, seconds)
 
 
-def draws(sizes: Sizes, bandit: CategoricalBandit, draw: Draw, search: Search) -> Callable[[], Any]:
+def draws(
+    sizes: Sizes,
+    bandit: CategoricalBandit,
+    draw: Draw,
+    search: Search,
+    *,
+    as_jax_does: bool = False,
+) -> Callable[[], Any]:
     """As many random numbers and searches as the sampled update has samples."""
     log_probs = jnp.broadcast_to(bandit.reference_log_probs, (sizes.runs, bandit.num_arms))
     masses = jnp.round(sampling.UNIT * jnp.exp(log_probs)).astype(jnp.uint32)
@@ -232,7 +243,11 @@ def draws(sizes: Sizes, bandit: CategoricalBandit, draw: Draw, search: Search) -
         return jax.lax.fori_loop(0, sizes.steps, step, start)[0]
 
     keys = jax.random.split(jax.random.key(1), sizes.runs)
-    return prepare(lambda arguments, _: jax.vmap(one)(*arguments), (keys, edges))
+
+    def run(arguments: tuple[PRNGKeyArray, Array], _: Any) -> Array:
+        return jax.vmap(one)(*arguments)
+
+    return prepare(run, (keys, edges), as_jax_does=as_jax_does)
 
 
 def bits_of_jax(key: PRNGKeyArray, step: Array, count: int) -> UInt32[Array, " N"]:

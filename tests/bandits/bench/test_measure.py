@@ -40,6 +40,13 @@ def test_every_promised_ratio_is_measured(rows):
     assert targets.count(">= 3") == 8
 
 
+def test_the_floor_is_measured_in_the_vectors_of_jax_and_in_ours(rows):
+    named = {row.name: row for row in rows}
+    for loss in ("forward_kl", "reverse_kl"):
+        assert named[f"exact update: {loss} to one exp of JAX"].target == "<= 1.5"
+        assert named[f"exact update: {loss} to one exp of ours"].value > 0
+
+
 def test_a_missing_peer_is_said_and_neither_holds_nor_fails(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     rows = list(exact_peers(1, Exact(runs=8, num_arms=4, steps=2)))

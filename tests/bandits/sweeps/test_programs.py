@@ -22,6 +22,7 @@ from bandits.sweeps.programs import (
     PROGRAMS_AHEAD,
     Compiler,
     block_size,
+    compiler_options,
     lanes,
 )
 from theory.checks import InvalidInput
@@ -238,6 +239,26 @@ def test_several_devices_are_a_lane_each_and_no_more_are_given(do):
     status, out, problems = do(code)
     assert (status, out.strip()) == (70, "[[0, 1, 2], [0], [0, 1], [0, 1, 2]]")
     assert problems.splitlines()[-1].endswith("InvalidInput: devices is 4; there are 3")
+
+
+def test_vectors_are_as_wide_as_the_user_says_or_as_they_can_be(monkeypatch):
+    cpu = jax.local_devices(backend="cpu")[0]
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert compiler_options(cpu)["xla_cpu_prefer_vector_width"] == "512"
+    assert compiler_options(cpu).keys() - compiler_options(cpu, in_one_thread=False).keys()
+    assert "xla_cpu_prefer_vector_width" not in compiler_options(cpu, in_wide_vectors=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=256")
+    assert "xla_cpu_prefer_vector_width" not in compiler_options(cpu)
+
+
+def test_wide_vectors_give_the_results_of_others():
+    x = jnp.linspace(-20.0, 0.0, 999).reshape(9, 111)
+    for f in (jnp.exp, jax.nn.softmax, jnp.cumsum):
+        wide, narrow = (
+            jax.jit(f, compiler_options=compiler_options(x.device, in_wide_vectors=w))(x)
+            for w in (True, False)
+        )
+        np.testing.assert_allclose(wide, narrow, rtol=1e-6)
 
 
 SAMPLES = """
