@@ -75,7 +75,8 @@ def reverse_kl_gradient(
 ) -> Float[Array, "K *batch"]:
     """The gradient p ∘ (log(p/q) − KL(p‖q)) of `reverse_kl`, arms first.
 
-    Logits do for log p: they differ by a constant, and so do their means under p.
+    Logits do for log p: they differ by a constant, and so do their means under p. It rounds as
+    coarsely as the logits' common offset, which a descent leaves where it was.
     """
     weights = jnp.exp(logits - _greatest(logits))
     scale = 1.0 / _total(weights)
