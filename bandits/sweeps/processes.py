@@ -4,14 +4,16 @@
 Open MPI tell; after that they need nothing of each other, so that none dies with another.
 """
 
+import contextlib
 import os
 import re
+import secrets
+import socket
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import jax
 
-from bandits.sweeps.roll_call import roll_call
 from bandits.sweeps.stored import ALONE, Share
 from theory.checks import InvalidInput
 
@@ -22,11 +24,20 @@ ORTE = "OMPI_MCA_orte_hnp_uri"
 """Where mpirun is; only versions of Open MPI before 5 set it."""
 
 
-PORT = "JAX_COORDINATOR_PORT"
-"""Where processes meet, for JAX under a launcher; a user may set it."""
+ADDRESS, PORT, BOUND = (f"JAX_COORDINATOR_{name}" for name in ("ADDRESS", "PORT", "BIND_ADDRESS"))
+"""Environment variables by which a user tells JAX where processes meet."""
+
+PATIENCE = 300.0
+"""Seconds to wait for process 0, as long as JAX waits for the others."""
+
+RESOLVING = 20.0
+"""Seconds in which the name of a machine that has just started becomes known."""
+
+MOMENT = 1.0
+"""Seconds for a connection to be made, or to speak."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def joined(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
 ) -> Iterator[tuple[Share, Callable[[], None]]]:
@@ -39,8 +50,9 @@ def joined(
       processes: how many there are.
       process: the number of this one, from 0.
 
-    Raises InvalidInput for some but not all of the flags, a number out of range, or others that do
-    not come. Under Slurm, which starts all or none, JAX aborts the program in the last case.
+    Raises InvalidInput for some but not all of the flags (under a launcher the coordinator alone
+    will do), a number out of range, and where process 0 does not answer at its address, or cannot.
+    Where another does not come JAX waits five minutes, and aborts the program.
     """
     flags = {"coordinator": coordinator, "processes": processes, "process": process}
     missing = [name for name, value in flags.items() if value is None]
@@ -48,7 +60,8 @@ def joined(
     if len(missing) == len(flags) and not launched:
         yield ALONE, lambda: None
         return
-    if missing and len(missing) < len(flags):
+    told = launched and "processes" in missing and "process" in missing
+    if missing and not told:
         raise InvalidInput(
             f"{missing[0]} is missing; give coordinator, processes and process together, or none"
         )
@@ -56,17 +69,18 @@ def joined(
         raise InvalidInput(
             f"process is {process}; with {processes} processes it goes from 0 to {processes - 1}"
         )
-    if coordinator is not None:
-        _, _, port = coordinator.rpartition(":")
-        if not re.fullmatch(r"[^\s:].*:\d+", coordinator) or not 0 < int(port) < 2**16:
-            raise InvalidInput(f"coordinator is {coordinator!r}; give HOST:PORT of process 0")
     local = None
-    if coordinator is None and "OMPI_COMM_WORLD_SIZE" in os.environ:
-        coordinator, processes, process, local = _told_by_open_mpi()
-    if coordinator is not None and processes is not None and process is not None:
-        roll_call(coordinator, processes, process)
-    else:
+    if told and "OMPI_COMM_WORLD_SIZE" in os.environ:
+        coordinator = coordinator or os.environ.get(ADDRESS) or _address_of_mpirun()
+        processes, process, local = _told_by_open_mpi()
+    elif told:
         _tell_steps_apart()
+    if coordinator is not None:
+        host, port = _split(coordinator)
+        if process == 0 and BOUND not in os.environ:
+            _require_own(host, port)
+        elif process:
+            _await_process_0(host, port)
     try:
         jax.distributed.initialize(coordinator, processes, process, local)
     except (RuntimeError, ValueError) as error:
@@ -96,12 +110,20 @@ def _tell_steps_apart() -> None:
         os.environ.setdefault(PORT, str(_port(int(job) + 61 * int(step))))
 
 
-def _told_by_open_mpi() -> tuple[str, int, int, list[int]]:
-    """Address of process 0, how many there are, which this is, and its device.
+def _told_by_open_mpi() -> tuple[int, int, list[int]]:
+    """How many processes there are, which this is, and its device."""
+    size, rank, local = (
+        int(os.environ[f"OMPI_COMM_WORLD_{what}"]) for what in ("SIZE", "RANK", "LOCAL_RANK")
+    )
+    return size, rank, [local]
 
-    JAX knows versions before 5 only. It too takes process 0 to run where mpirun does.
+
+def _address_of_mpirun() -> str:
+    """Where process 0 is taken to be: on the machine of mpirun, as JAX takes it.
+
+    JAX knows versions before 5 only.
     """
-    before = re.match(r"(\d+)\.\d+;(?:tcp://([^,:]+)|tcp6://\[([^],]+))", os.environ.get(ORTE, ""))
+    before = re.search(r"^(\d+)\..*?(?:tcp://([^,:]+)|tcp6://\[([^],]+))", os.environ.get(ORTE, ""))
     since = re.fullmatch(r"\w+-(.+)-(\d+)@\d+", os.environ.get("PMIX_NAMESPACE", ""))
     if before is not None:  # JOB.NUMBER;tcp://ADDRESS,ADDRESS:PORT
         number, host = int(before[1]) >> 12, before[2] or f"[{before[3]}]"
@@ -111,11 +133,89 @@ def _told_by_open_mpi() -> tuple[str, int, int, list[int]]:
         raise InvalidInput(
             "Open MPI does not say where process 0 is; give coordinator, processes and process"
         )
-    size, rank, local = (
-        int(os.environ[f"OMPI_COMM_WORLD_{what}"]) for what in ("SIZE", "RANK", "LOCAL_RANK")
-    )
-    port = os.environ.get(PORT) or _port(number)
-    return f"{host}:{port}", size, rank, [local]
+    return f"{host}:{os.environ.get(PORT) or _port(number)}"
+
+
+def _split(address: str) -> tuple[str, int]:
+    """Host and port; InvalidInput where it has none."""
+    parts = re.fullmatch(r"(?:\[([^]\s]+)\]|([^][\s:]+)):(\d{1,5})", address)
+    try:
+        host = "" if parts is None else parts[1] or parts[2]
+        host.encode("idna")
+    except UnicodeError:
+        host = ""
+    if parts is None or not host or not 0 < int(parts[3]) < 2**16:
+        raise InvalidInput(f"coordinator is {address!r}; give HOST:PORT of process 0")
+    return host, int(parts[3])
+
+
+def _require_own(host: str, port: int) -> None:
+    """Refuse an address at which process 0 does not find itself: nor would the others."""
+    try:
+        # On all addresses, as JAX will.
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        server = socket.create_server(("", port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        raise InvalidInput(
+            f"process 0 cannot listen at port {port}: {_reason(error)}; choose another port"
+        ) from error
+    word = secrets.token_bytes(16)
+    with server:
+        server.settimeout(MOMENT)
+        try:
+            with _reach(host, port, RESOLVING) as own:
+                own.sendall(word)
+                heard = b""
+                while heard != word:
+                    connection, _ = server.accept()
+                    # The others come here too, and say nothing.
+                    with connection, contextlib.suppress(OSError):
+                        connection.settimeout(MOMENT)
+                        heard = connection.recv(len(word))
+        except OSError as error:
+            raise InvalidInput(
+                f"process 0 does not reach itself at {host}:{port} ({_reason(error)}); give "
+                "HOST:PORT of its machine as coordinator"
+            ) from error
+
+
+def _await_process_0(host: str, port: int) -> None:
+    """Return once something answers at the address of process 0."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with _reach(host, port, RESOLVING) as connection:
+                # A port of one's own machine at which nobody listens may be given to this end.
+                if connection.getsockname() != connection.getpeername():
+                    return
+                reason = "nobody listens"
+        except OSError as error:
+            reason = _reason(error)
+        if time.monotonic() > deadline:
+            raise InvalidInput(
+                f"process 0 does not answer at {host}:{port} ({reason}); start it, or give its "
+                "HOST:PORT as coordinator"
+            )
+        time.sleep(0.2)
+
+
+def _reach(host: str, port: int, patience: float) -> socket.socket:
+    """A connection; for a while names may be unknown."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return socket.create_connection((host, port), MOMENT)
+        except socket.gaierror:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno is None:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 def _port(number: int) -> int:

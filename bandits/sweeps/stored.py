@@ -17,7 +17,7 @@ import xarray as xr
 
 from bandits.sweeps import store
 from bandits.sweeps.grid import Place, make_grid
-from bandits.sweeps.programs import BLOCK_RUNS, Compiler, Program, lanes
+from bandits.sweeps.programs import BLOCK_RUNS, Compiler, Program, compiler_options, lanes
 from bandits.sweeps.progress import Progress
 from bandits.sweeps.store import Chunk, Layout, Store, Variable
 from bandits.sweeps.sweep import own_dims
@@ -226,6 +226,7 @@ def stored_sweep(
         "results": {name: f"{r.dtype}{list(r.shape)}" for name, r in results.items()},
         "block_runs": block_runs,
         "device": compiler.devices[0].device_kind,
+        "compiler": compiler_options(compiler.devices[0]),
         **{name: str(getattr(jax.config, name)) for name in PRECISION},
         **{name: importlib.metadata.version(name) for name in ("modeseek", "jax", "jaxlib")},
         "format": store.FORMAT,

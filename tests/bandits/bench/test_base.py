@@ -81,6 +81,14 @@ def test_a_workload_runs_its_function_on_its_arguments():
     np.testing.assert_array_equal(run(), x + 1.0)
 
 
+def test_a_floor_is_compiled_in_the_vectors_of_jax(monkeypatch):
+    asked = []
+    monkeypatch.setattr(base, "compiler_options", lambda _, **options: asked.append(options))
+    for as_jax_does in (False, True):
+        prepare(lambda x, _: x, jnp.zeros(multiple(1)), as_jax_does=as_jax_does)
+    assert asked == [{"in_wide_vectors": True}, {"in_wide_vectors": False}]
+
+
 def test_runs_are_rounded_up_to_the_lanes():
     assert [multiple(runs, 3) for runs in (1, 3, 4)] == [3, 3, 6]
 

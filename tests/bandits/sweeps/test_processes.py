@@ -1,12 +1,15 @@
 """Several processes share a sweep, need nothing of each other, and change no bit."""
 
 import os
+import re
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from bandits.sweeps import processes
 from bandits.sweeps.processes import joined
 from bandits.sweeps.stored import ALONE, Share
 from theory.checks import InvalidInput
@@ -201,6 +204,89 @@ def no_launcher(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"ORTE": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911"}, "10.96.0.1:62624"),
+        ({"ORTE": "1531576320.0;usock;tcp://10.96.0.1:34911"}, "10.96.0.1:62624"),
+        ({"ORTE": "1531576320.0;tcp6://[fe80::b9b,2620:10d::2]:43370"}, "[fe80::b9b]:62624"),
+        ({"PMIX": "prterun-node-1.lan-4097@1"}, "node-1.lan:61441"),
+        ({"PMIX": "prterun-node-4097@1", "PORT": "9999"}, "node:9999"),
+    ],
+)
+def test_processes_meet_where_open_mpi_was_started(monkeypatch, told, expected):
+    names = {"ORTE": processes.ORTE, "PMIX": "PMIX_NAMESPACE", "PORT": processes.PORT}
+    for short, name in names.items():
+        monkeypatch.delenv(name, raising=False)
+        if short in told:
+            monkeypatch.setenv(name, told[short])
+    assert processes._address_of_mpirun() == expected
+
+
+def test_under_open_mpi_the_coordinator_may_be_given_alone(do, start, wait, tmp_path, port):
+    children = []
+    for index in range(2):
+        told = open_mpi_5(index) | {"PMIX_NAMESPACE": "prterun-elsewhere.invalid-1@1"}
+        code = LAUNCHED.format(told=told, sweep=LIGHT)
+        children.append(start(code.replace("joined()", f"joined('localhost:{port}')")))
+    for ended, out, problems in map(wait, children):
+        assert ended == 0, problems
+        assert "done=1000" in out
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Nobody is waited for."""
+    for name in ("PATIENCE", "RESOLVING"):
+        monkeypatch.setattr(processes, name, 0.1)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_an_address_that_nobody_has_is_refused(short, port, process):
+    address = f"nowhere.invalid:{port}"
+    sentence = ("does not reach itself at", "does not answer at")[process]
+    refusal = pytest.raises(
+        InvalidInput, match=f"^process 0 {sentence} {address}.* as coordinator$"
+    )
+    with refusal, joined(address, 2, process):
+        pass
+
+
+def test_where_nobody_listens_process_0_is_missed(short, port):
+    with pytest.raises(InvalidInput) as refusal, joined(f"localhost:{port}", 2, 1):
+        pass
+    assert str(refusal.value) == (
+        f"process 0 does not answer at localhost:{port} (Connection refused); start it, or give "
+        "its HOST:PORT as coordinator"
+    )
+
+
+def test_a_port_that_is_taken_is_refused(port):
+    expected = f"process 0 cannot listen at port {port}: Address already in use; choose another"
+    refusal = pytest.raises(InvalidInput, match=f"^{expected} port$")
+    with socket.create_server(("", port)), refusal, joined(f"localhost:{port}", 2, 0):
+        pass
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
+def test_process_0_finds_itself_again_and_again(port, host):
+    if host == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("there is no IPv6")
+    for _ in range(3):
+        processes._require_own(host, port)
+
+
+def test_process_0_may_be_late(port):
+    with ThreadPoolExecutor(2) as pool:
+        others = [pool.submit(processes._await_process_0, "localhost", port) for _ in range(2)]
+        time.sleep(0.5)
+        assert not any(other.done() for other in others)
+        processes._require_own("localhost", port)  # though the others knock first
+        with socket.create_server(("localhost", port)):  # as JAX does next
+            for other in others:
+                other.result(timeout=10)
+
+
 def test_open_mpi_that_says_too_little_is_refused(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     for name in ("PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri"):
@@ -239,10 +325,15 @@ def test_some_flags_without_the_others_are_refused(flags, missing):
 
 @pytest.mark.parametrize(
     "address",
-    ["", ":", ":1", "localhost", "localhost:", "localhost:port", "localhost:0", "localhost:65536"],
+    [
+        *("", ":", ":1", "localhost", "localhost:", "localhost:port", "localhost:0"),
+        *("localhost:65536", "a..b:1", f"{'a' * 64}:1", "::1:9999", "a b:1", "[]:1"),
+    ],
 )
 def test_an_address_that_is_none_is_refused(address):
-    refusal = pytest.raises(InvalidInput, match=f"^coordinator is '{address}'; give HOST:PORT of")
+    refusal = pytest.raises(
+        InvalidInput, match=f"^coordinator is '{re.escape(address)}'; give HOST:"
+    )
     with refusal, joined(address, 1, 0):
         pass
 

@@ -251,6 +251,21 @@ def test_vectors_are_as_wide_as_the_user_says_or_as_they_can_be(monkeypatch):
     assert "xla_cpu_prefer_vector_width" not in compiler_options(cpu)
 
 
+def test_programs_are_compiled_in_wide_vectors(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    given, compile_ = [], jax.stages.Lowered.compile
+
+    def record(lowered, options=None):
+        given.append(options)
+        return compile_(lowered, options)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", record)
+    for runs in (1, 1000):
+        next(compiler(wave, {"x": np.arange(float(runs)), "y": [1.0]}).programs())
+    assert [options["xla_cpu_prefer_vector_width"] for options in given] == ["512", "512"]
+    assert ["xla_disable_hlo_passes" in options for options in given] == [False, True]
+
+
 def test_wide_vectors_give_the_results_of_others():
     x = jnp.linspace(-20.0, 0.0, 999).reshape(9, 111)
     for f in (jnp.exp, jax.nn.softmax, jnp.cumsum):
