@@ -36,6 +36,9 @@ RESOLVING = 20.0
 MOMENT = 1.0
 """Seconds for a connection to be made, or to speak."""
 
+PAUSE = 0.2
+"""Seconds between two tries."""
+
 
 @contextlib.contextmanager
 def joined(
@@ -164,7 +167,7 @@ def _require_own(host: str, port: int) -> None:
     with server:
         server.settimeout(MOMENT)
         try:
-            with _reach(host, port, RESOLVING) as own:
+            with _reach(host, port) as own:
                 own.sendall(word)
                 heard = b""
                 while heard != word:
@@ -185,7 +188,7 @@ def _await_process_0(host: str, port: int) -> None:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            with _reach(host, port, RESOLVING) as connection:
+            with socket.create_connection((host, port), MOMENT) as connection:
                 # A port of one's own machine at which nobody listens may be given to this end.
                 if connection.getsockname() != connection.getpeername():
                     return
@@ -197,19 +200,19 @@ def _await_process_0(host: str, port: int) -> None:
                 f"process 0 does not answer at {host}:{port} ({reason}); start it, or give its "
                 "HOST:PORT as coordinator"
             )
-        time.sleep(0.2)
+        time.sleep(PAUSE)
 
 
-def _reach(host: str, port: int, patience: float) -> socket.socket:
-    """A connection; for a while names may be unknown."""
-    deadline = time.monotonic() + patience
+def _reach(host: str, port: int) -> socket.socket:
+    """A connection to this machine, whose name may not be known at once."""
+    deadline = time.monotonic() + RESOLVING
     while True:
         try:
             return socket.create_connection((host, port), MOMENT)
         except socket.gaierror:
             if time.monotonic() > deadline:
                 raise
-        time.sleep(0.2)
+        time.sleep(PAUSE)
 
 
 def _reason(error: OSError) -> str:

@@ -96,7 +96,7 @@ def _cores() -> int:
 def compiler_options(
     device: jax.Device, *, in_one_thread: bool = True, in_wide_vectors: bool = True
 ) -> Options | None:
-    """What to compile with: for several lanes at once, and in vectors as ``XLA_FLAGS`` says."""
+    """What to compile with: for several lanes, in wide vectors unless ``XLA_FLAGS`` sets them."""
     if device.platform != "cpu":
         return None
     said = VECTORS in os.environ.get("XLA_FLAGS", "")
