@@ -119,21 +119,24 @@ def prepare(
     fixed: Any = (),
     devices: Sequence[jax.Device] | None = None,
     *,
+    blocks: int | None = None,
     as_jax_does: bool = False,
 ) -> Callable[[], Any]:
     """The workload f(arguments, fixed), compiled at its first call, with its arguments in place.
 
-    The leading axis of all arguments is cut among the lanes of a sweep (`bandits.sweeps.programs`),
-    a core each on a CPU, and must be a multiple of them; `multiple` rounds it up. It is compiled as
-    a sweep compiles, or in vectors as wide as JAX makes them by itself.
+    The leading axis of all arguments is cut into equal blocks, by default one for each lane, and
+    must be a multiple of them. They are dealt out to lanes as those of a sweep are
+    (`bandits.sweeps.programs`), and compiled as a sweep compiles, or in vectors as wide as JAX
+    makes them by itself.
     """
     devices = lanes() if devices is None else list(devices)
-    size = jax.tree.leaves(arguments)[0].shape[0] // len(devices)
+    blocks = blocks or len(devices)
+    size = jax.tree.leaves(arguments)[0].shape[0] // blocks
 
     def part(i: int) -> Any:
         return jax.tree.map(lambda values: values[i * size : (i + 1) * size], arguments)
 
-    parts = [jax.device_put((part(i), fixed), device) for i, device in enumerate(devices)]
+    parts = [jax.device_put((part(i), fixed), devices[i % len(devices)]) for i in range(blocks)]
     options = compiler_options(devices[0], in_wide_vectors=not as_jax_does)
     compiled = jax.jit(f, compiler_options=options)
     pool = ThreadPoolExecutor(len(devices))
@@ -142,7 +145,7 @@ def prepare(
         done = pool.map(lambda part: jax.block_until_ready(compiled(*part)), parts)
         return jax.tree.map(lambda *pieces: np.concatenate(pieces), *done)
 
-    return run if len(devices) > 1 else lambda: compiled(*parts[0])
+    return run if blocks > 1 else lambda: compiled(*parts[0])
 
 
 def describe_machine() -> str:
@@ -161,7 +164,6 @@ def describe_machine() -> str:
     return f"{processor}, {len(lanes())} lanes on {device}; {', '.join(versions)}"
 
 
-def multiple(runs: int, count: int | None = None) -> int:
-    """The number of runs, rounded up to a multiple of the lanes."""
-    count = count or len(lanes())
-    return -(-runs // count) * count
+def of_all_lanes(runs: int) -> int:
+    """The runs of all lanes, of which each has a block of so many."""
+    return runs * len(lanes())

@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from bandits.environments import CategoricalBandit
+from bandits.sweeps.programs import BLOCK_RUNS
 from bandits.training import BASELINE_DECAY
 
 BETA = 0.05
@@ -28,14 +29,14 @@ class Sizes:
     """How much a sampled update draws.
 
     Attributes:
-      runs: policies trained at once.
+      runs: policies trained at once; of those that a benchmark is given, each lane has as many.
       steps: gradient steps.
       group: C, samples to a prompt.
       minibatch: M = B, samples in a step.
       learning_rate: of SGD.
     """
 
-    runs: int = 256
+    runs: int = BLOCK_RUNS
     steps: int = 100
     group: int = 10
     minibatch: int = 100

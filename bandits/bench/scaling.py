@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bandits.bench.base import TIMES, Measurement, cost, interleaved, multiple, ratio
+from bandits.bench.base import TIMES, Measurement, cost, interleaved, of_all_lanes, ratio
 from bandits.bench.peers import Sizes
 from bandits.bench.updates import PER_ARM, PER_SAMPLE, Exact, descent, far, training
 from bandits.descent import descend
 from bandits.losses import reverse_kl
 from bandits.sweeps import sweep
-from bandits.sweeps.programs import lanes
+from bandits.sweeps.programs import BLOCK_RUNS, lanes
 from theory import distributions
 
 ARMS = (10, 100, 1_000, 10_000)
@@ -28,11 +28,11 @@ SHARE_OF_LANE = 0.9
 
 def against_arms(repeats: int, arms: Sequence[int] = ARMS) -> Iterator[Measurement]:
     """Cost of both updates for each K, the work of an exact one kept the same."""
-    whole = Exact(runs=multiple(256))
+    whole = Exact(runs=of_all_lanes(BLOCK_RUNS))
     exact = {
         K: replace(whole, num_arms=K, steps=max(5, whole.steps * whole.num_arms // K)) for K in arms
     }
-    sampled = Sizes(runs=multiple(64))
+    sampled = Sizes(runs=of_all_lanes(64))
     workloads = {f"exact {K}": descent("reverse_kl", sizes) for K, sizes in exact.items()}
     workloads |= {f"sampled {K}": training("reinforce", sampled, far(K)) for K in arms}
     seconds = interleaved(workloads, repeats)
@@ -77,17 +77,26 @@ def exact_sweep(runs: int) -> np.ndarray:
 
 
 def against_lanes(repeats: int, sizes: Exact | None = None) -> Iterator[Measurement]:
-    """The exact update in one lane, in two, in four …, in all: cores of a CPU, or devices."""
+    """The exact update in one lane, in two, in four …, in all: cores of a CPU, or devices.
+
+    The same blocks for any number of lanes, as in a sweep.
+    """
     devices = lanes()
     counts = _counts(len(devices))
-    # The same runs in each number of lanes, so that all of them must divide it.
-    runs = multiple((sizes or Exact()).runs, int(np.lcm.reduce(counts)))
-    sizes = replace(sizes or Exact(steps=4000), runs=runs)
-    workloads = {str(n): descent("reverse_kl", sizes, devices[:n]) for n in counts}
+    blocks = int(np.lcm.reduce(counts))  # so that none of the lanes has one more than another
+    sizes = sizes or Exact(steps=4000)
+    sizes = replace(sizes, runs=blocks * sizes.runs)
+    workloads = {str(n): descent("reverse_kl", sizes, devices[:n], blocks=blocks) for n in counts}
     seconds = interleaved(workloads, repeats)
     for n in counts:
         name = f"exact update: reverse_kl in {n} lane{'s' if n > 1 else ''}"
-        yield cost(name, seconds[str(n)], PER_ARM, sizes.work, note=f"{sizes.runs} policies")
+        yield cost(
+            name,
+            seconds[str(n)],
+            PER_ARM,
+            sizes.work,
+            note=f"{sizes.runs} policies in {blocks} blocks",
+        )
     count, name = len(devices), "exact update: speed of all lanes to one"
     if count == 1:
         yield Measurement(name, None, TIMES, note="there is one core")

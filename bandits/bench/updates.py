@@ -19,7 +19,7 @@ from bandits.bench.base import (
     Measurement,
     cost,
     interleaved,
-    multiple,
+    of_all_lanes,
     prepare,
     ratio,
 )
@@ -28,7 +28,7 @@ from bandits.descent import descend
 from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.losses import DIVERGENCES, METHODS
 from bandits.policies import tabular_softmax
-from bandits.sweeps.programs import lanes
+from bandits.sweeps.programs import BLOCK_RUNS, lanes
 from bandits.training import Schedule, on_bandit, train
 
 EXACT_FLOOR, SAMPLED_FLOOR = "one exp of JAX", "one draw and search of JAX"
@@ -62,9 +62,12 @@ class PeerDisagrees(RuntimeError):
 
 @dataclass(frozen=True)
 class Exact:
-    """The sizes of an exact update: one learning rate, a start for each run, one target."""
+    """The sizes of an exact update: one learning rate, a start for each run, one target.
 
-    runs: int = 256
+    Of the runs that a benchmark is given, each lane has as many: a block of a large sweep.
+    """
+
+    runs: int = BLOCK_RUNS
     num_arms: int = 100
     steps: int = 1000
     learning_rate: float = 1.0
@@ -92,7 +95,7 @@ def far(num_arms: int) -> CategoricalBandit:
 def exact_floor(repeats: int, sizes: Exact | None = None) -> Iterator[Measurement]:
     """`descend` beside one exp per arm and step, in vectors as JAX makes them, and in ours."""
     sizes = sizes or Exact(steps=4000)
-    sizes = replace(sizes, runs=multiple(sizes.runs))
+    sizes = replace(sizes, runs=of_all_lanes(sizes.runs))
     start = sizes.start()
     workloads: dict[str, Callable[[], Any]] = {
         name: prepare(
@@ -113,7 +116,7 @@ def exact_floor(repeats: int, sizes: Exact | None = None) -> Iterator[Measuremen
 def exact_peers(repeats: int, sizes: Exact | None = None) -> Iterator[Measurement]:
     """`descend` beside NumPy and PyTorch."""
     sizes = sizes or Exact()
-    sizes = replace(sizes, runs=multiple(sizes.runs))
+    sizes = replace(sizes, runs=of_all_lanes(sizes.runs))
     start, target = sizes.start(), sizes.target()
     workloads: dict[str, Callable[[], Any]] = {loss: descent(loss, sizes) for loss in LOSSES}
     arrays = np.asarray(start), np.asarray(target)
@@ -148,7 +151,10 @@ def exponentials(x: Float[Array, "runs K"], steps: int) -> Float[Array, "runs K"
 
 
 def descent(
-    loss: str, sizes: Exact, devices: Sequence[jax.Device] | None = None
+    loss: str,
+    sizes: Exact,
+    devices: Sequence[jax.Device] | None = None,
+    blocks: int | None = None,
 ) -> Callable[[], Any]:
     """The workload of our exact update."""
 
@@ -159,7 +165,7 @@ def descent(
 
         return jax.vmap(one)(start)
 
-    return prepare(run, sizes.start(), sizes.target(), devices)
+    return prepare(run, sizes.start(), sizes.target(), devices, blocks=blocks)
 
 
 def sampled_floor(
@@ -167,7 +173,7 @@ def sampled_floor(
 ) -> Iterator[Measurement]:
     """`train` beside a draw of `jax.random` and a binary search a sample, and beside our own."""
     sizes = sizes or Sizes()
-    sizes = replace(sizes, runs=multiple(sizes.runs))
+    sizes = replace(sizes, runs=of_all_lanes(sizes.runs))
     bandit = far(num_arms)
     workloads: dict[str, Callable[[], Any]] = {
         SAMPLED_FLOOR: draws(sizes, bandit, bits_of_jax, halving, as_jax_does=True),
@@ -191,7 +197,7 @@ def sampled_peers(
 ) -> Iterator[Measurement]:
     """`train` beside the obvious program, NumPy and PyTorch."""
     sizes = sizes or Sizes()
-    sizes = replace(sizes, runs=multiple(sizes.runs))
+    sizes = replace(sizes, runs=of_all_lanes(sizes.runs))
     bandit = far(num_arms)
     keys = jax.random.split(jax.random.key(1), sizes.runs)
     workloads: dict[str, Callable[[], Any]] = {

@@ -11,7 +11,7 @@ from bandits.bench.base import (
     Measurement,
     cost,
     interleaved,
-    multiple,
+    of_all_lanes,
     prepare,
     ratio,
 )
@@ -76,7 +76,7 @@ def test_repeats_are_whole_and_positive(repeats):
 
 
 def test_a_workload_runs_its_function_on_its_arguments():
-    x = jnp.arange(float(multiple(4)))
+    x = jnp.arange(float(of_all_lanes(4)))
     run = prepare(lambda x, shift: x + shift, x, jnp.float32(1.0))
     np.testing.assert_array_equal(run(), x + 1.0)
 
@@ -85,21 +85,30 @@ def test_a_floor_is_compiled_in_the_vectors_of_jax(monkeypatch):
     asked = []
     monkeypatch.setattr(base, "compiler_options", lambda _, **options: asked.append(options))
     for as_jax_does in (False, True):
-        prepare(lambda x, _: x, jnp.zeros(multiple(1)), as_jax_does=as_jax_does)
+        prepare(lambda x, _: x, jnp.zeros(of_all_lanes(1)), as_jax_does=as_jax_does)
     assert asked == [{"in_wide_vectors": True}, {"in_wide_vectors": False}]
 
 
-def test_runs_are_rounded_up_to_the_lanes():
-    assert [multiple(runs, 3) for runs in (1, 3, 4)] == [3, 3, 6]
+@pytest.mark.parametrize("in_lanes", [1, 2, 3])
+def test_blocks_are_the_same_in_any_number_of_lanes(in_lanes):
+    shapes, x = [], jnp.arange(12.0)
+
+    def f(x, _):
+        shapes.append(x.shape)
+        return 2 * x
+
+    run = prepare(f, x, devices=jax.local_devices()[:1] * in_lanes, blocks=6)
+    np.testing.assert_array_equal(run(), 2 * x)
+    assert set(shapes) == {(2,)}
 
 
-def test_two_lanes_share_the_runs_and_are_compared_with_one(monkeypatch):
+def test_two_lanes_share_the_blocks_and_are_compared_with_one(monkeypatch):
     two = jax.local_devices()[:1] * 2
     for module in (base, scaling):
         monkeypatch.setattr(module, "lanes", lambda: two)
     sizes = updates.Exact(runs=4, num_arms=10, steps=5)
-    alone = updates.descent("reverse_kl", sizes, two[:1])()
-    np.testing.assert_allclose(updates.descent("reverse_kl", sizes)(), alone, rtol=1e-5)
+    alone = updates.descent("reverse_kl", sizes, two[:1], blocks=2)()
+    np.testing.assert_array_equal(updates.descent("reverse_kl", sizes)(), alone)
     *_, speed_up = scaling.against_lanes(1, sizes)
     assert speed_up.target == ">= 1.8"
     assert speed_up.holds is not None

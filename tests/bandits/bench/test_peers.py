@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from bandits.bench import peers
-from bandits.bench.base import multiple
+from bandits.bench.base import of_all_lanes
 from bandits.bench.peers import Sizes
 from bandits.bench.updates import (
     Exact,
@@ -15,8 +15,8 @@ from bandits.bench.updates import (
     training,
 )
 
-EXACT = Exact(runs=multiple(4), num_arms=10, steps=20)
-SAMPLED = Sizes(runs=multiple(64), steps=20, minibatch=20, group=5)
+EXACT = Exact(runs=of_all_lanes(4), num_arms=10, steps=20)
+SAMPLED = Sizes(runs=of_all_lanes(64), steps=20, minibatch=20, group=5)
 BANDIT = far(10)
 """Of few arms, so that sampled policies move far in 20 steps, and differences would show."""
 
