@@ -36,6 +36,7 @@ from bandits.files import (
 from bandits.losses import METHODS
 from bandits.search import plan, read_spec
 from bandits.workers import MOST_PROCESSES, processes_for, side_by_side
+from bandits.xla import avoid_ynnpack
 from theory import checks
 
 if TYPE_CHECKING:
@@ -436,6 +437,7 @@ def main() -> None:
 
 def _prepare() -> None:
     """Set this process up, as all that the command starts."""
+    avoid_ynnpack()
     _keep_compiled_programs()
     # What overflows is refused in a sentence of our own; NumPy need not announce it.
     warnings.simplefilter("ignore", RuntimeWarning)

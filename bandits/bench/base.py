@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from bandits.sweeps.programs import compiler_options, lanes
+from bandits.sweeps.programs import lanes
+from bandits.xla import compiler_options
 from theory import checks
 
 TIMES = "×"

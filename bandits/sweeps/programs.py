@@ -30,6 +30,7 @@ import numpy as np
 from jax.stages import Lowered
 
 from bandits.sweeps.grid import Grid, Place
+from bandits.xla import compiler_options
 from theory import checks
 
 BLOCK_RUNS = 256
@@ -43,22 +44,6 @@ BLOCKS = 8
 
 BLOCK_BYTES = 2**26
 """Arguments and results of one block, at most; a run larger than this is a block of its own."""
-
-Options = dict[str, str | bool]
-"""Of XLA's compiler, by name."""
-
-IN_ONE_THREAD: Options = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
-"""Tells XLA to compile kernels that keep to the thread of their lane.
-
-It goes before passes that ``XLA_FLAGS`` disable.
-"""
-
-VECTORS = "xla_cpu_prefer_vector_width"
-IN_WIDE_VECTORS: Options = {VECTORS: "512"}
-"""Tells XLA to fill the widest vectors that a CPU has; by itself it keeps to 256 bits.
-
-A CPU without them is not slowed. The last bits of some results are others, as on another CPU.
-"""
 
 CUSTOM_CALL = "stablehlo.custom_call"
 """How a program calls code that is not XLA's: LAPACK, or Python."""
@@ -91,17 +76,6 @@ def lanes(count: int | None = None) -> list[jax.Device]:
 def _cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def compiler_options(
-    device: jax.Device, *, in_one_thread: bool = True, in_wide_vectors: bool = True
-) -> Options | None:
-    """What to compile with: for several lanes, in wide vectors unless ``XLA_FLAGS`` sets them."""
-    if device.platform != "cpu":
-        return None
-    said = VECTORS in os.environ.get("XLA_FLAGS", "")
-    wide = IN_WIDE_VECTORS if in_wide_vectors and not said else {}
-    return wide | (IN_ONE_THREAD if in_one_thread else {})
 
 
 class Lane(NamedTuple):

@@ -17,10 +17,11 @@ import xarray as xr
 
 from bandits.sweeps import store
 from bandits.sweeps.grid import Place, make_grid
-from bandits.sweeps.programs import BLOCK_RUNS, Compiler, Program, compiler_options, lanes
+from bandits.sweeps.programs import BLOCK_RUNS, Compiler, Program, lanes
 from bandits.sweeps.progress import Progress
 from bandits.sweeps.store import Chunk, Layout, Store, Variable
 from bandits.sweeps.sweep import own_dims
+from bandits.xla import compiler_options
 from theory import checks
 from theory.checks import InvalidInput
 

@@ -68,6 +68,7 @@ def command(monkeypatch, capfd):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["modeseek", *arguments])
+        monkeypatch.setenv("XLA_FLAGS", "")  # what the command adds is taken back
         with pytest.raises(SystemExit) as ended:
             cli.main()
         return (ended.value.code, *capfd.readouterr())

@@ -28,6 +28,7 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(bench, "measure", measure)
         monkeypatch.setattr(sys, "argv", ["modeseek", "bench", *arguments])
         monkeypatch.setenv("COLUMNS", "120")
+        monkeypatch.setenv("XLA_FLAGS", "")  # what the command adds is taken back
         with pytest.raises(SystemExit) as left:
             cli.main()
         assert left.value.code == 0

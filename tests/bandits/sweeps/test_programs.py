@@ -22,7 +22,6 @@ from bandits.sweeps.programs import (
     PROGRAMS_AHEAD,
     Compiler,
     block_size,
-    compiler_options,
     lanes,
 )
 from theory.checks import InvalidInput
@@ -241,16 +240,6 @@ def test_several_devices_are_a_lane_each_and_no_more_are_given(do):
     assert problems.splitlines()[-1].endswith("InvalidInput: devices is 4; there are 3")
 
 
-def test_vectors_are_as_wide_as_the_user_says_or_as_they_can_be(monkeypatch):
-    cpu = jax.local_devices(backend="cpu")[0]
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
-    assert compiler_options(cpu)["xla_cpu_prefer_vector_width"] == "512"
-    assert compiler_options(cpu).keys() - compiler_options(cpu, in_one_thread=False).keys()
-    assert "xla_cpu_prefer_vector_width" not in compiler_options(cpu, in_wide_vectors=False)
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=256")
-    assert "xla_cpu_prefer_vector_width" not in compiler_options(cpu)
-
-
 def test_programs_are_compiled_in_wide_vectors(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     given, compile_ = [], jax.stages.Lowered.compile
@@ -266,14 +255,14 @@ def test_programs_are_compiled_in_wide_vectors(monkeypatch):
     assert ["xla_disable_hlo_passes" in options for options in given] == [False, True]
 
 
-def test_wide_vectors_give_the_results_of_others():
-    x = jnp.linspace(-20.0, 0.0, 999).reshape(9, 111)
-    for f in (jnp.exp, jax.nn.softmax, jnp.cumsum):
-        wide, narrow = (
-            jax.jit(f, compiler_options=compiler_options(x.device, in_wide_vectors=w))(x)
-            for w in (True, False)
-        )
-        np.testing.assert_allclose(wide, narrow, rtol=1e-6)
+def test_sums_over_products_of_large_arrays_are_right():
+    # With YNNPACK jaxlib 0.10.2 leaves some rows out of the product.
+    def squares(scale):
+        rows = jnp.zeros((33_000, 3)).at[:, 0].set(scale * jnp.arange(33_000))
+        return {"squares": jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))(rows)}
+
+    found = sweep(squares, {"scale": np.float32([2.0])})["squares"].values[0]
+    np.testing.assert_array_equal(found, (2 * np.arange(33_000, dtype=np.float32)) ** 2)
 
 
 SAMPLES = """
