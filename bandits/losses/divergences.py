@@ -75,20 +75,23 @@ def reverse_kl_gradient(
 ) -> Float[Array, "K *batch"]:
     """The gradient p ∘ (log(p/q) − KL(p‖q)) of `reverse_kl`, arms first.
 
-    Logits do for log p: they differ by a constant, and so do their means under p. It rounds as
-    coarsely as the logits' common offset, which a descent leaves where it was.
+    Logits less the greatest do for log p: they differ by a constant, and so do their means under p.
     """
-    weights = jnp.exp(logits - _greatest(logits))
+    greatest = _greatest(logits)
+    relative = logits - greatest
+    weights = jnp.exp(relative)
     scale = 1.0 / _total(weights)
 
     def weighted(values: Float[Array, "K *batch"]) -> Float[Array, "K *batch"]:
         return jnp.where(weights > 0, weights * values, 0.0)  # 0 times ∞ is 0 here
 
-    mean = _total(weighted(logits - target_log_probs)) * scale
+    mean = _total(weighted(relative - target_log_probs)) * scale
     # Held apart, so that XLA takes the differences anew: it would keep them, and to read them again
     # takes longer.
-    mean, target_log_probs = jax.lax.optimization_barrier((mean, target_log_probs))
-    return scale * weighted(logits - target_log_probs - mean)
+    greatest, mean, target_log_probs = jax.lax.optimization_barrier(
+        (greatest, mean, target_log_probs)
+    )
+    return scale * weighted(logits - greatest - target_log_probs - mean)
 
 
 def _greatest(values: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
@@ -99,9 +102,9 @@ def _greatest(values: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
 
 
 def _total(values: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
-    # A product with ones: on a CPU its kernel sums faster than that of jnp.sum, and each column in
-    # the same order however many there are, in jaxlib 0.10.2 at least. A column alone would get
-    # another kernel; two do not.
+    # A product with ones: on a CPU its kernel is no slower than that of jnp.sum, and sums every
+    # column in the same order however many there are, in jaxlib 0.10.2 at least. A column alone
+    # would get another kernel; two do not.
     columns = values.reshape(len(values), -1)
     if columns.shape[1] == 1:
         columns = jnp.repeat(columns, 2, axis=1)
