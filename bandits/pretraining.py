@@ -5,6 +5,7 @@ arXiv:2404.14367, section 5.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bandits.policies import Params, Policy, context_network, distill
+from bandits.xla import compiler_options
 
 CONTEXT_SIZE = 100
 """Numbers in a context, uniform in [0, 1]."""
@@ -69,10 +71,6 @@ def published_network(num_arms: int, context_size: int = CONTEXT_SIZE) -> Policy
     return context_network(num_arms, context_size)
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("policy", "context_size", "training_contexts", "fresh_contexts"),
-)
 def make_starts(
     policy: Policy,
     seeds: Int[Array, " seeds"],
@@ -92,7 +90,27 @@ def make_starts(
       training_contexts: how many of them a seed gets.
       fresh_contexts: how many to judge on.
     """
+    made: Start = _compiled(jax.local_devices()[0])(
+        policy, seeds, reference_log_probs, context_size, training_contexts, fresh_contexts
+    )
+    return made
 
+
+@functools.cache
+def _compiled(device: jax.Device) -> Callable[..., Start]:
+    """Made as a sweep makes its programs: the command and Python then give it the same networks."""
+    options = compiler_options(device, in_one_thread=False)
+    return jax.jit(_make_starts, static_argnums=(0, 3, 4, 5), compiler_options=options)
+
+
+def _make_starts(
+    policy: Policy,
+    seeds: Int[Array, " seeds"],
+    reference_log_probs: Float[Array, " K"],
+    context_size: int,
+    training_contexts: int,
+    fresh_contexts: int,
+) -> Start:
     def start(seed: Int[Array, ""]) -> Start:
         keys = split_seed(seed)
         drawn = jax.random.uniform(

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import re
 
 import jax
 
@@ -37,7 +38,10 @@ WITH_YNNPACK = (0, 10, 2)
 def compiler_options(
     device: jax.Device, *, in_one_thread: bool = True, in_wide_vectors: bool = True
 ) -> Options | None:
-    """What to compile with: for several lanes, in wide vectors unless ``XLA_FLAGS`` sets them."""
+    """What to compile with on a device; None, all that JAX chooses, where it is no CPU.
+
+    For several lanes, in wide vectors unless ``XLA_FLAGS`` sets them, and without YNNPACK.
+    """
     if device.platform != "cpu":
         return None
     said = VECTORS in os.environ.get("XLA_FLAGS", "")
@@ -49,13 +53,14 @@ def compiler_options(
 def avoid_ynnpack() -> None:
     """Have this process, and those it starts, compile everything without YNNPACK.
 
-    It must come before JAX has compiled anything; what ``XLA_FLAGS`` say of YNNPACK stays.
+    It must come before JAX looks for devices. What ``XLA_FLAGS`` say of YNNPACK stays, and so does
+    the name of a file, to which nothing can be added.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if _has_ynnpack() and YNNPACK not in flags:
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if _has_ynnpack() and YNNPACK not in flags and (not flags or flags.startswith("-")):
         os.environ["XLA_FLAGS"] = f"{flags} --{YNNPACK}=".strip()
 
 
 def _has_ynnpack() -> bool:
-    version = importlib.metadata.version("jaxlib")
-    return tuple(int(part) for part in version.split(".")[:3]) >= WITH_YNNPACK
+    numbers = re.findall(r"\d+", importlib.metadata.version("jaxlib"))
+    return tuple(map(int, numbers[:3])) >= WITH_YNNPACK

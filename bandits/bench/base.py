@@ -125,14 +125,17 @@ def prepare(
 ) -> Callable[[], Any]:
     """The workload f(arguments, fixed), compiled at its first call, with its arguments in place.
 
-    The leading axis of all arguments is cut into equal blocks, by default one for each lane, and
-    must be a multiple of them. They are dealt out to lanes as those of a sweep are
-    (`bandits.sweeps.programs`), and compiled as a sweep compiles, or in vectors as wide as JAX
-    makes them by itself.
+    The leading axis of all arguments is cut into equal blocks, by default one for each lane. They
+    are dealt out to lanes as those of a sweep are (`bandits.sweeps.programs`), and compiled as a
+    sweep compiles, or in vectors as wide as JAX makes them by itself.
+
+    Raises InvalidInput for an axis that cannot be cut so.
     """
     devices = lanes() if devices is None else list(devices)
     blocks = blocks or len(devices)
-    size = jax.tree.leaves(arguments)[0].shape[0] // blocks
+    runs = jax.tree.leaves(arguments)[0].shape[0]
+    checks.require_multiple("the leading axis", runs, "blocks", blocks)
+    size = runs // blocks
 
     def part(i: int) -> Any:
         return jax.tree.map(lambda values: values[i * size : (i + 1) * size], arguments)

@@ -29,7 +29,7 @@ class Sizes:
     """How much a sampled update draws.
 
     Attributes:
-      runs: policies trained at once; of those that a benchmark is given, each lane has as many.
+      runs: policies trained at once; a benchmark trains so many in each lane.
       steps: gradient steps.
       group: C, samples to a prompt.
       minibatch: M = B, samples in a step.

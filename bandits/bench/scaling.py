@@ -82,10 +82,9 @@ def against_lanes(repeats: int, sizes: Exact | None = None) -> Iterator[Measurem
     The same blocks for any number of lanes, as in a sweep.
     """
     devices = lanes()
-    counts = _counts(len(devices))
-    blocks = int(np.lcm.reduce(counts))  # so that none of the lanes has one more than another
+    counts, blocks = _counts(len(devices)), len(devices)
     sizes = sizes or Exact(steps=4000)
-    sizes = replace(sizes, runs=blocks * sizes.runs)
+    sizes = replace(sizes, runs=of_all_lanes(sizes.runs))
     workloads = {str(n): descent("reverse_kl", sizes, devices[:n], blocks=blocks) for n in counts}
     seconds = interleaved(workloads, repeats)
     for n in counts:
@@ -106,4 +105,6 @@ def against_lanes(repeats: int, sizes: Exact | None = None) -> Iterator[Measurem
 
 
 def _counts(most: int) -> list[int]:
-    return sorted({*(2**i for i in range(most.bit_length())), most})
+    """Powers of two, and all; those that share as many blocks without one left over."""
+    counts = {*(2**i for i in range(most.bit_length())), most}
+    return sorted(n for n in counts if most % n == 0)

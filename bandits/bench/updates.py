@@ -64,7 +64,7 @@ class PeerDisagrees(RuntimeError):
 class Exact:
     """The sizes of an exact update: one learning rate, a start for each run, one target.
 
-    Of the runs that a benchmark is given, each lane has as many: a block of a large sweep.
+    A benchmark runs so many policies in each lane, by default a block of a large sweep.
     """
 
     runs: int = BLOCK_RUNS

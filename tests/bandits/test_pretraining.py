@@ -51,6 +51,22 @@ def test_a_seed_alone_starts_where_it_does_beside_others(network, starts):
         np.testing.assert_allclose(one[0], among[2], rtol=1e-3, atol=1e-4)
 
 
+def test_the_command_and_python_start_from_the_same_networks(do):
+    # A store that one began is refused to the other where they differ in a bit.
+    code = (
+        "import jax, jax.numpy as jnp, numpy as np\n"
+        "from bandits import cli, pretraining\n"
+        "if {}: cli._prepare()\n"
+        "reference = jax.nn.log_softmax(jnp.arange(20.0) / 7)\n"
+        "network = pretraining.published_network(20, 4)\n"
+        "sizes = dict(context_size=4, training_contexts=70, fresh_contexts=4)\n"
+        "made = pretraining.make_starts(network, jnp.arange(2), reference, **sizes)\n"
+        "print([np.asarray(leaf).tobytes().hex()[:80] for leaf in jax.tree.leaves(made)])"
+    )
+    (_, by_command, _), (_, in_python, _) = (do(code.format(how)) for how in (True, False))
+    assert by_command == in_python != ""
+
+
 @pytest.mark.parametrize("seed", [0, 7, np.uint32(2**32 - 1)])
 def test_no_key_of_a_seed_serves_twice(seed):
     keys = [jax.random.key_data(key).tolist() for key in pretraining.split_seed(seed)]

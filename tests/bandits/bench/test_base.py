@@ -102,6 +102,18 @@ def test_blocks_are_the_same_in_any_number_of_lanes(in_lanes):
     assert set(shapes) == {(2,)}
 
 
+def test_runs_that_fill_no_whole_number_of_blocks_are_refused():
+    with pytest.raises(InvalidInput, match="the leading axis is 5"):
+        prepare(lambda x, _: x, jnp.zeros(5), blocks=2)
+
+
+@pytest.mark.parametrize(
+    ("cores", "counts"), [(1, [1]), (2, [1, 2]), (12, [1, 2, 4, 12]), (63, [1, 63])]
+)
+def test_lanes_are_counted_in_numbers_that_share_the_blocks_evenly(cores, counts):
+    assert scaling._counts(cores) == counts
+
+
 def test_two_lanes_share_the_blocks_and_are_compared_with_one(monkeypatch):
     two = jax.local_devices()[:1] * 2
     for module in (base, scaling):
