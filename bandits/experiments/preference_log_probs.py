@@ -185,7 +185,7 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
                 "rise in nats",
                 rises,
                 rises.low > 0 and falls.high < 0,
-                asserted=name == "ipo",
+                asserted=False,
                 note=f"The loser moves by {falls.effect:+.1f} nats; "
                 f"{_highest(dataset, name, few)}.",
             )
@@ -213,6 +213,7 @@ def judge(dataset: xr.Dataset) -> list[Claim]:
                 f"with {many} prompts",
                 moved,
                 moved.low > 0,
+                asserted=name == "ipo",
             )
         )
     return claims
