@@ -98,7 +98,7 @@ def make_starts(
 
 @functools.cache
 def _compiled(device: jax.Device) -> Callable[..., Start]:
-    """Made as a sweep makes its programs: the command and Python then give it the same networks."""
+    """`_make_starts`, as a sweep compiles: the command and Python then start from the same bits."""
     options = compiler_options(device, in_one_thread=False)
     return jax.jit(_make_starts, static_argnums=(0, 3, 4, 5), compiler_options=options)
 

@@ -124,7 +124,7 @@ def plot(dataset: xr.Dataset) -> Figure:
     )
     effects.axhline(0, color=plotting.INK, linewidth=1)
     effects.set(title="What each aspect gains", ylabel="share of the best response's gain")
-    effects.legend()
+    effects.legend(loc="upper left")
     names = list(RECIPES)
     for i, method in enumerate(("dpo", "ppo")):
         one = dataset["share"].sel(domain="general", policy="linear", loss=method, recipe=names)
