@@ -90,28 +90,21 @@ def make_starts(
       training_contexts: how many of them a seed gets.
       fresh_contexts: how many to judge on.
     """
-    made: Start = _compiled(jax.local_devices()[0])(
-        policy, seeds, reference_log_probs, context_size, training_contexts, fresh_contexts
-    )
-    return made
+    sizes = context_size, training_contexts, fresh_contexts
+    return _compiled(jax.local_devices()[0], policy, *sizes)(seeds, reference_log_probs)
 
 
 @functools.cache
-def _compiled(device: jax.Device) -> Callable[..., Start]:
-    """`_make_starts`, as a sweep compiles: the command and Python then start from the same bits."""
-    options = compiler_options(device, in_one_thread=False)
-    return jax.jit(_make_starts, static_argnums=(0, 3, 4, 5), compiler_options=options)
-
-
-def _make_starts(
+def _compiled(
+    device: jax.Device,
     policy: Policy,
-    seeds: Int[Array, " seeds"],
-    reference_log_probs: Float[Array, " K"],
     context_size: int,
     training_contexts: int,
     fresh_contexts: int,
-) -> Start:
-    def start(seed: Int[Array, ""]) -> Start:
+) -> Callable[..., Start]:
+    """Compiled as a sweep is: the command and Python then start from the same bits."""
+
+    def start(seed: Int[Array, ""], reference_log_probs: Float[Array, " K"]) -> Start:
         keys = split_seed(seed)
         drawn = jax.random.uniform(
             keys.contexts, (training_contexts + fresh_contexts, context_size)
@@ -121,4 +114,5 @@ def _make_starts(
         params = distill(policy, params, contexts[:DISTILLED_ON], reference_log_probs)
         return Start(params, contexts, fresh)
 
-    return jax.vmap(start)(seeds)
+    options = compiler_options(device, in_one_thread=False)
+    return jax.jit(jax.vmap(start, in_axes=(0, None)), compiler_options=options)

@@ -45,9 +45,9 @@ def compiler_options(
     if device.platform != "cpu":
         return None
     said = VECTORS in os.environ.get("XLA_FLAGS", "")
-    options = WITHOUT_YNNPACK.copy() if _has_ynnpack() else {}
-    options |= IN_WIDE_VECTORS if in_wide_vectors and not said else {}
-    return options | (IN_ONE_THREAD if in_one_thread else {})
+    wide = IN_WIDE_VECTORS if in_wide_vectors and not said else {}
+    own = WITHOUT_YNNPACK if _has_ynnpack() else {}
+    return wide | own | (IN_ONE_THREAD if in_one_thread else {})
 
 
 def avoid_ynnpack() -> None:

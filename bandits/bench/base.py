@@ -166,8 +166,3 @@ def describe_machine() -> str:
             versions.append(f"{package} {importlib.metadata.version(package)}")
     device = jax.local_devices()[0].device_kind
     return f"{processor}, {len(lanes())} lanes on {device}; {', '.join(versions)}"
-
-
-def of_all_lanes(runs: int) -> int:
-    """The runs of all lanes, of which each has a block of so many."""
-    return runs * len(lanes())

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bandits.bench.base import TIMES, Measurement, cost, interleaved, of_all_lanes, ratio
+from bandits.bench.base import TIMES, Measurement, cost, interleaved, ratio
 from bandits.bench.peers import Sizes
-from bandits.bench.updates import PER_ARM, PER_SAMPLE, Exact, descent, far, training
+from bandits.bench.updates import PER_ARM, PER_SAMPLE, Exact, descent, far, in_every_lane, training
 from bandits.descent import descend
 from bandits.losses import reverse_kl
 from bandits.sweeps import sweep
-from bandits.sweeps.programs import BLOCK_RUNS, lanes
+from bandits.sweeps.programs import lanes
 from theory import distributions
 
 ARMS = (10, 100, 1_000, 10_000)
@@ -28,11 +28,11 @@ SHARE_OF_LANE = 0.9
 
 def against_arms(repeats: int, arms: Sequence[int] = ARMS) -> Iterator[Measurement]:
     """Cost of both updates for each K, the work of an exact one kept the same."""
-    whole = Exact(runs=of_all_lanes(BLOCK_RUNS))
+    whole = in_every_lane(Exact())
     exact = {
         K: replace(whole, num_arms=K, steps=max(5, whole.steps * whole.num_arms // K)) for K in arms
     }
-    sampled = Sizes(runs=of_all_lanes(64))
+    sampled = in_every_lane(Sizes(runs=64))
     workloads = {f"exact {K}": descent("reverse_kl", sizes) for K, sizes in exact.items()}
     workloads |= {f"sampled {K}": training("reinforce", sampled, far(K)) for K in arms}
     seconds = interleaved(workloads, repeats)
@@ -83,8 +83,7 @@ def against_lanes(repeats: int, sizes: Exact | None = None) -> Iterator[Measurem
     """
     devices = lanes()
     counts, blocks = _counts(len(devices)), len(devices)
-    sizes = sizes or Exact(steps=4000)
-    sizes = replace(sizes, runs=of_all_lanes(sizes.runs))
+    sizes = in_every_lane(sizes or Exact(steps=4000))
     workloads = {str(n): descent("reverse_kl", sizes, devices[:n], blocks=blocks) for n in counts}
     seconds = interleaved(workloads, repeats)
     for n in counts:

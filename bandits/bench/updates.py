@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ from bandits.bench.base import (
     Measurement,
     cost,
     interleaved,
-    of_all_lanes,
     prepare,
     ratio,
 )
@@ -86,6 +85,14 @@ class Exact:
         return far(self.num_arms).target_log_probs(beta=0.1)
 
 
+Work = TypeVar("Work", Exact, Sizes)
+
+
+def in_every_lane(sizes: Work) -> Work:
+    """The sizes of a benchmark whose every lane has so many runs."""
+    return replace(sizes, runs=sizes.runs * len(lanes()))
+
+
 def far(num_arms: int) -> CategoricalBandit:
     """`bandits.environments.far_bandit` with any number of arms."""
     reward = bump_reward(num_arms, 0.7 * num_arms, 0.1 * num_arms)
@@ -94,8 +101,7 @@ def far(num_arms: int) -> CategoricalBandit:
 
 def exact_floor(repeats: int, sizes: Exact | None = None) -> Iterator[Measurement]:
     """`descend` beside one exp per arm and step, in vectors as JAX makes them, and in ours."""
-    sizes = sizes or Exact(steps=4000)
-    sizes = replace(sizes, runs=of_all_lanes(sizes.runs))
+    sizes = in_every_lane(sizes or Exact(steps=4000))
     start = sizes.start()
     workloads: dict[str, Callable[[], Any]] = {
         name: prepare(
@@ -115,8 +121,7 @@ def exact_floor(repeats: int, sizes: Exact | None = None) -> Iterator[Measuremen
 
 def exact_peers(repeats: int, sizes: Exact | None = None) -> Iterator[Measurement]:
     """`descend` beside NumPy and PyTorch."""
-    sizes = sizes or Exact()
-    sizes = replace(sizes, runs=of_all_lanes(sizes.runs))
+    sizes = in_every_lane(sizes or Exact())
     start, target = sizes.start(), sizes.target()
     workloads: dict[str, Callable[[], Any]] = {loss: descent(loss, sizes) for loss in LOSSES}
     arrays = np.asarray(start), np.asarray(target)
@@ -172,8 +177,7 @@ def sampled_floor(
     repeats: int, sizes: Sizes | None = None, num_arms: int = 100
 ) -> Iterator[Measurement]:
     """`train` beside a draw of `jax.random` and a binary search a sample, and beside our own."""
-    sizes = sizes or Sizes()
-    sizes = replace(sizes, runs=of_all_lanes(sizes.runs))
+    sizes = in_every_lane(sizes or Sizes())
     bandit = far(num_arms)
     workloads: dict[str, Callable[[], Any]] = {
         SAMPLED_FLOOR: draws(sizes, bandit, bits_of_jax, halving, as_jax_does=True),
@@ -196,8 +200,7 @@ def sampled_peers(
     repeats: int, sizes: Sizes | None = None, num_arms: int = 100
 ) -> Iterator[Measurement]:
     """`train` beside the obvious program, NumPy and PyTorch."""
-    sizes = sizes or Sizes()
-    sizes = replace(sizes, runs=of_all_lanes(sizes.runs))
+    sizes = in_every_lane(sizes or Sizes())
     bandit = far(num_arms)
     keys = jax.random.split(jax.random.key(1), sizes.runs)
     workloads: dict[str, Callable[[], Any]] = {

@@ -11,10 +11,10 @@ from bandits.bench.base import (
     Measurement,
     cost,
     interleaved,
-    of_all_lanes,
     prepare,
     ratio,
 )
+from bandits.sweeps.programs import lanes
 from theory.checks import InvalidInput
 
 SECONDS = {"ours": [2.0, 4.0, 1.0, 3.0], "floor": [1.0, 2.0, 1.0, 1.0]}
@@ -76,7 +76,7 @@ def test_repeats_are_whole_and_positive(repeats):
 
 
 def test_a_workload_runs_its_function_on_its_arguments():
-    x = jnp.arange(float(of_all_lanes(4)))
+    x = jnp.arange(4.0 * len(lanes()))
     run = prepare(lambda x, shift: x + shift, x, jnp.float32(1.0))
     np.testing.assert_array_equal(run(), x + 1.0)
 
@@ -85,7 +85,7 @@ def test_a_floor_is_compiled_in_the_vectors_of_jax(monkeypatch):
     asked = []
     monkeypatch.setattr(base, "compiler_options", lambda _, **options: asked.append(options))
     for as_jax_does in (False, True):
-        prepare(lambda x, _: x, jnp.zeros(of_all_lanes(1)), as_jax_does=as_jax_does)
+        prepare(lambda x, _: x, jnp.zeros(len(lanes())), as_jax_does=as_jax_does)
     assert asked == [{"in_wide_vectors": True}, {"in_wide_vectors": False}]
 
 
@@ -116,7 +116,7 @@ def test_lanes_are_counted_in_numbers_that_share_the_blocks_evenly(cores, counts
 
 def test_two_lanes_share_the_blocks_and_are_compared_with_one(monkeypatch):
     two = jax.local_devices()[:1] * 2
-    for module in (base, scaling):
+    for module in (base, scaling, updates):
         monkeypatch.setattr(module, "lanes", lambda: two)
     sizes = updates.Exact(runs=4, num_arms=10, steps=5)
     alone = updates.descent("reverse_kl", sizes, two[:1], blocks=2)()

@@ -3,20 +3,20 @@ import numpy as np
 import pytest
 
 from bandits.bench import peers
-from bandits.bench.base import of_all_lanes
 from bandits.bench.peers import Sizes
 from bandits.bench.updates import (
     Exact,
     PeerDisagrees,
     descent,
     far,
+    in_every_lane,
     require_same,
     require_same_in_mean,
     training,
 )
 
-EXACT = Exact(runs=of_all_lanes(4), num_arms=10, steps=20)
-SAMPLED = Sizes(runs=of_all_lanes(64), steps=20, minibatch=20, group=5)
+EXACT = in_every_lane(Exact(runs=4, num_arms=10, steps=20))
+SAMPLED = in_every_lane(Sizes(runs=64, steps=20, minibatch=20, group=5))
 BANDIT = far(10)
 """Of few arms, so that sampled policies move far in 20 steps, and differences would show."""
 
