@@ -41,7 +41,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from theory import checks
+from theory import checks, distributions
 
 BISECTIONS = 60
 """Halvings of [π_ref, 1]: more than the bits of a double."""
@@ -215,12 +215,9 @@ def kl_ball_coverage(
 
 
 def _binary_kl(p: Array, q: Array) -> Array:
-    """KL of two coins, with 0 log 0 = 0."""
-
-    def term(a: Array, b: Array) -> Array:
-        return jnp.where(a > 0, a * (jnp.log(jnp.where(a > 0, a, 1.0)) - jnp.log(b)), 0.0)
-
-    return term(p, q) + term(1.0 - p, 1.0 - q)
+    """KL of two coins."""
+    log_p, log_q = (jnp.stack([jnp.log(x), jnp.log1p(-x)], axis=-1) for x in (p, q))
+    return distributions.kl_divergence(log_p, log_q)
 
 
 def _losers(preferences: ArrayLike) -> Bool[np.ndarray, " K"]:

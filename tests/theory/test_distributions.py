@@ -1,6 +1,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -83,7 +84,11 @@ def test_transformations_agree_and_gradients_are_finite_differences(
         assert_transforms(function, *logs)
     else:
         assert_transforms(lambda log_p, shift: function(log_p) + shift, *logs, np.zeros(3))
-    check_grads(jax.jit(function), tuple(x[0] for x in logs), order=1, modes=["rev"], eps=1e-6)
+
+    def of_logits(*logits):  # on distributions alone the functions are what they say
+        return function(*map(jax.nn.log_softmax, logits))
+
+    check_grads(jax.jit(of_logits), tuple(x[0] for x in logs), order=1, modes=["rev"], eps=1e-6)
 
 
 @pytest.mark.parametrize("function", [kl_divergence, concentrability])
@@ -98,3 +103,49 @@ def test_zeros_stay_exact_under_jit_and_vmap(function):
 def test_nan_is_not_passed_over(function):
     lost = np.log(P[0]) + np.where(np.arange(K) == 2, np.nan, 0.0)
     assert np.isnan(function(lost, np.log(Q[0])))
+
+
+SHIFTS = (0.0, 1e-8, 1e-7, 1e-6, 1e-4, 1e-2, 0.3, 0.49, 0.51, 1.0, 10.0, 90.0)
+
+
+def by_definition(log_p, log_q):
+    log_p, log_q = np.asarray(log_p, np.float64), np.asarray(log_q, np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.where(log_p == -np.inf, 0.0, np.exp(log_p) * (log_p - log_q)).sum(-1)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.sampled_from(SHIFTS))
+def test_in_float32_kl_is_not_negative_and_right_to_rounding(seed, num_arms, shift):
+    rng = np.random.default_rng(seed)
+    logits = 3 * rng.normal(size=num_arms)
+    p, q = (special.log_softmax(x) for x in (logits, logits + shift * rng.normal(size=num_arms)))
+    p, q = p.astype(np.float32), q.astype(np.float32)
+    found = float(jax.jit(kl_divergence)(p, q))
+    assert found >= 0.0
+    assert found == pytest.approx(by_definition(p, q), abs=3e-6, rel=3e-6)
+
+
+def test_equal_policies_are_at_zero_to_the_bit_and_near_ones_have_digits():
+    p = jnp.asarray(special.log_softmax(np.arange(5.0)))
+    assert float(kl_divergence(p, p)) == 0.0
+    tilt = 1e-9 * np.array([1.0, -1.0, 2.0, 0.0, 0.5])
+    probs = np.exp(np.asarray(p))
+    near = jnp.asarray(special.log_softmax(np.asarray(p) + tilt))
+    variance = probs @ tilt**2 - (probs @ tilt) ** 2
+    assert float(kl_divergence(p, near)) == pytest.approx(variance / 2, rel=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_slopes_of_kl_are_those_of_the_plain_sum(seed):
+    rng = np.random.default_rng(seed)
+    p, q = (jnp.asarray(special.log_softmax(rng.normal(size=6))) for _ in range(2))
+
+    def plain(log_p, log_q):
+        return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
+
+    for argument in (0, 1):
+        found = jax.grad(kl_divergence, argument)(p, q)
+        np.testing.assert_allclose(found, jax.grad(plain, argument)(p, q), atol=1e-14)
+    second = jax.hessian(lambda x: kl_divergence(jax.nn.log_softmax(x), q))(p)
+    expected = jax.hessian(lambda x: plain(jax.nn.log_softmax(x), q))(p)
+    np.testing.assert_allclose(second, expected, atol=1e-13)
