@@ -6,6 +6,7 @@ checked.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 import jax
@@ -116,6 +117,18 @@ def nonnegative(name: str, value: ArrayLike) -> ArrayLike:
     if not isinstance(value, jax.core.Tracer):
         return value
     return jnp.where((value >= 0) & jnp.isfinite(value), value, jnp.nan)
+
+
+def between(name: str, value: ArrayLike, low: float, high: float) -> ArrayLike:
+    """Return the value, refused unless from ``low`` to ``high``; NaN where a traced one is not."""
+    known = concrete(value)
+    if known is None:
+        traced = jnp.asarray(value)
+        return jnp.where((traced >= low) & (traced <= high), traced, jnp.nan)
+    bad = ~((known >= low) & (known <= high))
+    if bad.any():
+        _refuse(name, known, bad, f"must lie between {low:g} and {high:g}")
+    return value
 
 
 def require_probability(name: str, value: ArrayLike) -> None:
@@ -240,10 +253,16 @@ def require_known(name: str, value: str, allowed: Iterable[str]) -> None:
     """Refuse a name that is not among ``allowed``, and suggest the nearest."""
     options = list(allowed)
     if value not in options:
-        close = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        plain = {_plain(option): option for option in options}
+        close = difflib.get_close_matches(_plain(value), plain, n=1, cutoff=0.5)
+        hint = f"did you mean {plain[close[0]]!r}? " if close else ""
         listed = options if len(options) <= MOST_LISTED else [*options[:MOST_LISTED], "…"]
         raise InvalidInput(f"unknown {name} {value!r}; {hint}allowed: {', '.join(listed)}")
+
+
+def _plain(name: str) -> str:
+    """Return a name without what is easily mistaken: upper case, dashes, underscores, spaces."""
+    return re.sub(r"[-_\s]", "", name.casefold())
 
 
 def concrete(values: ArrayLike) -> np.ndarray | None:

@@ -1,6 +1,5 @@
 """The contract: what a method is, and the weights that it puts on responses."""
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -90,7 +89,7 @@ def response_weights(loss: Loss, responses: Responses) -> Float[Array, " C"]:
     """
 
     def of_log_probs(log_probs: Float[Array, " C"]) -> Float[Array, ""]:
-        return loss(dataclasses.replace(responses, log_probs=log_probs))
+        return loss(responses.with_log_probs(log_probs))
 
     return -jax.grad(of_log_probs)(responses.log_probs)
 

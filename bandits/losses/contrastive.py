@@ -14,27 +14,40 @@ from jaxtyping import Array, Float
 from bandits.losses.likelihood import best_of_n, preference_likelihood
 from bandits.losses.pairs import OfMargin, mean_over_pairs, sum_over_pairs
 from bandits.losses.policy_gradient import reinforce
-from bandits.losses.responses import Responses, require_pairs
+from bandits.losses.responses import Responses, require_pairs, sum_of_log_probs
 from theory import checks
 
 
-def dpo(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
-    """−Σ w_ij log σ(β h_ij), β > 0. Source: arXiv:2305.18290."""
+def dpo(
+    responses: Responses, beta: ArrayLike = 0.1, label_smoothing: ArrayLike = 0.0
+) -> Float[Array, ""]:
+    """−Σ w_ij log σ(β h_ij), β > 0. Source: arXiv:2305.18290.
+
+    With label smoothing, 0 <= ε <= ½, each label counts 1 − ε as it stands and ε the other way
+    round (conservative DPO). A group's C(C−1)/2 pairs come from its rewards unless they are given.
+    """
     beta = checks.positive("beta", beta)
-    return _sum_over_pairs(_minus_log_sigmoid, responses.log_ratios, responses, scale=beta)
+    return _sum_over_pairs(
+        _minus_log_sigmoid, responses, scale=beta, label_smoothing=label_smoothing
+    )
 
 
-def ipo(responses: Responses, tau: ArrayLike = 0.05) -> Float[Array, ""]:
-    """Σ w_ij (h_ij − 1/(2τ))², τ > 0. Source: arXiv:2310.12036.
+def ipo(
+    responses: Responses, tau: ArrayLike = 0.05, label_smoothing: ArrayLike = 0.0
+) -> Float[Array, ""]:
+    """Σ w_ij (h_ij − 1/(2τ))², τ > 0; label smoothing as in `dpo`. Source: arXiv:2310.12036.
 
     The published bandit's target of 10 nats is τ = 0.05.
     """
     tau = checks.positive("tau", tau)
-    return _sum_over_pairs(jnp.square, responses.log_ratios, responses, offset=0.5 / tau)
+    return _sum_over_pairs(jnp.square, responses, offset=0.5 / tau, label_smoothing=label_smoothing)
 
 
 def hypo(
-    responses: Responses, beta: ArrayLike = 0.1, kl_coefficient: ArrayLike = 0.1
+    responses: Responses,
+    beta: ArrayLike = 0.1,
+    kl_coefficient: ArrayLike = 0.1,
+    label_smoothing: ArrayLike = 0.0,
 ) -> Float[Array, ""]:
     """DPO + λ KL(π‖π_ref), the KL by its score function over the shares; β > 0, λ >= 0.
 
@@ -46,13 +59,20 @@ def hypo(
     unrewarded = dataclasses.replace(responses, rewards=jnp.zeros_like(responses.rewards))
     # With no reward and β = 1, REINFORCE descends the KL.
     divergence = reinforce(unrewarded, beta=1.0, prompt_baseline=1.0)
-    return dpo(responses, beta) + kl_coefficient * divergence
+    return dpo(responses, beta, label_smoothing) + kl_coefficient * divergence
 
 
-def hinge(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
-    """Σ w_ij max(0, 1 − β h_ij), β > 0: DPO with the hinge for a loss. Source: arXiv:2402.05749."""
+def hinge(
+    responses: Responses, beta: ArrayLike = 0.1, label_smoothing: ArrayLike = 0.0
+) -> Float[Array, ""]:
+    """Σ w_ij max(0, 1 − β h_ij), β > 0: DPO with the hinge for a loss.
+
+    Label smoothing as in `dpo`. Source: arXiv:2402.05749.
+    """
     beta = checks.positive("beta", beta)
-    return _sum_over_pairs(_shortfall, responses.log_ratios, responses, scale=beta, offset=1.0)
+    return _sum_over_pairs(
+        _shortfall, responses, scale=beta, offset=1.0, label_smoothing=label_smoothing
+    )
 
 
 def slic(
@@ -64,7 +84,7 @@ def slic(
     """
     margin = checks.positive("margin", margin)
     regularization = checks.nonnegative("regularization", regularization)
-    calibration = _sum_over_pairs(_shortfall, responses.log_probs, responses, offset=margin)
+    calibration = _sum_over_pairs(_shortfall, responses, to_reference=False, offset=margin)
     return calibration + regularization * preference_likelihood(responses)
 
 
@@ -78,21 +98,21 @@ def best_of_n_minus_worst(
     """
     rest = _rest(responses)
     worst = jnp.arange(rest.size) == jnp.argmin(responses.rewards)
-    return _best_minus(rest * worst, responses, coefficient, floor)
+    return _best_minus(rest * worst, 1.0, responses, coefficient, floor)
 
 
 def best_of_n_minus_mean(
     responses: Responses, coefficient: ArrayLike = 0.1, floor: ArrayLike = -jnp.inf
 ) -> Float[Array, ""]:
     """−log π(y*) + c mean log π(y) over the responses with less reward; c and floor as above."""
-    return _best_minus(_mean_of_rest(responses), responses, coefficient, floor)
+    return _best_minus(_rest(responses), _size_of_rest(responses), responses, coefficient, floor)
 
 
 def best_of_n_minus_sum(
     responses: Responses, coefficient: ArrayLike = 0.1, floor: ArrayLike = -jnp.inf
 ) -> Float[Array, ""]:
     """−log π(y*) + c Σ log π(y) over the responses with less reward; c and floor as above."""
-    return _best_minus(_rest(responses), responses, coefficient, floor)
+    return _best_minus(_rest(responses), 1.0, responses, coefficient, floor)
 
 
 def unlikelihood(responses: Responses, coefficient: ArrayLike = 1.0) -> Float[Array, ""]:
@@ -101,7 +121,7 @@ def unlikelihood(responses: Responses, coefficient: ArrayLike = 1.0) -> Float[Ar
     Unlike c log π(y), the push fades as π(y) does. Source: arXiv:1908.04319.
     """
     coefficient = checks.nonnegative("coefficient", coefficient)
-    rest = _mean_of_rest(responses)
+    rest = _rest(responses) / _size_of_rest(responses)
     # π(y) = 1 would be log 0; as y is not alone, rounding alone can bring it there.
     certain = -jnp.finfo(responses.log_probs.dtype).eps
     complement = jnp.log(-jnp.expm1(jnp.minimum(responses.log_probs, certain)))
@@ -110,18 +130,34 @@ def unlikelihood(responses: Responses, coefficient: ArrayLike = 1.0) -> Float[Ar
 
 def _sum_over_pairs(
     of_margin: OfMargin,
-    scores: Float[ArrayLike, " C"],
     responses: Responses,
     *,
+    to_reference: bool = True,
     scale: ArrayLike = 1.0,
     offset: ArrayLike = 0.0,
+    label_smoothing: ArrayLike = 0.0,
 ) -> Float[Array, ""]:
+    """Return Σ w_ij f(β h_ij − δ), h the margin of log π, or of log π/π_ref."""
     require_pairs(responses)
+    smoothing = jnp.asarray(checks.between("label_smoothing", label_smoothing, 0.0, 0.5))
+    scores = responses.comparable
+    if to_reference:
+        scores = scores - responses.reference_log_probs
     # A β that is NaN must show where no pair is labelled, too: it has no other way into the sum.
     offset = offset + 0.0 * jnp.asarray(scale)
-    if responses.preferences is None:
-        return mean_over_pairs(of_margin, scores, responses.rewards, scale=scale, offset=offset)
-    return sum_over_pairs(of_margin, scores, responses.preferences, scale=scale, offset=offset)
+
+    def labelled(scale: ArrayLike) -> Float[Array, ""]:
+        if responses.preferences is None:
+            return mean_over_pairs(of_margin, scores, responses.rewards, scale=scale, offset=offset)
+        return sum_over_pairs(of_margin, scores, responses.preferences, scale=scale, offset=offset)
+
+    if isinstance(label_smoothing, float | int) and label_smoothing == 0:
+        return labelled(scale)
+    # A label the other way round is the margin with the other sign.
+    flipped = labelled(-jnp.asarray(scale))
+    # No smoothing forgives an excluded loser, whose flipped label costs ∞.
+    flipped = jnp.where((smoothing == 0) & jnp.isinf(flipped), 0.0, flipped)
+    return (1.0 - smoothing) * labelled(scale) + smoothing * flipped
 
 
 @jax.custom_jvp
@@ -143,20 +179,33 @@ def _rest(responses: Responses) -> Float[Array, " C"]:
     return (rewards < jnp.max(rewards)).astype(responses.log_probs.dtype)
 
 
-def _mean_of_rest(responses: Responses) -> Float[Array, " C"]:
-    rest = _rest(responses)
-    return rest / jnp.maximum(jnp.sum(rest), 1.0)
+def _size_of_rest(responses: Responses) -> Float[Array, ""]:
+    """Return the number of responses with less than the best reward."""
+    return jnp.maximum(jnp.sum(_rest(responses)), 1.0)
 
 
 def _best_minus(
-    pushed: Float[Array, " C"], responses: Responses, coefficient: ArrayLike, floor: ArrayLike
+    pushed: Float[Array, " C"],
+    count: ArrayLike,
+    responses: Responses,
+    coefficient: ArrayLike,
+    floor: ArrayLike,
 ) -> Float[Array, ""]:
+    """Return −log π(y*) + c w Σ log π(y) over the responses with a 1 in ``pushed``."""
     coefficient = checks.nonnegative("coefficient", coefficient)
+    weight = 1.0 / count
+    log_probs = responses.log_probs
     least = responses.reference_log_probs + floor
-    bounded = jnp.where(responses.log_probs > least, responses.log_probs, least)
     # An excluded response cannot be pushed further.
-    pushed = jnp.where(jnp.isfinite(responses.log_probs), pushed, 0.0)
-    return best_of_n(responses) + coefficient * jnp.sum(_masked(pushed, bounded))
+    pushed = jnp.where(jnp.isfinite(log_probs), pushed, 0.0)
+    active = jnp.where(log_probs > least, pushed, 0.0)
+    stopped = pushed - active
+    best = jnp.argmax(responses.rewards)
+    # By counts, so that c = 1 with a mean of k responses cancels the winner's weight exactly.
+    total = (jnp.asarray(coefficient) * jnp.sum(active) - count) / count
+    weights = jnp.asarray(coefficient) * weight * active - (jnp.arange(pushed.size) == best)
+    held = coefficient * weight * jnp.sum(_masked(stopped, least))
+    return sum_of_log_probs(weights, total, responses, best) + held
 
 
 def _masked(weights: Array, values: Array) -> Array:

@@ -23,7 +23,7 @@ def supervised(responses: Responses) -> Float[Array, ""]:
 def preference_likelihood(responses: Responses) -> Float[Array, ""]:
     """−Σ w_ij log π_i: likelihood of the winners (Pref-FT), a response as often as it wins."""
     require_pairs(responses)
-    return _likelihood(jnp.sum(responses.pair_weights, axis=1), responses)
+    return _likelihood(responses.win_weights, responses)
 
 
 def best_of_n(responses: Responses) -> Float[Array, ""]:

@@ -16,7 +16,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from bandits.columns import columns_or_table, in_columns
+from bandits.lookup import look_up
 from bandits.losses.responses import preferences_by_reward
+from theory.pairs import Pairs
 
 OfMargin = Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]
 """Margins -> losses, number by number. Compiled code is kept for each: give a function of a module,
@@ -26,7 +28,7 @@ not a lambda that is made anew at every call."""
 def sum_over_pairs(
     of_margin: OfMargin,
     scores: Float[ArrayLike, " C"],
-    weights: Float[ArrayLike, "C C"],
+    weights: Float[ArrayLike, "C C"] | Pairs,
     *,
     scale: Float[ArrayLike, ""] = 1.0,
     offset: Float[ArrayLike, ""] = 0.0,
@@ -36,6 +38,8 @@ def sum_over_pairs(
     So no infinite score of an excluded response gets into the sum unless it is labelled. Of many
     small groups, under vmap on a CPU, in a half to an eighth of the time that the formula takes.
     """
+    if isinstance(weights, Pairs):
+        return _sum_over_list(of_margin, jnp.asarray(scores), weights, scale, offset)
     return _sum_over_pairs(BY_WEIGHTS, of_margin, *_of_one_type(scores, weights, scale, offset))
 
 
@@ -53,6 +57,19 @@ def mean_over_pairs(
     """
     rewards = jax.lax.stop_gradient(rewards)
     return _sum_over_pairs(BY_REWARDS, of_margin, *_of_one_type(scores, rewards, scale, offset))
+
+
+def _sum_over_list(
+    of_margin: OfMargin,
+    scores: Float[Array, " C"],
+    pairs: Pairs,
+    scale: Float[ArrayLike, ""],
+    offset: Float[ArrayLike, ""],
+) -> Float[Array, ""]:
+    differences = look_up(scores, pairs.winners) - look_up(scores, pairs.losers)
+    margins = jnp.where(pairs.weights > 0, differences, 0.0)
+    scaled = _multiply(jnp.asarray(scale, scores.dtype), margins)
+    return jnp.sum(pairs.weights * of_margin(scaled - offset))
 
 
 def _of_one_type(*values: ArrayLike) -> tuple[Array, ...]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from bandits.losses.responses import Responses
+from bandits.losses.responses import Responses, sum_of_log_probs
 from theory import checks
 from theory.distributions import kl_divergence
 
@@ -27,8 +27,11 @@ def reinforce(
     For the policy's own samples, each used once. Source: Williams 1992.
     """
     log_probs = _drawn(responses, responses.log_probs)
-    advantages = _advantages(responses, log_probs, beta, prompt_baseline)
-    return -jnp.sum(_shares(responses) * advantages * log_probs)
+    advantages, mean = _advantages(responses, log_probs, beta, prompt_baseline)
+    shares = _shares(responses)
+    if mean is None:
+        return -jnp.sum(shares * advantages * log_probs)
+    return sum_of_log_probs(-shares * advantages, -mean, responses, jnp.argmax(shares))
 
 
 def ppo(
@@ -44,7 +47,7 @@ def ppo(
     """
     clip = checks.positive("clip", clip)
     behaviour_log_probs = _drawn(responses, responses.behaviour_log_probs)
-    advantages = _advantages(responses, behaviour_log_probs, beta, prompt_baseline)
+    advantages, _ = _advantages(responses, behaviour_log_probs, beta, prompt_baseline)
     log_ratios = _drawn(responses, responses.log_probs) - behaviour_log_probs
     ratios = jnp.exp(jnp.minimum(log_ratios, MOST_LOG_RATIO))
     clipped = jnp.clip(ratios, 1.0 - clip, 1.0 + clip)
@@ -69,17 +72,20 @@ def _advantages(
     log_probs: Float[Array, " C"],
     beta: ArrayLike,
     prompt_baseline: ArrayLike,
-) -> Float[Array, " C"]:
+) -> tuple[Float[Array, " C"], Float[Array, ""] | None]:
+    """Return the advantages, and their mean over the group where its own mean is their baseline."""
     beta = checks.nonnegative("beta", beta)
     penalty = beta * (log_probs - _drawn(responses, responses.reference_log_probs))
     penalized = responses.rewards - penalty
-    baseline: ArrayLike = responses.baseline
     # XLA would sum every group for a mean that counts for nothing.
     known = checks.concrete(prompt_baseline)
-    if known is None or known != 0.0:
-        prompt_mean = jnp.sum(_shares(responses) * penalized)
-        baseline = (1.0 - prompt_baseline) * baseline + prompt_baseline * prompt_mean
-    return jax.lax.stop_gradient(penalized - baseline)
+    if known is not None and known == 0.0:
+        return jax.lax.stop_gradient(penalized - responses.baseline), None
+    # Of differences to one response, so that the mean of equal rewards is that reward.
+    first = penalized[jnp.argmax(responses.shares)]
+    prompt_mean = first + jnp.sum(_shares(responses) * (penalized - first))
+    ahead = (1.0 - jnp.asarray(prompt_baseline)) * (prompt_mean - responses.baseline)
+    return jax.lax.stop_gradient((penalized - prompt_mean + ahead, ahead))
 
 
 def _shares(responses: Responses) -> Float[Array, " C"]:

@@ -1,14 +1,16 @@
 """What a method sees: a group of responses to one prompt, their log-probabilities and labels."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from bandits.columns import columns_or_table, in_columns
 from theory.checks import InvalidInput
+from theory.pairs import Pairs
 
 
 @jax.tree_util.register_dataclass
@@ -23,19 +25,22 @@ class Responses:
         reused.
       rewards: ``[C]``, true or learned.
       preferences: ``[C, C]``, the weight of "row preferred to column": >= 0, with sum 1, or 0 where
-        nothing was labelled. None: every pair by its rewards, equally weighted.
+        nothing was labelled; or the same as a list of `Pairs`. None: every pair by its rewards,
+        equally weighted.
       shares: ``[C]``, each response's part of the expectation, with sum 1: 1/C for samples, the
         probabilities where the group is the whole space.
       baseline: the running mean of the rewards seen so far.
+      scores: ``[C]``, log π up to one constant for all responses, such as logits; None: log π.
     """
 
     log_probs: Float[Array, " C"]
     reference_log_probs: Float[Array, " C"]
     behaviour_log_probs: Float[Array, " C"]
     rewards: Float[Array, " C"]
-    preferences: Float[Array, "C C"] | None
+    preferences: Float[Array, "C C"] | Pairs | None
     shares: Float[Array, " C"]
     baseline: Float[Array, ""]
+    scores: Float[Array, " C"] | None = None
 
     @property
     def log_ratios(self) -> Float[Array, " C"]:
@@ -43,11 +48,34 @@ class Responses:
         return self.log_probs - self.reference_log_probs
 
     @property
+    def comparable(self) -> Float[Array, " C"]:
+        """Log π up to a constant: what differences between responses are taken of.
+
+        The normaliser cancels there. Left in, its gradient, p times the sum of weights that cancel,
+        would be rounding in place of 0, and an adaptive optimiser divides by the size of that.
+        """
+        return self.log_probs if self.scores is None else self.scores
+
+    @property
     def pair_weights(self) -> Float[Array, "C C"]:
-        """The preferences, made of the rewards where none are given."""
+        """The preferences as a table, made of the rewards where none are given."""
+        if isinstance(self.preferences, Pairs):
+            return self.preferences.to_table(self.rewards.shape[-1])
         if self.preferences is not None:
             return self.preferences
         return jnp.vectorize(preferences_by_reward, signature="(c)->(c,c)")(self.rewards)
+
+    @property
+    def win_weights(self) -> Float[Array, " C"]:
+        """The weight with which each response is preferred to others: row sums of the table."""
+        if isinstance(self.preferences, Pairs):
+            pairs = self.preferences
+            return jnp.zeros_like(self.log_probs).at[pairs.winners].add(pairs.weights)
+        return jnp.sum(self.pair_weights, axis=-1)
+
+    def with_log_probs(self, log_probs: Float[Array, " C"]) -> "Responses":
+        """Return the group under another policy, given by its log-probabilities."""
+        return dataclasses.replace(self, log_probs=log_probs, scores=None)
 
 
 def make_group(
@@ -56,7 +84,7 @@ def make_group(
     *,
     reference_log_probs: Float[ArrayLike, " C"] | None = None,
     behaviour_log_probs: Float[ArrayLike, " C"] | None = None,
-    preferences: Float[ArrayLike, "C C"] | None = None,
+    preferences: Float[ArrayLike, "C C"] | Pairs | None = None,
     shares: Float[ArrayLike, " C"] | None = None,
     baseline: Float[ArrayLike, ""] = 0.0,
 ) -> Responses:
@@ -78,7 +106,11 @@ def make_group(
         reference_log_probs=jnp.asarray(reference_log_probs),
         behaviour_log_probs=jnp.asarray(behaviour_log_probs),
         rewards=rewards,
-        preferences=None if preferences is None else jnp.asarray(preferences),
+        preferences=(
+            jax.tree.map(jnp.asarray, preferences)
+            if preferences is None or isinstance(preferences, Pairs)
+            else jnp.asarray(preferences)
+        ),
         shares=jnp.asarray(shares),
         baseline=jnp.asarray(baseline, rewards.dtype),
     )
@@ -146,6 +178,31 @@ def _tell_apart(gaps: Float[Array, "*shape"], least_gap: Array) -> Float[Array, 
 def normalize_preferences(weights: Float[Array, "C C"]) -> Float[Array, "C C"]:
     """Weights divided by their sum; zeros stay zeros."""
     return _divide(weights, jnp.sum(weights))
+
+
+def sum_of_log_probs(
+    weights: Float[Array, " C"],
+    total: Float[ArrayLike, ""],
+    responses: Responses,
+    anchor: Int[Array, ""],
+) -> Float[Array, ""]:
+    """Return Σ w_i log π_i, as Σ w_i (log π_i − log π_a) + W log π_a.
+
+    Where the weights sum to zero by their making, responses outside the group get no gradient at
+    all, as they should, instead of the rounding of the sum.
+
+    Args:
+      weights: w, without a gradient; a response of weight 0 adds nothing.
+      total: W, the sum of the weights, from their formula and not from adding them up.
+      responses: the group.
+      anchor: a, the place of a response that is not excluded.
+    """
+    weighted = weights != 0
+    scores = jnp.where(weighted, responses.comparable, 0.0)
+    differences = scores - jnp.where(weighted, responses.comparable[anchor], 0.0)
+    # W = 0 times log π = −∞ is 0 here, and has no gradient.
+    held = jnp.where(total == 0, 0.0, responses.log_probs[anchor])
+    return jnp.sum(weights * differences) + total * held
 
 
 def _divide(weights: Float[Array, "*shape"], total: Float[Array, "*batch"]) -> Array:

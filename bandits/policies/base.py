@@ -27,12 +27,26 @@ class Policy(NamedTuple):
         the order of `sequences.all_sequences` where responses are sequences. For small spaces.
       log_prob: (parameters, context, responses ``[C, ...]``) -> their log-probabilities ``[C]``.
       sample: (parameters, key, context, C) -> responses ``[C, ...]``, independent draws.
+      scored: (parameters, context, responses) -> their scores ``[C]`` and the log-normaliser of the
+        context, log π = score − log-normaliser: logits, where the policy has them. None where all
+        responses to a context share no normaliser.
     """
 
     init: Callable[..., Params]
     log_probs: Callable[..., Float[Array, " K"]]
     log_prob: Callable[[Params, Any, Array], Float[Array, " C"]]
     sample: Callable[[Params, PRNGKeyArray, Any, int], Array]
+    scored: Callable[[Params, Any, Array], tuple[Float[Array, " C"], Float[Array, ""]]] | None = (
+        None
+    )
+
+    def score(
+        self, params: Params, context: Any, responses: Array
+    ) -> tuple[Float[Array, " C"], Float[Array, ""] | float]:
+        """Return scores ``[C]`` and a log-normaliser: those of ``scored``, or log π and 0."""
+        if self.scored is None:
+            return self.log_prob(params, context, responses), 0.0
+        return self.scored(params, context, responses)
 
 
 def distill(

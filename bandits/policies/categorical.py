@@ -15,7 +15,7 @@ from bandits.policies.base import Params, Policy
 from bandits.policies.network import Dense, apply_dense, apply_layers, init_layers, layer_norm
 from theory.checks import InvalidInput
 
-LogProbs = Callable[..., Float[Array, " K"]]
+Logits = Callable[..., Float[Array, " K"]]
 
 
 def tabular_softmax(num_arms: int | None = None) -> Policy:
@@ -34,7 +34,7 @@ def tabular_softmax(num_arms: int | None = None) -> Policy:
             raise InvalidInput("a table starts at log_probs, or at random with num_arms and a key")
         return jax.random.normal(key, (num_arms,))
 
-    return _over_arms(init, lambda logits, context=None: jax.nn.log_softmax(logits))
+    return _over_arms(init, lambda logits, context=None: logits)
 
 
 def log_linear(
@@ -57,7 +57,7 @@ def log_linear(
         size = features.shape[1]
         return jnp.zeros(size) if key is None else jax.random.normal(key, (size,))
 
-    return _over_arms(init, lambda theta, context=None: jax.nn.log_softmax(base + features @ theta))
+    return _over_arms(init, lambda theta, context=None: base + features @ theta)
 
 
 def context_linear(num_arms: int, context_size: int) -> Policy:
@@ -76,10 +76,7 @@ def context_linear(num_arms: int, context_size: int) -> Policy:
             raise InvalidInput("a linear policy starts at random; give a key")
         return jax.random.normal(key, (context_size, num_arms)) / context_size**0.5
 
-    def log_probs(weights: Float[Array, "d K"], context: Float[Array, " d"]) -> Float[Array, " K"]:
-        return jax.nn.log_softmax(context @ weights)
-
-    return _over_arms(init, log_probs)
+    return _over_arms(init, lambda weights, context: context @ weights)
 
 
 def context_residual(
@@ -105,10 +102,7 @@ def context_residual(
         *hidden, last = init_layers(key, list(itertools.pairwise(sizes)))
         return [*hidden, jax.tree.map(jnp.zeros_like, last)]
 
-    def log_probs(layers: list[Dense], context: Float[Array, " d"]) -> Float[Array, " K"]:
-        return jax.nn.log_softmax(base(context) + apply_layers(layers, context))
-
-    return _over_arms(init, log_probs)
+    return _over_arms(init, lambda layers, context: base(context) + apply_layers(layers, context))
 
 
 def context_network(
@@ -132,16 +126,19 @@ def context_network(
             layers[-1] = Dense(jnp.zeros_like(layers[-1].kernel), jnp.asarray(log_probs, float))
         return layers
 
-    def log_probs(layers: list[Dense], context: Float[Array, " d"]) -> Float[Array, " K"]:
+    def logits(layers: list[Dense], context: Float[Array, " d"]) -> Float[Array, " K"]:
         first, *others = layers
         x = jax.nn.relu(layer_norm(apply_dense(first, context)))
-        return jax.nn.log_softmax(apply_layers(others, x))
+        return apply_layers(others, x)
 
-    return _over_arms(init, log_probs)
+    return _over_arms(init, logits)
 
 
-def _over_arms(init: Callable[..., Params], log_probs: LogProbs) -> Policy:
-    """The policy whose responses are arms, from the log-probabilities of all of them."""
+def _over_arms(init: Callable[..., Params], logits: Logits) -> Policy:
+    """Return the policy whose responses are arms, from the logits of all of them."""
+
+    def log_probs(params: Params, context: Any = None) -> Float[Array, " K"]:
+        return jax.nn.log_softmax(logits(params, context))
 
     def log_prob(params: Params, context: Any, arms: Int[Array, " C"]) -> Float[Array, " C"]:
         return look_up(log_probs(params, context), arms)
@@ -149,4 +146,10 @@ def _over_arms(init: Callable[..., Params], log_probs: LogProbs) -> Policy:
     def sample(params: Params, key: PRNGKeyArray, context: Any, count: int) -> Int[Array, " C"]:
         return sampling.sample_categorical(key, log_probs(params, context), count)
 
-    return Policy(init, log_probs, log_prob, sample)
+    def scored(
+        params: Params, context: Any, arms: Int[Array, " C"]
+    ) -> tuple[Float[Array, " C"], Float[Array, ""]]:
+        of_all = logits(params, context)
+        return look_up(of_all, arms), jax.nn.logsumexp(of_all)
+
+    return Policy(init, log_probs, log_prob, sample, scored)

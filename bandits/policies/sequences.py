@@ -56,6 +56,12 @@ def product_of_tokens(num_values: int, length: int) -> Policy:
     ) -> Float[Array, " C"]:
         return own_tokens(jax.nn.log_softmax(logits), responses).sum(axis=-1)
 
+    def scored(
+        logits: Float[Array, "L V"], context: Any, responses: Int[Array, "C L"]
+    ) -> tuple[Float[Array, " C"], Float[Array, ""]]:
+        scores = own_tokens(logits, responses).sum(axis=-1)
+        return scores, jax.nn.logsumexp(logits, axis=-1).sum()
+
     def sample(
         logits: Float[Array, "L V"], key: PRNGKeyArray, context: Any, count: int
     ) -> Int[Array, "C L"]:
@@ -64,7 +70,7 @@ def product_of_tokens(num_values: int, length: int) -> Policy:
     def log_probs(logits: Float[Array, "L V"], context: Any = None) -> Float[Array, " K"]:
         return log_prob(logits, context, jnp.asarray(all_sequences(num_values, length)))
 
-    return Policy(init, log_probs, log_prob, sample)
+    return Policy(init, log_probs, log_prob, sample, scored)
 
 
 class Block(NamedTuple):

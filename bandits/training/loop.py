@@ -27,7 +27,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from bandits import threefry
-from bandits.losses import Loss
+from bandits.losses import Loss, Responses
 from bandits.metrics import DIVERGED_AT
 from bandits.policies import Params, Policy
 from bandits.training.collect import Collect, Minibatch
@@ -86,13 +86,14 @@ def train(
     per_iteration = per_batch * passes
 
     def total_loss(params: Params, minibatch: Minibatch) -> tuple[Float[Array, ""], Array]:
-        log_probs = jax.vmap(policy.log_prob, in_axes=(None, 0, 0))(
-            params, minibatch.contexts, minibatch.responses
-        )
-        groups = dataclasses.replace(minibatch.groups, log_probs=log_probs)
+        def score(context: Any, responses: Array, group: Responses) -> Responses:
+            scores, log_normalizer = policy.score(params, context, responses)
+            return dataclasses.replace(group, log_probs=scores - log_normalizer, scores=scores)
+
+        groups = jax.vmap(score)(minibatch.contexts, minibatch.responses, minibatch.groups)
         # Beside the loss the log-probability of each first response: NaN in the parameters gets
         # into that of every arm, so one a prompt shows it.
-        return jnp.sum(jax.vmap(loss)(groups)), jnp.sum(log_probs[:, 0])
+        return jnp.sum(jax.vmap(loss)(groups)), jnp.sum(groups.log_probs[:, 0])
 
     def draw(behaviour: Params, iteration: Array, number: Array) -> Minibatch:
         of_iteration = threefry.fold_in(key, iteration)
@@ -120,7 +121,10 @@ def train(
         return update(s, state, draw(behaviour, s, jnp.int32(0)), True)
 
     def update(s: Array, state: _State, minibatch: Minibatch, is_new: ArrayLike) -> _State:
-        mean_reward = jnp.mean(minibatch.groups.rewards)
+        rewards = minibatch.groups.rewards
+        # Of differences, here and below, so that equal rewards have themselves for a mean: what is
+        # left of rounding would be all the advantage there is.
+        mean_reward = rewards[0, 0] + jnp.mean(rewards - rewards[0, 0])
         baseline = jnp.where(s == 0, mean_reward, state.baseline)
         groups = dataclasses.replace(
             minibatch.groups,
@@ -130,10 +134,15 @@ def train(
         # Without the value of the loss, which takes as long of pairs as the gradient.
         gradient, of_first_responses = jax.grad(total_loss, has_aux=True)(state.params, minibatch)
         gradient = jax.tree.map(lambda total: total / len(groups.rewards), gradient)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        # The logit −∞ of an excluded response stays: an optimiser that lets it decay gives NaN.
+        held = jax.tree.map(lambda leaf: jnp.where(jnp.isneginf(leaf), 0.0, leaf), state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, held)
+        updates = jax.tree.map(
+            lambda leaf, new: jnp.where(jnp.isneginf(leaf), 0.0, new), state.params, updates
+        )
         params = optax.apply_updates(state.params, updates)
         # New samples move the baseline, after they were used; reused ones do not.
-        moved = BASELINE_DECAY * baseline + (1 - BASELINE_DECAY) * mean_reward
+        moved = baseline + (1 - BASELINE_DECAY) * (mean_reward - baseline)
         broken = (state.diverged_at < 0) & jnp.isnan(of_first_responses)
         return state._replace(
             params=params,

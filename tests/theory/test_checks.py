@@ -106,6 +106,16 @@ def test_no_suggestion_is_made_where_nothing_is_near():
 
 
 @pytest.mark.parametrize(
+    ("given", "meant"),
+    [("DPO", "dpo"), ("Forward-KL", "forward_kl"), ("online dpo", "online_dpo"), ("Fit-1", "fit1")],
+)
+def test_case_dashes_and_spaces_hide_no_name(given, meant):
+    names = ["online_dpo", "forward_kl", "dpo", "fit1", "fit2"]
+    with pytest.raises(checks.InvalidInput, match=f"did you mean '{meant}'[?] allowed: online_dpo"):
+        checks.require_known("method", given, names)
+
+
+@pytest.mark.parametrize(
     ("check", "arguments"),
     [
         (checks.require_distribution, ("p", [1, 0])),

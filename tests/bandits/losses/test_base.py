@@ -28,7 +28,7 @@ def test_weights_pull_the_parameters_by_the_chain_rule(random_group):
 
 def test_hyperparameters_are_named_with_their_defaults():
     assert METHODS["ppo"].hyperparameters == {"beta": 0.05, "clip": 0.2, "prompt_baseline": 0}
-    assert METHODS["ipo"].hyperparameters == {"tau": 0.05}
+    assert METHODS["ipo"].hyperparameters == {"tau": 0.05, "label_smoothing": 0}
     assert METHODS["supervised"].hyperparameters == {}
 
 
@@ -39,7 +39,9 @@ def test_bound_defaults_are_the_loss_itself_and_each_value_counts(name, random_g
     plain, _ = evaluate(method.loss, group)
     np.testing.assert_allclose(method.bind(**method.hyperparameters)(group), plain, rtol=1e-11)
     for hyperparameter, default in method.hyperparameters.items():
-        other = max(default, 0.0) + 0.7 if hyperparameter == "floor" else 2 * default + 0.7
+        other = {"floor": max(default, 0.0) + 0.7, "label_smoothing": 0.3}.get(
+            hyperparameter, 2 * default + 0.7
+        )
         found = method.bind(**{hyperparameter: other})(group)
         assert found == method.loss(group, **{hyperparameter: other})
         assert hyperparameter == "clip" or found != plain
@@ -60,7 +62,9 @@ def test_values_out_of_range_are_refused_by_name(name):
     for hyperparameter in method.hyperparameters:
         if hyperparameter in ("floor", "prompt_baseline"):
             continue
-        takes_zero = hyperparameter in ("coefficient", "kl_coefficient", "regularization")
+        takes_zero = hyperparameter in (
+            "coefficient", "kl_coefficient", "regularization", "label_smoothing"
+        )  # fmt: skip
         takes_zero |= hyperparameter == "beta" and method.family == "policy gradient"
         if takes_zero:
             method.bind(**{hyperparameter: 0})

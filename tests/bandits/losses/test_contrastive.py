@@ -8,17 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import expit, log_softmax, logit, softmax
 
-from bandits.losses import METHODS, make_group, response_weights
+from bandits.losses import METHODS, make_group, preferences_by_reward, response_weights
 from bandits.losses.contrastive import dpo, hypo, ipo
+from theory.checks import InvalidInput
 from theory.distributions import kl_divergence
+from theory.pairs import Pairs
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 seeds = st.integers(0, 2**32 - 1)
 L = np.log(2)
 PAIRWISE = ("dpo", "ipo", "hinge", "slic")
+SMOOTHED = ("dpo", "ipo", "hinge", "hypo")
+BY_PREFERENCES = [
+    name
+    for name, method in METHODS.items()
+    if method.needs in ("preferences", "preferences and samples", "demonstrations")
+]
 BEST_MINUS = ("best_of_n_minus_worst", "best_of_n_minus_mean", "best_of_n_minus_sum")
 
 # log π = −(1, 2, 3) L and log π/π_ref = (1, −1, 0) L: the margins of the two pairs are 2L and −L.
@@ -28,6 +36,12 @@ GROUP = {
     "reference_log_probs": np.log([0.25, 0.5, 0.125]),
     "preferences": np.array([[0, 0.75, 0], [0, 0, 0], [0.25, 0, 0]]),
 }
+
+
+def every_pair(table):
+    """The table as a list of one length: pairs that nobody labelled have no weight."""
+    winners, losers = np.nonzero(1 - np.eye(len(table)))
+    return Pairs(winners, losers, table[winners, losers])
 
 
 def by_pairs(losses, slopes):
@@ -79,8 +93,12 @@ def textbook(name, x, g, **h):
         "slic": lambda i, j: max(0, h["margin"] - x[i] + x[j]) - h["regularization"] * x[i],
     }
     if name in of_pair:
-        pairs = np.argwhere(g.pair_weights > 0)
-        loss = sum(g.pair_weights[i, j] * of_pair[name](i, j) for i, j in pairs)
+        eps, f = h.get("label_smoothing", 0), of_pair[name]
+        # A label the other way round counts ε.
+        loss = sum(
+            g.pair_weights[i, j] * ((1 - eps) * f(i, j) + (eps * f(j, i) if eps else 0))
+            for i, j in np.argwhere(g.pair_weights > 0)
+        )
         if name == "hypo":  # the log-ratios of the KL are held at g's policy while x moves
             held = g.log_probs - g.reference_log_probs
             loss += h["kl_coefficient"] * g.shares @ ((held - g.shares @ held) * x)
@@ -103,14 +121,13 @@ def test_loss_and_weights_are_those_computed_by_hand(name, evaluate):
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-@given(seeds, st.floats(0.05, 2), st.floats(-2, 2))
+@given(seeds, st.floats(0.05, 2), st.floats(-2, 2), st.floats(0, 0.5))
 def test_random_groups_follow_the_textbook(
-    name, evaluate, random_group, numerical_weights, seed, scale, floor
+    name, evaluate, random_group, numerical_weights, seed, scale, floor, eps
 ):
     group = random_group(seed)
     h = dict.fromkeys(METHODS[name].hyperparameters, scale)
-    if "floor" in h:
-        h["floor"] = floor
+    h |= {key: x for key, x in (("floor", floor), ("label_smoothing", eps)) if key in h}
     loss, weights = evaluate(METHODS[name].loss, group, **h)
 
     def expected(x):
@@ -322,6 +339,215 @@ def test_exact_hypo_descends_dpo_and_the_kl_to_the_reference(
     in_logits = weights @ (np.eye(4) - group.shares)
     expected = -slope_of_dpo_and_kl(group.log_probs, group, beta, coefficient)
     np.testing.assert_allclose(in_logits, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", SMOOTHED)
+def test_without_label_smoothing_a_loss_is_the_plain_one_to_the_bit(name, random_group, seed):
+    group = random_group(seed)
+
+    def run(**hyperparameters):
+        loss = functools.partial(METHODS[name].loss, **hyperparameters)
+        return jax.jit(lambda g: (loss(g), response_weights(loss, g)))(group)
+
+    jax.tree.map(np.testing.assert_array_equal, run(), run(label_smoothing=0.0))
+
+
+@given(seeds, st.floats(0.05, 2))
+@pytest.mark.parametrize("name", SMOOTHED)
+def test_a_label_smoothing_of_one_half_does_not_tell_winners_from_losers(
+    name, evaluate, random_group, seed, scale
+):
+    group = random_group(seed)
+    flipped = dataclasses.replace(group, preferences=group.preferences.T)
+    first = next(iter(METHODS[name].hyperparameters))
+    found, expected = (
+        evaluate(METHODS[name].loss, g, **{first: scale}, label_smoothing=0.5)
+        for g in (group, flipped)
+    )
+    for f, e in zip(found, expected, strict=True):
+        np.testing.assert_allclose(f, e, rtol=1e-12, atol=1e-13)
+
+
+@given(seeds, st.floats(0.05, 2), st.floats(0, 0.5))
+@pytest.mark.parametrize("of", ["table", "list", "rewards"])
+@pytest.mark.parametrize("name", SMOOTHED)
+def test_label_smoothing_mixes_the_loss_with_that_of_flipped_labels(
+    name, of, evaluate, random_group, seed, scale, eps
+):
+    group = random_group(seed)
+    table = group.preferences
+    if of == "rewards":
+        table = np.asarray(preferences_by_reward(group.rewards))
+    first = next(iter(METHODS[name].hyperparameters))
+    h = {first: scale, "kl_coefficient": 0.3} if name == "hypo" else {first: scale}
+    labels = {"table": table, "list": every_pair(table), "rewards": None}[of]
+    found = evaluate(
+        METHODS[name].loss,
+        dataclasses.replace(group, preferences=labels),
+        **h,
+        label_smoothing=eps,
+    )
+    plain, flipped = (
+        evaluate(METHODS[name].loss, dataclasses.replace(group, preferences=labels), **h)
+        for labels in (table, table.T)
+    )
+    for f, p, q in zip(found, plain, flipped, strict=True):
+        np.testing.assert_allclose(f, (1 - eps) * p + eps * q, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1, 0.4, 0.5])
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.95])
+def test_the_optimum_of_smoothed_dpo_is_the_logit_of_smoothed_preferences(share, eps):
+    beta, reference = 0.4, np.log([0.3, 0.7])
+    table = np.array([[0.0, share], [1.0 - share, 0.0]])
+
+    @jax.jit
+    @jax.value_and_grad
+    def population(margin):
+        log_probs = jax.nn.log_softmax(jnp.array([margin, 0.0]))
+        group = make_group(log_probs, np.zeros(2), reference_log_probs=reference, preferences=table)
+        return dpo(group, beta, label_smoothing=eps)
+
+    found = optimize.minimize_scalar(
+        lambda x: float(population(x)[0]), (-1.0, 1.0), options={"xtol": 1e-12}
+    ).x
+    smoothed = (1 - eps) * share + eps * (1 - share)
+    optimum = logit(smoothed) / beta + reference[0] - reference[1]
+    np.testing.assert_allclose(found, optimum, atol=1e-6)
+    np.testing.assert_allclose(population(optimum)[1], 0, atol=1e-14)
+
+
+@pytest.mark.parametrize("labelled", ["table", "list", "rewards"])
+@pytest.mark.parametrize("name", SMOOTHED)
+def test_a_sweep_over_label_smoothing_is_its_runs_one_by_one(name, labelled, random_group):
+    group = random_group(3)
+    labels = {"table": group.preferences, "list": every_pair(group.preferences), "rewards": None}
+    group = dataclasses.replace(group, preferences=labels[labelled])
+    group = jax.tree.map(jnp.asarray, group)
+    values = np.array([0.0, 0.1, 0.25, 0.5])
+
+    def run(eps):
+        loss = functools.partial(METHODS[name].loss, label_smoothing=eps)
+        return loss(group), response_weights(loss, group)
+
+    swept, compiled = jax.jit(jax.vmap(run))(values), jax.jit(run)
+    alone = jax.tree.map(lambda *x: np.stack(x), *[compiled(eps) for eps in values])
+    for found, expected in zip(swept, alone, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("eps", [0.6, -0.1, np.nan])
+@pytest.mark.parametrize("name", SMOOTHED)
+def test_a_label_smoothing_out_of_range_is_refused_in_one_sentence(name, eps):
+    group, method = make_group(np.log(PROBS), **GROUP), METHODS[name]
+    for call in functools.partial(method.loss, group), method.bind:
+        with pytest.raises(InvalidInput) as refusal:
+            call(label_smoothing=eps)
+        expected = f"label_smoothing is {eps:g}; it must lie between 0 and 0.5"
+        assert str(refusal.value) == expected
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("name", SMOOTHED)
+def test_a_traced_label_smoothing_out_of_range_is_never_a_result(name, labelled):
+    group = make_group(np.log(PROBS), GROUP["rewards"], preferences=labelled * GROUP["preferences"])
+
+    def run(eps):
+        loss = functools.partial(METHODS[name].loss, label_smoothing=eps)
+        return loss(group), response_weights(loss, group)
+
+    losses, weights = jax.jit(jax.vmap(run))(np.array([0.6, -0.1, np.nan, 0.2]))
+    np.testing.assert_array_equal(np.isnan(losses), [True, True, True, False])
+    assert np.isfinite(weights[3]).all()
+    if labelled:
+        assert np.isnan(weights[:3]).any(axis=1).all()
+
+
+def pairs_with_copies(seed, size=4, length=9):
+    """A list of pairs, some of them twice and some with no weight, and the same as a table."""
+    rng = np.random.default_rng(seed)
+    winners = rng.integers(0, size, length)
+    losers = (winners + rng.integers(1, size, length)) % size
+    weights = rng.uniform(0.1, 1, length) * (rng.random(length) < rng.random())
+    weights /= max(weights.sum(), 0.1)
+    table = np.zeros((size, size))
+    np.add.at(table, (winners, losers), weights)
+    return Pairs(winners, losers, weights), table
+
+
+@given(seeds, st.floats(0.05, 2), st.booleans())
+@pytest.mark.parametrize("name", BY_PREFERENCES)
+def test_a_list_of_pairs_is_its_table(name, evaluate, random_group, seed, scale, whole_space):
+    group = random_group(seed, whole_space=whole_space)
+    pairs, table = pairs_with_copies(seed)
+    h = {key: scale for key in METHODS[name].hyperparameters if key != "label_smoothing"}
+    if "label_smoothing" in METHODS[name].hyperparameters:
+        h["label_smoothing"] = scale / 4
+    found, expected = (
+        evaluate(METHODS[name].loss, dataclasses.replace(group, preferences=labels), **h)
+        for labels in (pairs, table)
+    )
+    for f, e in zip(found, expected, strict=True):
+        np.testing.assert_allclose(f, e, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", BY_PREFERENCES)
+def test_a_batch_of_lists_of_pairs_is_that_of_its_tables(name, random_group):
+    groups = jax.tree.map(lambda *x: np.stack(x), *[random_group(seed) for seed in range(6)])
+    made = [pairs_with_copies(seed) for seed in range(6)]
+    pairs = jax.tree.map(lambda *x: np.stack(x), *[pairs for pairs, _ in made])
+    table = np.stack([table for _, table in made])
+    loss = METHODS[name].loss
+    found, expected = (
+        jax.jit(jax.vmap(lambda g: (loss(g), response_weights(loss, g))))(
+            dataclasses.replace(groups, preferences=labels)
+        )
+        for labels in (pairs, table)
+    )
+    for f, e in zip(found, expected, strict=True):
+        np.testing.assert_allclose(f, e, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", BY_PREFERENCES)
+def test_a_list_of_pairs_leaves_an_excluded_response_out_that_is_in_none(name, evaluate):
+    pair = Pairs(np.array([0, 1]), np.array([2, 0]), np.array([1.0, 0.0]))
+    with_excluded = make_group(
+        [-0.5, -np.inf, -1.0],
+        np.zeros(3),
+        shares=np.array([0.5, 0, 0.5]),
+        reference_log_probs=-np.ones(3),
+        preferences=pair,
+    )
+    kept = make_group(
+        [-0.5, -1.0],
+        np.zeros(2),
+        reference_log_probs=-np.ones(2),
+        preferences=Pairs(np.array([0]), np.array([1]), np.array([1.0])),
+    )
+    (loss, weights), (expected, of_kept) = (
+        evaluate(METHODS[name].loss, group) for group in (with_excluded, kept)
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-14)
+    np.testing.assert_allclose(weights, [of_kept[0], 0, of_kept[1]], rtol=1e-14)
+
+
+@pytest.mark.parametrize("labelled", ["table", "list"])
+@pytest.mark.parametrize("name", ["dpo", "hinge"])
+def test_an_excluded_loser_costs_nothing_in_any_form_and_all_once_labels_are_smoothed(
+    name, labelled
+):
+    table = np.array([[0.0, 1.0], [0.0, 0.0]])
+    group = make_group(
+        np.array([-0.5, -np.inf]),
+        np.zeros(2),
+        reference_log_probs=-np.ones(2),
+        preferences=table if labelled == "table" else every_pair(table),
+    )
+    loss = METHODS[name].loss
+    losses = jax.vmap(lambda eps: loss(group, label_smoothing=eps))(np.array([0.0, 0.1]))
+    np.testing.assert_array_equal(losses, [0, np.inf])
+    assert jax.grad(lambda beta: loss(group, beta=beta))(0.3) == 0
 
 
 REFERENCE = np.array([0.2, 0.3, 0.4, 0.1])

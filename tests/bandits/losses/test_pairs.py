@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bandits.columns import MOST_RESPONSES
 from bandits.losses import preferences_by_reward
 from bandits.losses.pairs import mean_over_pairs, sum_over_pairs
+from theory.pairs import Pairs
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -262,3 +263,76 @@ def test_groups_may_share_their_scores_or_their_rewards(mapped):
         for f in (functools.partial(mean_over_pairs, softplus), with_weights(softplus))
     )
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def draw_list(seed, size, length=7):
+    """A list of pairs, some of them twice and some with no weight, and the same as a table."""
+    rng = np.random.default_rng(seed)
+    winners = rng.integers(0, size, length)
+    losers = (winners + rng.integers(1, size, length)) % size
+    weights = rng.uniform(size=length) * rng.integers(0, 2, length)
+    table = np.zeros((size, size))
+    np.add.at(table, (winners, losers), weights)
+    return rng.normal(size=size), Pairs(winners, losers, weights), table
+
+
+@jax.jit
+def of_list_and_table(scores, pairs, table, scale, offset):
+    """The sum and its derivatives in the scores, the scale and the offset, in both forms."""
+    of_pairs = by_position(functools.partial(sum_over_pairs, softplus))
+    both = jax.value_and_grad(of_pairs, argnums=(0, 2, 3))
+    return both(scores, pairs, scale, offset), both(scores, table, scale, offset)
+
+
+@given(SEEDS, SIZES, st.floats(-2, 2), st.floats(-2, 2))
+def test_a_list_of_pairs_sums_to_what_its_table_does(seed, size, scale, offset):
+    found, expected = of_list_and_table(*draw_list(seed, size), scale, offset)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-13, atol=1e-13), found, expected
+    )
+
+
+def test_lists_of_pairs_are_mapped_with_their_scores_or_share_them():
+    drawn = [draw_list(seed, 4) for seed in range(6)]
+    scores, pairs, table = jax.tree.map(lambda *x: np.stack(x), *drawn)
+    of_pairs = functools.partial(sum_over_pairs, softplus, scale=0.7)
+    for axis in (0, None):
+        given_scores = scores if axis == 0 else scores[0]
+        found, expected = (
+            jax.jit(jax.vmap(jax.grad(of_pairs), (axis, 0)))(given_scores, labels)
+            for labels in (pairs, table)
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-14)
+
+
+def test_the_weights_of_a_list_have_the_slopes_of_a_table():
+    scores, pairs, table = draw_list(0, 4)
+
+    def of_list(weights):
+        return sum_over_pairs(softplus, scores, Pairs(pairs.winners, pairs.losers, weights))
+
+    of_table = jax.grad(lambda table: sum_over_pairs(softplus, scores, table))(table)
+    held = pairs.weights > 0
+    expected = of_table[pairs.winners, pairs.losers]
+    np.testing.assert_allclose(jax.grad(of_list)(pairs.weights)[held], expected[held], rtol=1e-13)
+
+
+def test_an_excluded_response_that_is_in_no_pair_of_a_list_has_no_say():
+    pairs = Pairs(np.array([0, 1]), np.array([2, 0]), np.array([1.0, 0.0]))
+
+    def total(scores, scale):
+        return sum_over_pairs(softplus, scores, pairs, scale=scale)
+
+    slopes, to_scale = jax.grad(total, (0, 1))(np.array([1.0, -np.inf, 0.0]), 0.5)
+    of_rest, expected = jax.grad(lambda s, b: softplus(b * (s[0] - s[1])), (0, 1))(
+        np.array([1.0, 0.0]), 0.5
+    )
+    np.testing.assert_allclose(slopes, [of_rest[0], 0, of_rest[1]], rtol=1e-14)
+    np.testing.assert_allclose(to_scale, expected, rtol=1e-14)
+
+
+def test_an_empty_list_of_pairs_is_no_loss():
+    nothing = Pairs(np.zeros(0, int), np.zeros(0, int), np.zeros(0))
+    value, slopes = jax.value_and_grad(lambda s: sum_over_pairs(softplus, s, nothing))(np.ones(3))
+    assert value == 0
+    np.testing.assert_array_equal(slopes, np.zeros(3))
