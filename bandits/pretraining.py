@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
+from bandits.keys import split_seed
 from bandits.policies import Params, Policy, context_network, distill
 from bandits.xla import compiler_options
 
@@ -32,20 +32,6 @@ BLOCK_RUNS = 4
 """Runs in one vmapped program: their Adam states together stay in a core's cache."""
 
 
-class SeedKeys(NamedTuple):
-    """What one seed decides, a key each.
-
-    Attributes:
-      policy: the network's first weights.
-      contexts: to train on and to judge on.
-      training: samples and labels.
-    """
-
-    policy: PRNGKeyArray
-    contexts: PRNGKeyArray
-    training: PRNGKeyArray
-
-
 class Start(NamedTuple):
     """Where the runs of every seed start, arrays with a leading axis of seeds.
 
@@ -58,11 +44,6 @@ class Start(NamedTuple):
     params: Params
     contexts: Float[Array, "seeds n d"]
     fresh: Float[Array, "seeds n d"]
-
-
-def split_seed(seed: ArrayLike) -> SeedKeys:
-    """The keys of a seed, a whole number >= 0 of 32 bits: one split, so that none serves twice."""
-    return SeedKeys(*jax.random.split(jax.random.key(seed), len(SeedKeys._fields)))
 
 
 @functools.cache

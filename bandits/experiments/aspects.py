@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from bandits.contextual import ContextualBandit, draw_preferences, random_contextual_bandit
 from bandits.experiments.curves import require_not_diverged
 from bandits.fitting import minimize
+from bandits.keys import split_into
 from bandits.lookup import look_up
 from bandits.losses import METHODS, make_pair
 from bandits.policies import Params, Policy, context_linear, context_residual
@@ -64,7 +65,7 @@ class Aspects:
       num_arms, num_features: K and d.
       most_pairs, most_prompts: that a recipe can ask for.
       reward_steps: of Adam, for the reward model.
-      ridge: of the reward model.
+      ridge: Of the reward model, relative to the mean loss of a label.
       steps: of policies.
       minibatch: prompts in a step.
       group: C, of PPO.
@@ -128,7 +129,7 @@ def prepare(settings: Aspects, recipes: Mapping[str, Recipe]) -> Prepared:
 
 
 class _Keys(NamedTuple):
-    """Every key of a seed, from one split: none is used twice."""
+    """What one seed decides."""
 
     bandit: PRNGKeyArray
     fresh: PRNGKeyArray
@@ -140,7 +141,7 @@ class _Keys(NamedTuple):
 
 
 def _keys(seed: Int[Array, ""]) -> _Keys:
-    return _Keys(*jax.random.split(jax.random.key(seed), len(_Keys._fields)))
+    return split_into(_Keys, jax.random.key(seed))
 
 
 def _require_some(recipes: Collection[str]) -> None:

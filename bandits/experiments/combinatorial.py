@@ -8,13 +8,14 @@ hundred steps that are taken here.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from matplotlib.figure import Figure
 
 from bandits import plotting
@@ -27,6 +28,7 @@ from bandits.experiments.curves import (
     require_not_diverged,
 )
 from bandits.experiments.published import PEAKS
+from bandits.keys import split_into
 from bandits.losses import METHODS, switch
 from bandits.metrics import ATTRIBUTES
 from bandits.policies import causal_transformer
@@ -71,6 +73,16 @@ class Settings:
     seeds: int = 5
 
 
+class _Keys(NamedTuple):
+    """What one seed decides."""
+
+    prompts: PRNGKeyArray
+    fresh: PRNGKeyArray
+    judging: PRNGKeyArray
+    training: PRNGKeyArray
+    policy: PRNGKeyArray
+
+
 def run(settings: Settings) -> xr.Dataset:
     """Both methods, rewards and sources of data."""
     policy = causal_transformer(
@@ -89,15 +101,15 @@ def run(settings: Settings) -> xr.Dataset:
         learning_rates: Float[Array, "2"],
     ) -> dict[str, Array]:
         table = bump_reward(settings.num_values, reward, settings.width)
-        keys = jax.random.split(jax.random.key(seed), 5)
-        prompts = jax.random.randint(keys[0], (settings.prompts,), 0, settings.num_values)
-        fresh = jax.random.randint(keys[1], (settings.judged,), 0, settings.num_values)
+        keys = split_into(_Keys, jax.random.key(seed))
+        prompts = jax.random.randint(keys.prompts, (settings.prompts,), 0, settings.num_values)
+        fresh = jax.random.randint(keys.fresh, (settings.judged,), 0, settings.num_values)
 
         def mean_reward(prompt: Array, responses: Int[Array, "C L"]) -> Float[Array, " C"]:
             return (table[prompt] + table[responses].sum(axis=-1)) / (settings.length + 1)
 
         def judge_policy(params: object) -> dict[str, Array]:
-            sample_keys = jax.random.split(keys[2], settings.judged)
+            sample_keys = jax.random.split(keys.judging, settings.judged)
             responses = jax.vmap(lambda k, prompt: policy.sample(params, k, prompt, 1))(
                 sample_keys, fresh
             )
@@ -112,9 +124,9 @@ def run(settings: Settings) -> xr.Dataset:
             reference_log_prob=lambda _, tokens: reference_log_probs[tokens].sum(axis=-1),
         )
         return train(
-            keys[3],
+            keys.training,
             policy,
-            policy.init(reference_log_probs, keys[4]),
+            policy.init(reference_log_probs, keys.policy),
             switch(loss, losses),
             collect,
             schedule,

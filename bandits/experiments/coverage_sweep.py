@@ -32,6 +32,7 @@ from bandits.experiments.expected import (
     train_in_expectation,
 )
 from bandits.experiments.intervals import Interval, exact
+from bandits.keys import split_seed
 from bandits.losses import METHODS
 from bandits.metrics import DIVERGED_AT
 from bandits.policies import log_linear
@@ -92,7 +93,7 @@ def run(settings: Settings) -> xr.Dataset:
     features = _features(settings)
 
     def law(fraction: Float[Array, ""], seed: Int[Array, ""]) -> Float[Array, " K"]:
-        return covering_fraction(jax.random.key(seed), reference, fraction)
+        return covering_fraction(split_seed(seed).data, reference, fraction)
 
     over_seeds_of = jax.vmap(law, in_axes=(None, 0))
     laws = jax.vmap(over_seeds_of, in_axes=(0, None))(
@@ -198,7 +199,7 @@ def _train_all(settings: Settings, names: tuple[str, ...], arrays: dict[str, Arr
         return train_in_expectation(
             names,
             loss,
-            jax.random.key(seed),
+            split_seed(seed).training,
             policy,
             jnp.zeros_like(reference),
             Problem(reward, reference, data, reward, wins),

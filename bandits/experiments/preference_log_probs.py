@@ -29,6 +29,7 @@ from bandits.experiments.published import (
     Start,
     make_starts,
 )
+from bandits.keys import split_seed
 from bandits.losses import METHODS, switch
 from bandits.policies import Params
 from bandits.preferences import label_pairs
@@ -79,7 +80,7 @@ def run(settings: Settings) -> xr.Dataset:
         )
         everything = contexts * group
         schedule = Schedule(settings.steps, group, everything, everything, settings.steps)
-        key = jax.random.fold_in(jax.random.key(seed), 1)
+        keys = split_seed(seed)
         collect = on_bandit(
             policy,
             problem,
@@ -87,7 +88,7 @@ def run(settings: Settings) -> xr.Dataset:
             prompts=start.contexts[seed, :contexts],
             label=lambda key, rewards: label_pairs(key, rewards, "random"),
         )
-        dataset = collect(start_params, key, jnp.int32(0))
+        dataset = collect(start_params, keys.data, jnp.int32(0))
         won, lost = (dataset.groups.pair_weights.sum(axis) for axis in (2, 1))
         in_pairs = jnp.zeros((contexts, NUM_ARMS))
         in_pairs = in_pairs.at[jnp.arange(contexts)[:, None], dataset.responses].max(won + lost)
@@ -107,8 +108,9 @@ def run(settings: Settings) -> xr.Dataset:
             }
 
         return train(
-            key, policy, start_params, switch(loss, losses), from_dataset(dataset, schedule),
-            schedule, optax.adam(learning_rates[loss]), follow, record,
+            keys.training, policy, start_params, switch(loss, losses),
+            from_dataset(dataset, schedule), schedule, optax.adam(learning_rates[loss]),
+            follow, record,
         )  # fmt: skip
 
     results = sweep(
@@ -140,9 +142,11 @@ def run(settings: Settings) -> xr.Dataset:
 def plot(dataset: xr.Dataset) -> Figure:
     """A row a number of prompts: winner, loser, and the mass outside the pairs, over steps."""
     counts = dataset["contexts"].values
-    figure = plotting.new_figure(16, 4.6 * len(counts) + 0.6)
+    bottom, top = 0.8, 0.6  # inches, so that the labels fit below any number of rows
+    height = 4.2 * len(counts) + bottom + top
+    figure = plotting.new_figure(16, height)
     panels = figure.subplots(len(counts), 3, sharex=True, squeeze=False)
-    figure.subplots_adjust(0.07, 0.08, 0.985, 0.94, wspace=0.28, hspace=0.22)
+    figure.subplots_adjust(0.07, bottom / height, 0.985, 1 - top / height, wspace=0.28, hspace=0.22)
     for row, count in zip(panels, counts, strict=True):
         for axes, quantity in zip(row, ("winner", "loser", "outside"), strict=True):
             for name in NAMES:

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int
 from bandits import pretraining
 from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.experiments.curves import require_not_diverged
+from bandits.keys import split_seed
 from bandits.losses import METHODS, preferences_by_reward, switch
 from bandits.metrics import ATTRIBUTES
 from bandits.policies import Params, Policy
@@ -159,7 +160,7 @@ def run_methods(
             label=lambda _, rewards: preferences_by_reward(rewards, least_gaps[loss]),
         )
         return train(
-            jax.random.fold_in(jax.random.key(seed), 1),
+            split_seed(seed).training,
             policy,
             params,
             switch(which[loss], losses),

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from bandits import pretraining
 from bandits.descent import descend
 from bandits.environments import CategoricalBandit
+from bandits.keys import split_seed
 from bandits.losses import DIVERGENCES, METHODS, preferences_by_reward, switch
 from bandits.metrics import ATTRIBUTES, DIVERGED_AT, measure
 from bandits.policies import tabular_softmax
@@ -37,7 +38,8 @@ class Plan:
         program of its own.
       fixed: name -> arrays that all runs share.
       dims: of the results, ``["step"]``.
-      coords: of the step, and of those axes whose values are places in a list of names.
+      coords: of the step, and of those axes whose values are places in a list of names; for a
+        bandit of files also its arms, reference and reward.
       attributes: names and units of the results and axes.
       block_runs: most runs in one vmapped program.
     """
@@ -46,7 +48,7 @@ class Plan:
     axes: dict[str, Any]
     fixed: dict[str, Any]
     dims: tuple[str, ...]
-    coords: dict[str, list[Any]]
+    coords: dict[str, Any]
     attributes: dict[str, dict[str, str]]
     block_runs: int
 
@@ -61,11 +63,17 @@ def plan(spec: Spec) -> Plan:
     Networks are distilled here, for all seeds at once.
     """
     axes: dict[str, Any] = dict(spec.axes)
-    coords: dict[str, list[Any]] = {"step": list(spec.record)}
+    coords: dict[str, Any] = {"step": list(spec.record)}
     fixed = {name: value for name, value in spec.settings.items() if isinstance(value, float)}
     held = {
         name: value for name, value in spec.settings.items() if name not in fixed | spec.axes
     }  # names and sizes, part of the program
+    fixed |= spec.shared
+    if spec.files is not None:
+        coords["arm"] = list(spec.files.labels)
+        coords |= {
+            name: ("arm", list(getattr(spec.files, name))) for name in ("reference", "reward")
+        }
     perform = _descend if spec.updates == "exact" else _train_table
     block_runs = BLOCK_RUNS
     if spec.policy == "network":
@@ -93,6 +101,8 @@ def plan(spec: Spec) -> Plan:
 AXES = {
     "environment": {"long_name": "environment"},
     "loss": {"long_name": "method"},
+    "reference": {"long_name": "probability of the reference", "units": "1"},
+    "reward": {"long_name": "reward", "units": "1"},
     "contexts": {"long_name": "prompts", "units": "1"},
     "responses": {"long_name": "responses N to a prompt", "units": "1"},
     "minibatch": {"long_name": "minibatch M in responses", "units": "1"},
@@ -128,7 +138,7 @@ def _train_table(spec: Spec, values: Values) -> dict[str, Array]:
     method, policy = METHODS[values["loss"]], tabular_softmax()
     schedule = _schedule(spec, values, spec.default_passes(values["loss"]))
     return train(
-        pretraining.split_seed(values["seed"]).training,
+        split_seed(values["seed"]).training,
         policy,
         policy.init(bandit.reference_log_probs),
         method.bind(**pick(method.hyperparameters, values)),
@@ -161,7 +171,7 @@ def _train_network(spec: Spec, values: Values) -> dict[str, Array]:
         return jax.tree.map(jnp.mean, _measure(spec, bandit, log_probs))
 
     return train(
-        pretraining.split_seed(values["seed"]).training,
+        split_seed(values["seed"]).training,
         policy,
         params,
         switch(values["loss"], losses),
@@ -182,7 +192,9 @@ def _train_network(spec: Spec, values: Values) -> dict[str, Array]:
 def _starts(spec: Spec) -> dict[str, Any]:
     """A distilled network and contexts for every seed."""
     first = {name: values[0] for name, values in spec.axes.items()}
-    reference = build_environment(spec.environments[0], spec.settings | first).reference_log_probs
+    reference = build_environment(
+        spec.environments[0], spec.settings | first | spec.shared
+    ).reference_log_probs
     seeds = jnp.asarray(np.array(spec.seeds, np.uint32))
     starts = pretraining.make_starts(
         pretraining.published_network(len(reference)),

@@ -17,6 +17,7 @@ from bandits.losses import Responses, make_group
 from bandits.policies import Params, Policy
 from bandits.training.schedule import Schedule
 from theory.checks import InvalidInput
+from theory.pairs import Pairs
 
 
 @jax.tree_util.register_dataclass
@@ -94,20 +95,23 @@ def on_policy(
         )
 
     def collect(behaviour: Params, key: PRNGKeyArray, number: Array) -> Minibatch:
-        split = threefry.split(key, 1 + count)
-        prompt_key, keys = split[0], split[1:]
+        # The policy may split its key, so labels have others, of the same split.
+        keys = threefry.split(key, 1 + 2 * count)
+        prompt_key, sample_keys, label_keys = keys[0], keys[1 : 1 + count], keys[1 + count :]
         contexts = jax.tree.map(lambda p: p[_choose_prompts(prompt_key, len(p), count)], prompts)
 
-        def respond(context: Any, key: PRNGKeyArray) -> tuple[Array, Responses]:
-            responses = policy.sample(behaviour, key, context, group)
+        def respond(
+            context: Any, sample_key: PRNGKeyArray, label_key: PRNGKeyArray
+        ) -> tuple[Array, Responses]:
+            responses = policy.sample(behaviour, sample_key, context, group)
             return responses, judge(
-                threefry.fold_in(key, 1),
+                label_key,
                 policy.log_prob(behaviour, context, responses),
                 reward(context, responses),
                 reference_log_prob(context, responses),
             )
 
-        responses, groups = jax.vmap(respond)(contexts, keys)
+        responses, groups = jax.vmap(respond)(contexts, sample_keys, label_keys)
         return Minibatch(contexts, responses, groups)
 
     # Without prompts all groups have one law, and one draw costs a quarter of a draw for each.
@@ -220,7 +224,7 @@ def with_own_samples(
 def on_whole_space(
     policy: Policy,
     bandit: CategoricalBandit,
-    preferences: Float[Array, "K K"] | PairsOfPolicy | None = None,
+    preferences: Float[Array, "K K"] | Pairs | PairsOfPolicy | None = None,
     *,
     law: Law | None = None,
     own_reference: ArrayLike = False,
@@ -233,8 +237,8 @@ def on_whole_space(
     Args:
       policy: over the bandit's arms, without a context.
       bandit: the rewards, true or learned, and the reference.
-      preferences: given pairs; or what pairs a policy makes, such as `own_pairs`; by default its
-        own, labelled by the rewards.
+      preferences: given pairs, as a table or a list; or what pairs a policy makes, such as
+        `own_pairs`; by default its own, labelled by the rewards.
       law: what responses are drawn from, given the behaviour's log-probabilities; by default those.
         Offline data keep one law whatever the behaviour.
       own_reference: whether log-ratios are taken to the behaviour instead of the reference, as in

@@ -1,0 +1,368 @@
+"""No random number serves twice: every use of every key is recorded, and a key has but one.
+
+A use is a place in the code: to draw from a key, to split it, or to fold numbers into it. The same
+place may come upon a key again: methods are compared on the same samples, and batches that are kept
+are drawn at one step as at the next.
+"""
+
+import dataclasses
+import functools
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+import bandits
+from bandits import keys, pretraining, threefry
+from bandits.bench import peers, updates
+from bandits.experiments import (
+    aspects,
+    combinatorial,
+    coverage_sweep,
+    generation_verification_gap,
+    geometry_map,
+    kl_projections,
+    lemmas,
+    mass_relocation,
+    online_offline_hypotheses,
+    overoptimisation,
+    preference_log_probs,
+    rlhf_dpo_equivalence,
+    simplex_paths,
+    weights,
+)
+from bandits.experiments.lengths import Lengths, train_lengths
+from bandits.experiments.published import LEARNING_RATES, LEAST_GAP, Bandit, run_methods
+from bandits.explorer import runs as explorer
+from bandits.losses import METHODS
+from bandits.policies import tabular_softmax
+from bandits.preferences import covering_fraction, label_pairs
+from bandits.search import parse_spec, plan
+from bandits.simulate import simulate
+from bandits.sweeps import programs, sweep
+
+ROOT = f"{Path(bandits.__file__).parent}/"
+DERIVING = ("split", "fold_in")
+DRAWING = (
+    "bits", "uniform", "normal", "randint", "choice", "gumbel", "binomial", "dirichlet",
+    "categorical", "exponential", "permutation", "bernoulli", "multinomial", "laplace",
+)  # fmt: skip
+
+
+class Uses:
+    """The places that use each key, by the words of the key."""
+
+    def __init__(self):
+        self.places = defaultdict(set)
+
+    def recording(self, operation, function):
+        @functools.wraps(function)
+        def recorded(key, *args, **kwargs):
+            if frames := frames_of_the_run():
+                # Of a split the statement counts, of a draw all that led to it: a key that is
+                # handed to one function by two callers is then found when its numbers are drawn.
+                where = frames[:1] if operation in DERIVING else frames
+                self.note(jax.random.key_data(key), (operation, *where))
+            return function(key, *args, **kwargs)
+
+        return recorded
+
+    def note(self, words, place):
+        def add(words):
+            for row in np.asarray(words).reshape(-1, 2).tolist():
+                self.places[tuple(row)].add(place)
+
+        # A callback of its own would be called, and compiled, once for each row of a batch.
+        @jax.custom_batching.custom_vmap
+        def call(words):
+            jax.debug.callback(add, words)
+            return jnp.zeros(())
+
+        call.def_vmap(lambda size, batched, words: (call(words), False))
+        call(words)
+
+    def shared(self):
+        """Places that use a key of one another."""
+        return {places for places in map(frozenset, self.places.values()) if len(places) > 1}
+
+
+def frames_of_the_run():
+    """Functions and lines of the package, innermost first, in the outermost program.
+
+    They end with a function that has the keys of a seed: what it draws, such as a problem, may be
+    wanted in several places.
+    """
+    frames, program, frame = [], None, sys._getframe(2)
+    while frame:
+        file = frame.f_code.co_filename
+        if file.startswith(ROOT):
+            frames.append((file.removeprefix(ROOT), frame.f_code.co_name, frame.f_lineno))
+            if isinstance(frame.f_locals.get("keys"), tuple):
+                program = len(frames)
+                break
+        elif "/jax/_src/" in file:
+            program = len(frames)
+        frame = frame.f_back
+    # Of `train` only what draws: it does so in loops of two kinds, and once before them.
+    return [
+        (file, function, line)
+        for file, function, line in frames[:program]
+        if file != "threefry.py" and (file != "training/loop.py" or function == "draw")
+    ]
+
+
+@pytest.fixture
+def uses(monkeypatch):
+    """What keys are used for from now on; only keys are computed, for what is learned has none."""
+    found = Uses()
+    for name in DERIVING + DRAWING:
+        monkeypatch.setattr(jax.random, name, found.recording(name, getattr(jax.random, name)))
+    for name in ("bits", *DERIVING):
+        monkeypatch.setattr(threefry, name, found.recording(name, getattr(threefry, name)))
+    as_mapping = programs._as_mapping
+    monkeypatch.setattr(programs, "_as_mapping", lambda results: blank(as_mapping(results)))
+    monkeypatch.setattr(pretraining, "distill", lambda policy, params, *data: params)
+    monkeypatch.setattr(jax, "grad", no_gradient)
+    forget_programs()
+    yield found
+    jax.effects_barrier()
+    forget_programs()
+
+
+def blank(results):
+    """The same shapes: what is compiled is then what makes keys. -1 is a run that converged."""
+    return {name: jnp.full_like(value, -1) for name, value in results.items()}
+
+
+def no_gradient(function, has_aux=False, **_):
+    def zeros(params, *args):
+        gradient = jax.tree.map(jnp.zeros_like, params)
+        return (gradient, jnp.zeros(())) if has_aux else gradient
+
+    return zeros
+
+
+def forget_programs():
+    """Those that were compiled with other recorders, or without."""
+    pretraining._compiled.cache_clear()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("bandits."):
+            for value in vars(module).values():
+                if hasattr(value, "clear_cache"):
+                    value.clear_cache()
+
+
+TINY = Bandit(context_size=4, seeds=2, most_contexts=6, fresh_contexts=4)
+LENGTHS = Lengths(max_length=4, mode=2.0, cut=2, pairs=8, policy="recurrent", seeds=2, widths=(2,))
+ASPECTS = dataclasses.replace(
+    aspects.QUICK, most_pairs=8, most_prompts=8, minibatch=4, steps=4, reward_steps=2, fresh=4
+)
+SMALL = {"steps": 4, "seeds": 4, "groups": 3, "instances": 3, "problems": 2, "judged": 4}
+
+
+def quick(module):
+    """Run an experiment at quick settings, and less of them still where that uses as many keys."""
+    settings = module.EXPERIMENT.quick
+    fields = {field.name for field in dataclasses.fields(settings)}
+    return lambda: module.run(
+        dataclasses.replace(settings, **{n: v for n, v in SMALL.items() if n in fields})
+    )
+
+
+def with_own_keys():
+    """The modules of experiments that mention keys; all others hand seeds on to one of `RUNS`."""
+    folder = Path(bandits.__file__).parent / "experiments"
+    found = {
+        path.stem
+        for path in folder.glob("*.py")
+        if re.search("jax.random|split_", path.read_text())
+    }
+    return found - {"partial_coverage", "displacement"}  # expected updates: nothing is drawn
+
+
+def run_published():
+    run_methods(TINY, ["ppo"], {"passes": [1, 4]}, steps=4, contexts=3, minibatch=10)
+
+
+def run_log_probs():
+    settings = preference_log_probs.Settings(bandit=TINY, contexts=(3,), steps=4, records=2)
+    preference_log_probs.run(settings)
+
+
+def run_lengths():
+    for methods in (["dpo"], ["ppo"]):
+        models = {"reward_model": ["bumps", "network"]}
+        train_lengths(LENGTHS, methods, models, steps=4, record=(4,), minibatch=4, batch=8, group=2)
+
+
+def run_aspects():
+    prepared = aspects.prepare(
+        ASPECTS, {"one": aspects.Recipe(8, reward_pairs=8, target_prompts=4)}
+    )
+    for method in ("dpo", "ppo"):
+        aspects.train_recipes(ASPECTS, method, ["one"], prepared, policy="network")
+
+
+RUNS = {
+    "published": run_published,
+    "preference_log_probs": run_log_probs,
+    "lengths": run_lengths,
+    "aspects": run_aspects,
+    **{
+        module.__name__.rpartition(".")[2]: quick(module)
+        for module in (
+            combinatorial, coverage_sweep, generation_verification_gap, geometry_map,
+            kl_projections, lemmas, mass_relocation, online_offline_hypotheses, overoptimisation,
+            rlhf_dpo_equivalence, simplex_paths, weights,
+        )
+    },
+}  # fmt: skip
+
+
+def test_every_experiment_with_keys_of_its_own_is_run_here():
+    assert with_own_keys() == set(RUNS)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", RUNS)
+def test_no_key_of_an_experiment_serves_twice(uses, monkeypatch, name):
+    if name == "online_offline_hypotheses":
+        # Half its panels are those of another experiment, whose problems have seeds of their own.
+        nothing = ("pairs", "seed", "learner"), np.zeros((1, 1, 1))
+        found = xr.Dataset({"accuracy": nothing, "share": nothing})
+        monkeypatch.setattr(generation_verification_gap, "run", lambda settings: found)
+    RUNS[name]()
+    jax.effects_barrier()
+    assert uses.places
+    assert not uses.shared()
+
+
+def sampled(policy):
+    return parse_spec(
+        {
+            "problem": {"environment": "far"},
+            "training": {
+                "methods": ["best_of_n"],
+                "policy": policy,
+                "optimizer": "adam",
+                "learning_rate": LEARNING_RATES[METHODS["best_of_n"].family],
+                "steps": 4,
+                "contexts": 3,
+                "passes": 4,
+                "responses": 10,
+                "least_gap": LEAST_GAP,
+                "seeds": [0, 1],
+            },
+            "record": {"steps": [0, 4], "metrics": ["expected_reward"]},
+        }
+    )
+
+
+def perform(spec):
+    planned = plan(spec)
+    names = ("fixed", "dims", "coords", "attributes", "block_runs")
+    return sweep(planned.run, planned.axes, **{name: getattr(planned, name) for name in names})
+
+
+@pytest.mark.parametrize("policy", ["table", "network"])
+def test_no_key_of_a_sweep_serves_twice(uses, policy):
+    perform(sampled(policy))
+    jax.effects_barrier()
+    assert uses.places
+    assert not uses.shared()
+
+
+@pytest.mark.parametrize("method", ["hypo", "dpo", "ppo"])
+def test_no_key_of_a_bandit_of_the_users_own_serves_twice(uses, method):
+    simulate(
+        np.full(4, 0.25),
+        reward=np.arange(4.0),
+        methods=[method],
+        steps=4,
+        responses=4,
+        batch=8,
+    )
+    jax.effects_barrier()
+    assert uses.places
+    assert not uses.shared()
+
+
+def test_no_key_of_the_page_serves_twice(uses):
+    explorer.run(
+        dataclasses.replace(
+            explorer.QUICK,
+            centres=(8,),
+            coverages=(1.0,),
+            step_sizes=(1.0,),
+            last_step=4,
+            methods=("best_of_n", "best_of_n_minus_worst"),
+        )
+    )
+    jax.effects_barrier()
+    assert uses.places
+    assert not uses.shared()
+
+
+def test_no_key_of_a_benchmark_serves_twice(uses, monkeypatch):
+    monkeypatch.setattr(updates, "require_same_in_mean", lambda *_: None)  # nothing is learned
+    monkeypatch.setattr(peers, "find_torch", lambda: None)
+    list(updates.sampled_peers(1, peers.Sizes(runs=2, steps=3, group=2, minibatch=4)))
+    jax.effects_barrier()
+    assert uses.places
+    assert not uses.shared()
+
+
+@pytest.mark.parametrize(
+    "serve_twice",
+    [
+        lambda key: (keys.split_into(keys.SeedKeys, key), draw_arms(key)),
+        lambda key: (label_pairs(key, jnp.arange(3.0)), keys.split_into(keys.SeedKeys, key)),
+        lambda key: (draw_arms(key), covering_fraction(key, jnp.zeros(3), 0.5)),
+    ],
+    ids=["split and drawn from", "split in two places", "drawn from in two places"],
+)
+def test_a_key_that_serves_twice_is_found(uses, serve_twice):
+    serve_twice(jax.random.key(0))
+    jax.effects_barrier()
+    assert len(uses.shared()) == 1
+
+
+def draw_arms(key):
+    return tabular_softmax().sample(jnp.log(jnp.full(3, 1 / 3)), key, None, 2)
+
+
+def test_a_seed_means_the_same_in_figures_and_in_sweeps(monkeypatch):
+    """Contexts, first network and samples; no more is needed than networks at random."""
+    monkeypatch.setattr(pretraining, "distill", lambda policy, params, *data: params)
+    forget_programs()
+    figure = run_methods(Bandit(seeds=2), ["best_of_n"], {}, steps=4, contexts=3)
+    searched = perform(sampled("network"))
+    forget_programs()
+    for rewards in (figure["expected_reward"], searched["expected_reward"]):
+        assert len(np.unique(rewards)) == 4
+    np.testing.assert_allclose(
+        figure["expected_reward"].squeeze(), searched["expected_reward"].squeeze(), rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 7, np.uint32(2**32 - 1)])
+def test_a_seed_has_a_key_for_each_purpose(seed):
+    found = [tuple(jax.random.key_data(key).tolist()) for key in keys.split_seed(seed)]
+    assert len(set(found)) == len(keys.SeedKeys._fields)
+    again = [tuple(jax.random.key_data(key).tolist()) for key in keys.split_seed(seed)]
+    assert found == again
+
+
+def test_a_new_purpose_leaves_the_keys_of_others_as_they_are():
+    few, more = NamedTuple("Few", [("a", Any)]), NamedTuple("More", [("a", Any), ("b", Any)])
+    a = keys.split_into(few, jax.random.key(3)).a
+    assert jnp.all(
+        jax.random.key_data(a) == jax.random.key_data(keys.split_into(more, jax.random.key(3)).a)
+    )
