@@ -1,6 +1,9 @@
 """One look for every figure: fonts for the back row, one colour a method, colour-blind safe."""
 
-from collections.abc import Iterator
+import functools
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -8,9 +11,11 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 from PIL import Image
 
@@ -88,6 +93,19 @@ FORWARD_TO_REVERSE = LinearSegmentedColormap.from_list(
 )
 """Blue where forward KL wins, vermilion where reverse KL does."""
 
+EDGE = 0.05
+"""White, in inches, around what stands outside a figure's edges."""
+
+LONGEST_NAME = 32
+"""Most characters of a name in a picture."""
+
+_FONTS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Noto Sans JP", "Noto Sans SC",
+    "Source Han Sans", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Hiragino Sans", "PingFang SC",
+    "Apple SD Gothic Neo", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Arial Unicode MS",
+)  # fmt: skip
+"""Fonts of East Asian letters, which Matplotlib's own font lacks; used where they are installed."""
+
 _STYLE: dict[Any, Any] = {
     "font.size": 13,
     "axes.titlesize": 14,
@@ -111,8 +129,52 @@ _STYLE: dict[Any, Any] = {
 @contextmanager
 def style() -> Iterator[None]:
     """Draw inside this, so that figures look alike and nothing global is left changed."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE | {"font.family": _families()}):
         yield
+
+
+@functools.cache
+def _families() -> list[str]:
+    """Return Matplotlib's own font and, after it, those of `_FONTS` that are installed."""
+    installed = set(font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in _FONTS if name in installed)]
+
+
+@functools.cache
+def _can_draw(letter: str) -> bool:
+    paths = (font_manager.findfont(name) for name in _families())
+    return any(font_manager.get_font(path).get_char_index(ord(letter)) for path in paths)
+
+
+def short_names(labels: Iterable[object]) -> list[str]:
+    """Return the labels as one short line each, all different: what a picture has room for.
+
+    The middle of a long label gives way to "…". Letters that no installed font has are left out
+    with a warning; a label of nothing else is called by its number, from 0.
+    """
+    texts = [" ".join(str(label).split()) for label in labels]
+    names = ["".join(filter(_can_draw, _cut(text))).strip() for text in texts]
+    lost = 0
+    for i, (name, text) in enumerate(zip(names, texts, strict=True)):
+        lost += not all(map(_can_draw, _cut(text)))
+        if any(map(str.isalnum, text)) and not any(map(str.isalnum, name)):
+            names[i] = f"arm {i}"
+    if lost:
+        warnings.warn(
+            f"no installed font has all letters of {lost:,} of the labels; the picture leaves "
+            "them out",
+            stacklevel=2,
+        )
+    count = Counter(names)
+    return [f"{name} [{i}]" if count[name] > 1 else name for i, name in enumerate(names)]
+
+
+def _cut(text: str) -> str:
+    """Keep the ends: names of models differ at both."""
+    if len(text) <= LONGEST_NAME:
+        return text
+    tail = LONGEST_NAME // 3
+    return f"{text[: LONGEST_NAME - tail - 1]}…{text[-tail:]}"
 
 
 def new_figure(width: float, height: float, layout: Literal["constrained"] | None = None) -> Figure:
@@ -161,19 +223,52 @@ def new_panels(
 
 
 def save(figure: Figure, *paths: Path) -> None:
-    """Write the figure; the formats follow from the names. The same figure is the same file."""
+    """Write the figure; the formats follow from the names. The same figure is the same file.
+
+    What stands outside the figure's edges is not cut off: the picture grows by it.
+    """
     with style():
+        drawn = _drawn(figure)
+        layout = figure.get_layout_engine()
+        figure.set_layout_engine("none")  # it is laid out, and once is enough
+        edges = figure.bbox_inches
+        inside = all(edges.contains(x, y) for x, y in drawn.corners())
+        box = None if inside else Bbox.union([edges, drawn.padded(EDGE)])
         for path in paths:
             if path.suffix == ".png":
-                _save_palette(figure, path)
+                _save_palette(figure, path, box)
             else:
-                figure.savefig(path, metadata={"CreationDate": None})
+                figure.savefig(path, metadata={"CreationDate": None}, bbox_inches=box)
+        figure.set_layout_engine(layout)
 
 
-def _save_palette(figure: Figure, path: Path) -> None:
+def overflow(figure: Figure) -> tuple[float, float, float, float]:
+    """Return how far what is drawn passes the edges: left, bottom, right, top, in inches.
+
+    Negative numbers are room that is left.
+    """
+    with style():
+        drawn, (width, height) = _drawn(figure), figure.get_size_inches()
+    return -drawn.x0, -drawn.y0, drawn.x1 - width, drawn.y1 - height
+
+
+def _drawn(figure: Figure) -> Bbox:
+    """Lay the figure out as it will be saved; return the box, in inches, around all it draws."""
+    resolution = figure.dpi
+    figure.dpi = mpl.rcParams["savefig.dpi"]  # letters are up to a tenth wider at some
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        for _ in range(2):  # long labels find their room in the second pass
+            layout.execute(figure)
+    box = figure.get_tightbbox()
+    figure.dpi = resolution
+    return box
+
+
+def _save_palette(figure: Figure, path: Path, box: Bbox | None) -> None:
     """As a PNG of 256 colours: a third of the size of one of all colours."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", bbox_inches=box)
     with Image.open(buffer) as picture:
         palette = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     palette.save(path, format="PNG", optimize=True)

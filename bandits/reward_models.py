@@ -1,7 +1,8 @@
 """Learned rewards: Bradley–Terry maximum likelihood on counted preferences, by class of reward.
 
 Tables and linear rewards are convex problems, solved exactly by `theory.bradley_terry`, whose
-functions stand here beside the network's.
+functions stand here beside the network's. A ridge means the same in all three fits: 1/s² for a
+Gaussian prior of standard deviation s on each parameter, which fades as labels are added.
 """
 
 import itertools
@@ -17,6 +18,7 @@ from bandits.fitting import minimize
 from bandits.policies.network import Dense, apply_layers, init_layers
 from theory import checks
 from theory.bradley_terry import (
+    RIDGE,
     bradley_terry_loss,
     fit_linear,
     fit_tabular,
@@ -40,22 +42,30 @@ def fit_network(
     counts: Float[ArrayLike, "K K"],
     *,
     widths: Sequence[int] = (64, 64),
-    ridge: ArrayLike = 1e-4,
+    ridge: ArrayLike = RIDGE,
     learning_rate: ArrayLike = 1e-2,
     steps: int = 500,
 ) -> list[Dense]:
-    """A multilayer perceptron φ → r, fitted with Adam; `network_rewards` evaluates it.
+    """Fit a multilayer perceptron φ → r with Adam; `network_rewards` evaluates it.
+
+    Adam minimises −Σ n_ab log σ(r_a − r_b) + (ridge/2) ‖θ‖², divided by Σ n.
 
     Args:
-      key: of the initial weights.
-      features: φ, a row an arm.
-      counts: as in `fit_linear`.
-      widths: of the hidden layers, ReLU.
-      ridge: coefficient of the squared parameters over 2, >= 0.
-      learning_rate: of Adam, > 0.
-      steps: full-batch steps; with ridge 0 on separable data they are what keeps rewards finite.
+      key: Key of the initial weights.
+      features: φ ``[K, F]``, a row for each arm.
+      counts: ``[K, K]``, [a, b] how often a was preferred to b; any weights >= 0.
+      widths: Units of each hidden layer, ReLU.
+      ridge: Coefficient of ‖θ‖²/2, >= 0, θ all weights and biases: 1/s² for a Gaussian prior of
+        standard deviation s on each. It is not relative to the number of labels.
+      learning_rate: Learning rate of Adam, > 0.
+      steps: Number of full-batch steps; with ridge 0 on separable data they alone keep the rewards
+        finite.
 
-    Raises InvalidInput as `fit_linear` does, but for separable data.
+    Returns:
+      The layers, for `network_rewards`.
+
+    Raises:
+      InvalidInput: What `fit_linear` refuses, except separable data.
     """
     features, counts = jnp.asarray(features, float), jnp.asarray(counts, float)
     require_data(features, counts, ridge)
@@ -63,9 +73,11 @@ def fit_network(
     sizes = (features.shape[-1], *widths, 1)
     layers = init_layers(key, list(itertools.pairwise(sizes)))
 
+    shrinkage = ridge / (2 * jnp.sum(counts))  # the loss is the mean of a label
+
     def loss(layers: list[Dense]) -> Float[Array, ""]:
         squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(layers))
-        return bradley_terry_loss(network_rewards(layers, features), counts) + ridge / 2 * squares
+        return bradley_terry_loss(network_rewards(layers, features), counts) + shrinkage * squares
 
     return minimize(loss, layers, optax.adam(learning_rate), steps)
 

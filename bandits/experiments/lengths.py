@@ -25,6 +25,7 @@ from bandits import plotting
 from bandits.environments import CategoricalBandit, min_length, mode_length, skew_length
 from bandits.experiments.curves import draw_means, over_seeds, require_not_diverged
 from bandits.experiments.intervals import Interval
+from bandits.keys import split_into
 from bandits.losses import METHODS, Loss, Responses, make_pair, switch
 from bandits.policies import Params, Policy, hazard_table, recurrent
 from bandits.policies.variable_length import lengths
@@ -72,7 +73,8 @@ class Lengths:
       width: of the recurrent one's state.
       bumps: of the first of `REWARD_MODELS`.
       widths: of the hidden layers of the second.
-      ridge: of either.
+      ridge: Of either reward model, relative to the mean loss of a label: the prior of a weight
+        has standard deviation 1/√(ridge × labels), in nats of log-odds.
       beta: of every method with a KL penalty, in nats of log-odds: of DPO as it is, of policy
         gradients times the temperature, which makes it the same in units of the reward.
       learning_rate: of Adam.
@@ -97,6 +99,8 @@ class Lengths:
     def __post_init__(self) -> None:
         """Refuse what makes no problem."""
         checks.require_positive("beta", self.beta)
+        checks.require_finite("ridge", self.ridge)
+        checks.require_nonnegative("ridge", self.ridge)
         checks.require_known("policy", self.policy, POLICIES)
         if min(self.widths, default=0) < 1:
             raise InvalidInput(f"widths is {self.widths}; every hidden layer needs a unit")
@@ -135,7 +139,7 @@ class Lengths:
 
 
 class _Keys(NamedTuple):
-    """Every key of a seed, from one split: none is used twice."""
+    """What one seed decides."""
 
     pairs: PRNGKeyArray
     reward_model: PRNGKeyArray
@@ -144,7 +148,7 @@ class _Keys(NamedTuple):
 
 
 def _keys(seed: Int[Array, ""]) -> _Keys:
-    return _Keys(*jax.random.split(jax.random.key(seed), len(_Keys._fields)))
+    return split_into(_Keys, jax.random.key(seed))
 
 
 def draw_pairs(
@@ -164,8 +168,16 @@ def fit_proxy(
     ridge: ArrayLike,
     weights: ArrayLike = 1.0,
 ) -> Float[Array, " K"]:
-    """The reward of every length, linear in features, learned from pairs."""
-    return features @ fit_linear(features, _count(pairs, len(features), weights), ridge)
+    """Return the reward of every length, linear in features, learned from pairs.
+
+    Args:
+      pairs: Lengths ``[n, 2]``, the preferred one first.
+      features: ``[K, F]``, a row for each length from 0.
+      ridge: Relative to the mean loss of a label, > 0 where the pairs are separable.
+      weights: ``[n]`` or one for all, how often each pair counts.
+    """
+    counts = _count(pairs, len(features), weights)
+    return features @ fit_linear(features, counts, ridge * counts.sum())
 
 
 def _count(pairs: Int[Array, "n 2"], size: int, weights: ArrayLike = 1.0) -> Float[Array, "K K"]:
@@ -244,7 +256,8 @@ def _fit_network(
     """Of the length itself, scaled to [-1, 1]."""
     scaled = jnp.linspace(-1.0, 1.0, settings.max_length + 1)[:, None]
     counts = _count(pairs, len(scaled))
-    layers = fit_network(key, scaled, counts, widths=settings.widths, ridge=settings.ridge)
+    ridge = settings.ridge * counts.sum()
+    layers = fit_network(key, scaled, counts, widths=settings.widths, ridge=ridge)
     return network_rewards(layers, scaled)
 
 
@@ -416,7 +429,7 @@ def draw_over(dataset: xr.Dataset, along: str, label: str) -> Figure:
     """A panel a problem: gold reward over B or T, half-way (thin) and at the end (bold)."""
     figure = plotting.new_figure(16, 5.8)
     panels = figure.subplots(1, len(PROBLEMS))
-    figure.subplots_adjust(0.06, 0.24, 0.99, 0.91, wspace=0.2)
+    figure.subplots_adjust(0.066, 0.24, 0.99, 0.91, wspace=0.2)
     half, last = (int(step) for step in dataset["step"].values[1:])
     for axes, problem in zip(panels, PROBLEMS, strict=True):
         for method in dataset["loss"].values:

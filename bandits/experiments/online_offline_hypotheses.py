@@ -8,13 +8,14 @@ space; the last two are those of `generation_verification_gap`. Numbers as in th
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from matplotlib.figure import Figure
 
 from bandits import plotting
@@ -24,6 +25,7 @@ from bandits.experiments import generation_verification_gap as gap
 from bandits.experiments.base import Claim, Experiment
 from bandits.experiments.curves import draw_bar_row, draw_mean_line, require_not_diverged
 from bandits.experiments.intervals import Interval, mean_interval
+from bandits.keys import split_into
 from bandits.losses import METHODS, Loss, normalize_preferences, switch
 from bandits.policies import all_sequences, log_linear
 from bandits.preferences import preference_probabilities
@@ -122,9 +124,9 @@ def _learn_labels(
     settings: Settings,
 ) -> dict[str, Array]:
     """H1: from the same pairs, offline; and online with labels of a model of them, or true ones."""
-    reward, reference, key = _problem(seed, features, settings)
+    reward, reference, keys = _problem(seed, features, settings)
     wins = preference_probabilities(reward, temperature=1.0)
-    counts = _count_pairs(key, wins, reference, settings.noisy_pairs, settings.labels)
+    counts = _count_pairs(keys.noisy_pairs, wins, reference, settings.noisy_pairs, settings.labels)
     counts = counts + 0.5 * (counts + counts.T > 0)
     learned = features @ fit_linear(features, counts, ridge=0.0)
     judged = jnp.where(learner == 1, learned, reward)
@@ -138,6 +140,7 @@ def _learn_labels(
         return {"share": (value - start) / (best - start)}
 
     return _descend(
+        keys.training,
         METHODS["dpo"].bind(beta=settings.beta),
         CategoricalBandit(judged, reference),
         lambda drawn: jnp.where(learner == 0, given, online(drawn)),
@@ -157,15 +160,16 @@ def _stay_near(
     record: tuple[int, ...],
 ) -> dict[str, Array]:
     """H2: the KL to the reference over training, on few pairs without noise."""
-    reward, reference, key = _problem(seed, features, settings)
+    reward, reference, keys = _problem(seed, features, settings)
     wins = preference_probabilities(reward)
-    counts = _count_pairs(key, wins, reference, settings.clean_pairs, 1)
+    counts = _count_pairs(keys.clean_pairs, wins, reference, settings.clean_pairs, 1)
     scale = settings.reward_scale * jnp.where(loss == 3, WIDER, 1.0)
-    learned = features @ fit_linear(features, counts, 1.0 / (settings.clean_pairs * scale**2))
+    learned = features @ fit_linear(features, counts, 1.0 / scale**2)
     hypo = METHODS["hypo"].bind(beta=settings.beta, kl_coefficient=settings.kl_coefficient)
     losses = [METHODS["dpo"].bind(beta=settings.beta), hypo]
     losses += [METHODS["rlhf"].bind(beta=settings.beta)]
     return _descend(
+        keys.training,
         switch(jnp.minimum(loss, 2), losses),
         CategoricalBandit(learned, reference),
         normalize_preferences(counts),
@@ -180,15 +184,25 @@ def _stay_near(
     )
 
 
+class _Keys(NamedTuple):
+    """What one seed decides: the problem, the data of H1 and of H2, and training."""
+
+    reward: PRNGKeyArray
+    reference: PRNGKeyArray
+    noisy_pairs: PRNGKeyArray
+    clean_pairs: PRNGKeyArray
+    training: PRNGKeyArray
+
+
 def _problem(
     seed: Int[Array, ""], features: Float[Array, "K F"], settings: Settings
-) -> tuple[Float[Array, " K"], Float[Array, " K"], Array]:
-    """An additive reward, a product reference, and a key for the data."""
-    reward_key, reference_key, key = jax.random.split(jax.random.key(seed), 3)
+) -> tuple[Float[Array, " K"], Float[Array, " K"], _Keys]:
+    """An additive reward, a product reference, and keys for the data."""
+    keys = split_into(_Keys, jax.random.key(seed))
     columns = (features.shape[1],)
-    reward = features @ (settings.reward_scale * jax.random.normal(reward_key, columns))
-    logits = features @ (settings.reference_scale * jax.random.normal(reference_key, columns))
-    return reward, jax.nn.log_softmax(logits), key
+    reward = features @ (settings.reward_scale * jax.random.normal(keys.reward, columns))
+    logits = features @ (settings.reference_scale * jax.random.normal(keys.reference, columns))
+    return reward, jax.nn.log_softmax(logits), keys
 
 
 def _count_pairs(
@@ -209,6 +223,7 @@ def _count_pairs(
 
 
 def _descend(
+    key: PRNGKeyArray,
     loss: Loss,
     bandit: CategoricalBandit,
     pairs: Float[Array, "K K"] | PairsOfPolicy,
@@ -221,7 +236,7 @@ def _descend(
     """Train a product policy from the reference, without noise."""
     policy = log_linear(features, bandit.reference_log_probs)
     return train(
-        jax.random.key(0),
+        key,
         policy,
         jnp.zeros(features.shape[1]),
         loss,

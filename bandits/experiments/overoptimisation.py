@@ -45,7 +45,7 @@ class Settings:
       mode: of the reference's lengths, and the best one.
       spread: of their logarithm.
       temperature: of the labeller, in units of the gold reward.
-      ridge: of the reward models.
+      ridge: Of the reward models, relative to the mean loss of a label.
       pairs: numbers of labelled pairs, growing.
       bumps: capacities, growing: how many bumps over the lengths the reward model adds up.
       largest: KL from the reference, in nats.

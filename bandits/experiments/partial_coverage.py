@@ -67,7 +67,8 @@ class Settings:
       uncovered_mass: of the DPO optimum that the lecture shows.
       beta: of DPO and of the KL penalty.
       kl_coefficient: λ of HyPO.
-      ridge: of the reward model, without which one pair makes it infinite.
+      ridge: Of the reward model, 1/s² for a prior of s nats of log-odds; without it the one label
+        makes the reward infinite.
       learning_rate: of Adam.
       steps: of it.
       instances: random problems on which RLHF's bound is tried.

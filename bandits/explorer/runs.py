@@ -1,6 +1,5 @@
 """The sweep behind the page: every method, reward centre, coverage and step size, step by step."""
 
-import dataclasses
 import warnings
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from bandits.descent import log_spaced_steps
 from bandits.environments import bump_reward, tanh_cauchy_reference
 from bandits.experiments.expected import Descent, Problem, updates_in_expectation
+from bandits.keys import split_seed
 from bandits.losses import Loss, Responses, response_weights
 from bandits.policies import tabular_softmax
 from bandits.preferences import preference_probabilities, truncated
@@ -91,7 +91,8 @@ def run(settings: Settings) -> xr.Dataset:
         wins = preference_probabilities(reward, temperature=1.0)
         data = truncated(reference, last=coverage * settings.num_arms - 1)
         # What many pairs teach: the reward where there are some, 0 where there are none.
-        fitted = fit_tabular(own_pairs(wins)(data), ridge=1e-6)
+        pairs = own_pairs(wins)(data)
+        fitted = fit_tabular(pairs, ridge=1e-6 * jnp.sum(pairs))
         descent = Descent(
             beta=settings.beta,
             kl_coefficient=settings.kl_coefficient,
@@ -105,11 +106,11 @@ def run(settings: Settings) -> xr.Dataset:
         minimised, collect, schedule = updates_in_expectation(
             (loss,), jnp.int32(0), policy, problem, descent
         )
-        key = jax.random.key(0)
+        keys = split_seed(0)
 
         def evaluate(logits: Float[Array, " K"]) -> dict[str, Array]:
             log_probs = policy.log_probs(logits)
-            collected = collect(logits, key, jnp.int32(0))
+            collected = collect(logits, keys.judging, jnp.int32(0))
             return {
                 "policy": jnp.exp(log_probs),
                 "push": push(minimised, collected, log_probs),
@@ -118,7 +119,7 @@ def run(settings: Settings) -> xr.Dataset:
             }
 
         return train(
-            key,
+            keys.training,
             policy,
             reference,
             minimised,
@@ -161,7 +162,7 @@ def push(loss: Loss, collected: Minibatch, log_probs: Float[Array, " K"]) -> Flo
     """
 
     def of_group(arms: Int[Array, " C"], group: Responses) -> Float[Array, " K"]:
-        own = dataclasses.replace(group, log_probs=log_probs[arms])
+        own = group.with_log_probs(log_probs[arms])
         return jnp.zeros_like(log_probs).at[arms].add(response_weights(loss, own))
 
     weights = jnp.mean(jax.vmap(of_group)(collected.responses, collected.groups), axis=0)

@@ -7,12 +7,15 @@ import pytest
 
 from bandits.losses import METHODS
 from bandits.plotting import (
+    LONGEST_NAME,
     METHOD_COLORS,
     METHOD_LABELS,
     METHOD_LINES,
     new_figure,
     new_panels,
+    overflow,
     save,
+    short_names,
 )
 
 MARGINS = (0.5, 0.6, 0.2, 0.3)
@@ -133,3 +136,44 @@ def test_a_figure_is_saved_as_palette_and_as_vector_and_twice_the_same(tmp_path)
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
     for kind in ("png", "pdf"):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+
+
+def test_what_stands_outside_a_figure_is_measured_and_kept(tmp_path):
+    figure = new_figure(4, 3)
+    axes = figure.add_axes((0.0, 0.2, 1.0, 0.6))
+    axes.set(xticks=[], yticks=[])
+    assert max(overflow(figure)) <= 0.01
+    save(figure, tmp_path / "whole.png")
+    figure.text(0.5, -0.1, "below", va="top")  # 0.3 inches below the edge
+    left, bottom, right, top = overflow(figure)
+    assert bottom > 0.3
+    assert max(left, right, top) <= 0.01
+    save(figure, tmp_path / "grown.png", tmp_path / "grown.pdf")
+    before, after = (
+        matplotlib.image.imread(tmp_path / f"{name}.png").shape for name in ("whole", "grown")
+    )
+    assert after[0] - before[0] == pytest.approx((bottom + 0.05) * 125, abs=2)
+    assert after[1] == pytest.approx(before[1], abs=15)
+    rows = matplotlib.image.imread(tmp_path / "grown.png")[-40:, :, :3].min(axis=(1, 2))
+    assert rows.min() < 0.5  # the text is there
+    assert rows[-4:].min() > 0.9  # and whole
+
+
+def test_long_names_are_shortened_in_the_middle_and_stay_different():
+    names = short_names(["short", "a" * 50 + "1", "a" * 50 + "2", "two\nlines\t here", "$x^2$"])
+    assert names[0] == "short"
+    assert [len(name) for name in names[1:3]] == [LONGEST_NAME] * 2
+    assert names[1].startswith("aaaa")
+    assert names[1][-1] == "1"
+    assert "…" in names[1]
+    assert names[3:] == ["two lines here", "$x^2$"]
+    same = short_names(["a" * 25 + "x" * 50 + "b" * 20, "a" * 25 + "y" * 50 + "b" * 20, "a"])
+    assert same == [f"{same[0][:-4]} [0]", f"{same[0][:-4]} [1]", "a"]
+    assert short_names(range(3)) == ["0", "1", "2"]
+
+
+def test_letters_without_a_font_are_left_out_and_said():
+    with pytest.warns(UserWarning, match="letters of 2 of the labels"):
+        names = short_names(["plain", "GPT \ue123\ue124 x", "\ue123\ue124", ""])
+    # Private letters, which no font has; they are no names, so the label is empty.
+    assert names[:2] == ["plain", "GPT  x"]

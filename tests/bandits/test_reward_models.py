@@ -42,9 +42,29 @@ def test_network_gets_every_noiseless_pair_right_and_is_reproducible():
 
 
 def test_network_ridges_sweep():
-    swept = jax.vmap(fit_small, (None, 0))(KEY, np.array([0.0, 1e-2]))
+    swept = jax.vmap(fit_small, (None, 0))(KEY, np.array([0.0, 1.0]))
     np.testing.assert_allclose(swept[0], fit_small(KEY, 0.0), rtol=1e-6)
     assert np.ptp(swept[1]) < np.ptp(swept[0])
+
+
+def test_a_ridge_of_a_network_is_in_units_of_the_counts():
+    fits = [
+        network_rewards(
+            fit_network(KEY, FEATURES, scale * NOISELESS, widths=(16,), ridge=scale, steps=50),
+            FEATURES,
+        )
+        for scale in (1.0, 100.0)
+    ]
+    np.testing.assert_allclose(*fits, atol=1e-8)
+
+
+def test_the_prior_of_a_network_fades_with_data():
+    spreads = [
+        np.ptp(network_rewards(fit_network(KEY, EYE, n * NOISELESS, ridge=1.0), EYE))
+        for n in (1, 10, 100)
+    ]
+    assert spreads == sorted(spreads)
+    assert spreads[2] > 1.5 * spreads[0]
 
 
 def test_network_nears_the_rewards_behind_the_probabilities():
