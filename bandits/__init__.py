@@ -3,9 +3,11 @@
 Names are loaded when first used, so that ``import bandits`` costs next to nothing.
 """
 
+from typing import Any
+
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+_load, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
         "descent",
@@ -30,3 +32,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "training": ["Schedule", "train"],
     },
 )
+
+
+def __getattr__(name: str) -> Any:
+    if name != "__version__":
+        return _load(name)
+    from importlib import metadata
+
+    try:
+        return metadata.version("modeseek")
+    except metadata.PackageNotFoundError:  # a copy of the code that is not installed
+        return "0+unknown"

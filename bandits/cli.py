@@ -2,11 +2,15 @@
 
 import dataclasses
 import datetime
+import errno
 import functools
+import inspect
 import json as _json
 import math
 import os
+import signal
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,21 +24,22 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from bandits import animation, gallery, plotting
+import bandits
+from bandits import animation, gallery, plotting, terminal, trainer_log
 from bandits import simulate as simulation
+from bandits.comparisons import read_comparisons
 from bandits.environments import ENVIRONMENTS
 from bandits.experiments import EXPERIMENTS, Claim, Experiment
 from bandits.files import (
     make_folder,
     move_files,
-    read_preferences,
-    read_vector,
     scratch_folder,
     whole_file,
     whole_files,
 )
 from bandits.losses import METHODS
 from bandits.search import plan, read_spec
+from bandits.tables import read_vector
 from bandits.workers import MOST_PROCESSES, processes_for, side_by_side
 from bandits.xla import avoid_ynnpack
 from theory import checks
@@ -52,6 +57,18 @@ MOST_FRAMES = 50
 CENTURY = 100 * 365.25 * 24 * 3600
 """In seconds."""
 
+COMMANDS = (
+    "list", "figures", "claims", "simulate", "read", "sweep", "animate", "explorer", "bench",
+)  # fmt: skip
+
+DESCRIPTION = """Mode seeking in JAX, re-measured.
+
+An example: modeseek figures mass_relocation --quick
+
+modeseek --version prints the version."""
+
+KEPT = "what is done is kept, the same command goes on with it"
+
 app = tyro.extras.SubcommandApp()
 console = Console(highlight=False)
 
@@ -67,19 +84,41 @@ Processes = Annotated[
 
 
 @app.command(name="list")
-def list_() -> int:
-    """Print the experiments, methods and environments."""
-    experiments = Table("experiment", "source", "question", title="Experiments")
+def list_(kinds: Names = ()) -> int:
+    """Print the experiments, methods and environments.
+
+    Args:
+        kinds: experiments, methods or environments; all of them if none is named.
+    """
+    tables = {
+        "experiments": _experiment_tables,
+        "methods": _method_tables,
+        "environments": _environment_tables,
+    }
+    for kind in kinds:
+        checks.require_known("list", kind, tables)
+    for kind in dict.fromkeys(kinds or tables):
+        for table in tables[kind]():
+            table.columns[0].no_wrap = True
+            terminal.show(console, table)
+    return 0
+
+
+def _experiment_tables() -> list[Table]:
+    table = Table("experiment", "source", "question", title="Experiments")
     for experiment in EXPERIMENTS.values():
-        experiments.add_row(experiment.name, escape(experiment.source), escape(experiment.question))
+        table.add_row(experiment.name, escape(experiment.source), escape(experiment.question))
+    return [table]
+
+
+def _method_tables() -> list[Table]:
     marks = Table(
         "method", "on-policy", "sample reuse", "negative gradient", "needs",
         title="Methods",
     )  # fmt: skip
     losses = Table("method", "loss", "hyperparameters", "source", title="Their losses")
-    for table in (marks, losses):
-        table.columns[0].no_wrap = True
-    marks.columns[-1].no_wrap = True
+    losses.columns[2].no_wrap = True
+    losses.columns[3].min_width = len("arXiv:2406.01462")
     family = ""
     for name, method in METHODS.items():
         if method.family != family:
@@ -89,15 +128,17 @@ def list_() -> int:
                 table.add_row(f"[bold]{family}[/bold]")
         flags = (method.on_policy, method.reuses_samples, method.negative_gradient)
         marks.add_row(name, *("yes" if flag else "no" for flag in flags), method.needs)
-        defaults = ", ".join(f"{key}={value:g}" for key, value in method.hyperparameters.items())
+        defaults = "\n".join(f"{key}={value:g}" for key, value in method.hyperparameters.items())
         losses.add_row(name, escape(method.formula), defaults, escape(method.source))
-    environments = Table("environment", "what", "source", title="Environments")
+    return [marks, losses]
+
+
+def _environment_tables() -> list[Table]:
+    table = Table("environment", "what", "source", title="Environments")
     for name, entry in ENVIRONMENTS.items():
-        what = (entry.build.__doc__ or "").strip()
-        environments.add_row(name, escape(what), escape(entry.source))
-    for table in (experiments, marks, losses, environments):
-        console.print(table)
-    return 0
+        what = (inspect.getdoc(entry.build) or "").partition("\n\n")[0].replace("\n", " ")
+        table.add_row(name, escape(what), escape(entry.source))
+    return [table]
 
 
 @app.command
@@ -116,6 +157,8 @@ def figures(
     """
     selected, processes = _select(names), processes_for(processes)
     make_folder(out)
+    files = [f"{e.name}.{kind}" for e in selected for kind in ("png", "pdf", "nc")]
+    _require_places(*(out / name for name in (*files, *([] if names else [gallery.PAGE]))))
     claimed: dict[str, list[Claim]] = {}
     with scratch_folder(out) as scratch:
         make = functools.partial(gallery.make_figure, folder=scratch, quick=quick)
@@ -124,7 +167,7 @@ def figures(
                 claimed[experiment.name] = made.claims
                 written = "  ".join(map(str, move_files(made.paths, out)))
                 console.print(f"{written}  {made.seconds:.1f} s", soft_wrap=True, markup=False)
-    console.print(_claim_table([claim for e in selected for claim in claimed[e.name]]))
+    terminal.show(console, _claim_table([c for e in selected for c in claimed[e.name]]))
     if not names:
         with whole_file(out / gallery.PAGE) as part:
             page = gallery.make_page(((e, claimed[e.name]) for e in selected), out)
@@ -153,32 +196,55 @@ def claims(
     if json:
         print(_as_json([dataclasses.asdict(claim) for claim in claimed]))
     else:
-        console.print(_claim_table(claimed))
+        terminal.show(console, _claim_table(claimed))
     return int(any(claim.asserted and not claim.holds for claim in claimed))
 
 
 @app.command
 def simulate(
-    reference: Annotated[Path, tyro.conf.arg(help="Probabilities to start from, CSV or .npy.")],
+    reference: Annotated[
+        str,
+        tyro.conf.arg(
+            help="File of probabilities, or log-probabilities, to start from; or `uniform`, over "
+            "the arms that the other files name."
+        ),
+    ] = simulation.UNIFORM,
     reward: Annotated[Path | None, tyro.conf.arg(help="One reward an arm; or --target.")] = None,
     target: Annotated[Path | None, tyro.conf.arg(help="Probabilities to move to.")] = None,
     preferences: Annotated[
         Path | None,
         tyro.conf.arg(
-            help="Pairs: winner,loser[,count]; rewards are fitted to them with a ridge of 1e-3."
+            help="Who was preferred to whom: winner,loser[,count] and what else docs/formats.md "
+            "lists. A tie is half a win each way."
         ),
     ] = None,
     out: OutputFolder = Path("simulation"),
     method: Annotated[
-        tuple[str, ...], tyro.conf.arg(help="Methods to run, as `modeseek list` names them.")
-    ] = ("forward_kl", "reverse_kl"),
-    beta: Annotated[float, tyro.conf.arg(help="Coefficient of the KL penalty, > 0.")] = 0.1,
+        tuple[str, ...],
+        tyro.conf.arg(
+            help="Methods to run, as `modeseek list methods` names them; by default dpo and rlhf "
+            "for preferences, forward_kl and reverse_kl for a reward or target."
+        ),
+    ] = (),
+    beta: Annotated[
+        tuple[float, ...],
+        tyro.conf.arg(help="Coefficient of the KL penalty, >= 0; several are swept."),
+    ] = (0.1,),
     hyperparameter: Annotated[
         tuple[str, ...],
-        tyro.conf.arg(help="Others, as NAME=VALUE: tau=0.05, clip=0.2; `modeseek list` has them."),
+        tyro.conf.arg(
+            help="Others, as NAME=VALUE or NAME=VALUE,VALUE: tau=0.05,0.5 label_smoothing=0.1; "
+            "`modeseek list methods` has them."
+        ),
     ] = (),
-    learning_rate: Annotated[float, tyro.conf.arg(help="Step size, > 0.")] = 1.0,
+    learning_rate: Annotated[
+        tuple[float, ...],
+        tyro.conf.arg(help="Step size, > 0; by default one that is safe for each method."),
+    ] = (),
     steps: Annotated[int, tyro.conf.arg(help="Gradient steps, at least 1.")] = 1000,
+    record: Annotated[
+        tuple[int, ...], tyro.conf.arg(help="Steps to record; by default on a log scale.")
+    ] = (),
     optimizer: Annotated[str, tyro.conf.arg(help=", ".join(simulation.OPTIMIZERS))] = "sgd",
     natural_gradient: Annotated[
         bool, tyro.conf.arg(help="Precondition with the inverse Fisher matrix.")
@@ -189,6 +255,19 @@ def simulate(
     pseudocount: Annotated[
         float, tyro.conf.arg(help="Added to each entry before that, so that none is zero.")
     ] = 0.0,
+    join: Annotated[
+        bool, tyro.conf.arg(help="Take the arms of all files together, 0 where one has none.")
+    ] = False,
+    per_prompt: Annotated[
+        bool, tyro.conf.arg(help="A bandit for each prompt of the preferences, not one of all.")
+    ] = False,
+    ridge: Annotated[
+        float,
+        tyro.conf.arg(
+            help="Of the reward fitted to preferences, >= 0: 1/s^2, s the standard deviation of "
+            "its prior in nats."
+        ),
+    ] = simulation.RIDGE,
     responses: Annotated[int, tyro.conf.arg(help="N, responses to a prompt, at least 2.")] = 10,
     batch: Annotated[int, tyro.conf.arg(help="Responses collected at a time, a multiple.")] = 100,
     passes: Annotated[
@@ -196,47 +275,100 @@ def simulate(
     ] = None,
     seed: Annotated[int, tyro.conf.arg(help="Of the samples.")] = 0,
 ) -> int:
-    """Run a bandit of your own: its trajectory and a picture.
+    """Run a bandit of your own: its trajectory, who won, and pictures.
 
-    CSV files hold one arm a line, `value` or `label,value`, with or without a header.
+    Files are recognised by their content: CSV with any delimiter, JSON, JSONL, .npy, Parquet,
+    PrefLib. A method that diverged is said, and the command exits with 1; the others' results are
+    written all the same.
     """
-    weights = {"reference": reference} | ({"target": target} if target else {})
+    paths = simulation.paths(out, preferences is not None)
+    _require_places(*paths)
+    read = {"reference": None if reference == simulation.UNIFORM else Path(reference)}
+    read |= {"target": target}
+    weights = {name: read_vector(path) for name, path in read.items() if path}
+    comparisons = None
+    if preferences is not None:
+        start = weights.get("reference")
+        arms = None
+        if start is not None and not join:
+            arms = start.labels or tuple(map(str, range(len(start.values))))
+        comparisons = read_comparisons(preferences, arms)
+    if join:
+        weights = simulation.join(weights, comparisons)
     distributions = {
-        name: simulation.to_distribution(name, read_vector(path), normalize, pseudocount)
-        for name, path in weights.items()
+        name: simulation.to_distribution(name, vector, normalize, pseudocount)
+        for name, vector in weights.items()
     }
-    start = distributions["reference"]
-    pairs = read_preferences(preferences, start) if preferences else None
     dataset = simulation.simulate(
-        start,
+        distributions.get("reference", simulation.UNIFORM),
         reward=read_vector(reward) if reward else None,
         target=distributions.get("target"),
-        preferences=pairs,
+        preferences=comparisons,
         beta=beta,
-        methods=method,
+        methods=method or None,
         hyperparameters=dict(_assignment(text) for text in hyperparameter),
-        learning_rate=learning_rate,
+        learning_rate=learning_rate or None,
         steps=steps,
+        record=record or None,
         optimizer=optimizer,
         natural_gradient=natural_gradient,
         responses=responses,
         batch=batch,
         passes=passes,
+        ridge=ridge,
+        per_prompt=per_prompt,
         seed=seed,
     )
     make_folder(out)
-    paths = [out / f"trajectory.{suffix}" for suffix in ("png", "pdf", "nc", "csv")]
-    figure = simulation.plot(dataset)
+    simulation.write(dataset, paths)
+    tables = {f"After {int(dataset.step[-1]):,} steps": simulation.summarise(dataset)}
+    tables["Who won: probability, rise in nats"] = simulation.rank(dataset)
+    for title, (header, *rows) in tables.items():
+        table = Table(*map(escape, header), title=title)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        terminal.show(console, table)
+    sentences = simulation.describe(dataset) if preferences is not None else []
+    sentences.append(f"concentrability max target/reference = {dataset.concentrability:.4g}")
+    for sentence in sentences:
+        console.print(sentence, soft_wrap=True, markup=False)
+    console.print("  ".join(map(str, paths)), soft_wrap=True, markup=False)
+    return int(bool(dataset["diverged"].any()))
+
+
+@app.command
+def read(
+    file: Annotated[
+        tyro.conf.Positional[Path],
+        tyro.conf.arg(
+            help="trainer_state.json, or a table of chosen_logps, rejected_logps, "
+            "ref_chosen_logps, ref_rejected_logps, one pair a row."
+        ),
+    ],
+    out: OutputFolder = Path("reading"),
+    beta: Annotated[
+        float | None,
+        tyro.conf.arg(help="Of the trainer, > 0; logs do not hold it. Pairs take 0.1 by default."),
+    ] = None,
+) -> int:
+    """Read the log of a preference trainer: what moved, and what follows of the mass."""
+    paths = [out / f"training.{suffix}" for suffix in ("png", "pdf", "csv")]
+    _require_places(*paths)
+    logs = trainer_log.read_logs(file, beta)
+    make_folder(out)
+    figure = trainer_log.draw_logs(logs)
     with whole_files(*paths) as parts:
         plotting.save(figure, *parts[:2])
-        dataset.to_netcdf(parts[2], engine="scipy")
-        dataset.drop_dims("arm").to_dataframe().to_csv(parts[3])
-    header, *rows = simulation.summarise(dataset)
-    table = Table(*header, title=f"After {steps:,} steps")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    console.print(f"concentrability max target/reference = {dataset.concentrability:.4g}")
+        trainer_log.write_csv(logs, parts[2])
+    for log in logs:
+        header, *rows = trainer_log.summarise_log(log)
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*row)
+        terminal.show(console, table)
+    for log in logs:
+        for sentence in trainer_log.describe_log(log):
+            console.print(sentence, soft_wrap=True, markup=False)
     console.print("  ".join(map(str, paths)), soft_wrap=True, markup=False)
     return 0
 
@@ -277,17 +409,18 @@ def sweep(
             **vars(plan(search)),
         )
         if share.index == 0:
+            if stored.remaining():
+                # A new store is made aside.
+                store = out if out.exists() else out.with_name(f"{out.name}.new")
+                _require_places(store / "part", said=out)
             _describe_sweep(stored, share.count)
         if dry_run:
             return 0
         try:
             summary = stored.run(share, barrier=barrier)
-        except KeyboardInterrupt:
-            print(
-                "modeseek: interrupted; what is done is kept, the same command goes on with it",
-                file=sys.stderr,
-            )
-            return 130
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(KEPT)
+            raise
         except jax.errors.JaxRuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise checks.InvalidInput(
@@ -364,9 +497,8 @@ def bench(
     """Measure the speed that is claimed, beside the floor and beside what users would write."""
     from bandits.bench import describe_machine, measure
 
-    table = Table(
-        "holds", "what", "value", "quartiles", "target", title=describe_machine(), box=SIMPLE_HEAD
-    )
+    title = escape(describe_machine())
+    table = Table("holds", "what", "value", "quartiles", "target", title=title, box=SIMPLE_HEAD)
     for column in (0, 2, 3, 4):
         table.columns[column].no_wrap = True
     rows = []
@@ -378,17 +510,17 @@ def bench(
     if json:
         print(_as_json(rows))
     else:
-        console.print(table)
+        terminal.show(console, table)
     return 0
 
 
 def _bench_row(row: "Measurement") -> tuple[str, ...]:
     verdict = {True: "yes", False: "NO", None: ""}[row.holds]
-    name = row.name if row.unit == "×" else f"{row.name}, {row.unit}"
+    name = escape(row.name if row.unit == "×" else f"{row.name}, {row.unit}")
     name = f"{name}\n[dim]{escape(row.note)}[/dim]" if row.note else name
     value = "" if row.value is None else f"{row.value:.3g}"
     spread = "" if row.low is None else f"{row.low:.3g} to {row.high:.3g}"
-    return verdict, name, value, spread, row.target
+    return verdict, name, value, spread, escape(row.target)
 
 
 def _describe_sweep(stored: "StoredSweep", processes: int) -> None:
@@ -420,33 +552,83 @@ def _duration(seconds: float) -> str:
 
 
 def main() -> None:
-    """Run the command: exit 0, 1 if a claim fails, 2 for bad input, 130 when interrupted."""
-    _prepare()
+    """Run the command.
+
+    It exits with 0; with 1 if a claim fails, or if not all could be written to stdout; with 2 for
+    bad input; and with 130, 143 or 129 after Ctrl-C, SIGTERM or SIGHUP.
+    """
+    with terminal.safe_streams() as stdout:
+        code = _run(sys.argv[1:] or ["--help"])
+        stdout.flush()
+        if stdout.error is not None:
+            code = code or 1
+            if not isinstance(stdout.error, BrokenPipeError):  # nobody reads on, as with `head`
+                _say(f"cannot write to stdout: {stdout.error.strerror or stdout.error}")
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
     try:
-        sys.exit(app.cli(prog="modeseek", description="Mode seeking in JAX, re-measured."))
-    except checks.InvalidInput as error:
-        print(f"modeseek: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("modeseek: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe has gone; leave without a word
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        with terminal.stoppable():
+            _prepare()
+            if arguments == ["--version"]:
+                print(f"modeseek {bandits.__version__}")
+                return 0
+            if not arguments[0].startswith("-"):
+                checks.require_known("command", arguments[0], COMMANDS)
+            return app.cli(prog="modeseek", description=DESCRIPTION, args=arguments)
+    except SystemExit as left:  # what cannot be parsed, and --help
+        return int(left.code or 0)
+    except BaseException as error:
+        interrupt = terminal.interrupt_behind(error)
+        if interrupt is not None:
+            number = getattr(interrupt, "number", signal.SIGINT)
+            notes = getattr(interrupt, "__notes__", [])
+            _say("; ".join([terminal.SIGNALS[number], *notes]))
+            return 128 + number
+        if isinstance(error, checks.InvalidInput):
+            _say(str(error))
+            return 2
+        raise
+
+
+def _say(sentence: str) -> None:
+    print(f"modeseek: {sentence}", file=sys.stderr)
 
 
 def _prepare() -> None:
     """Set this process up, as all that the command starts."""
     avoid_ynnpack()
     _keep_compiled_programs()
+    # With several processes JAX would take SIGTERM for itself, and the command would not end.
+    jax.config.update("jax_enable_preemption_service", False)
     # What overflows is refused in a sentence of our own; NumPy need not announce it.
     warnings.simplefilter("ignore", RuntimeWarning)
-    warnings.showwarning = _show_warning
+    said = set()
+
+    def show_once(message: Warning | str, *_: object, **__: object) -> None:
+        """Say one sentence, without the line of code that found it."""
+        if str(message) not in said:
+            said.add(str(message))
+            _say(f"warning: {message}")
+
+    warnings.showwarning = show_once
 
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """One sentence, without the line of code that found it."""
-    print(f"modeseek: warning: {message}", file=sys.stderr)
+def _require_places(*files: Path, said: Path | None = None) -> None:
+    """Refuse, before any work, files that could not be written, and make nothing.
+
+    A refusal names the file, or ``said``.
+    """
+    for file in files:
+        try:
+            if file.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            with tempfile.TemporaryFile(dir=next(p for p in file.absolute().parents if p.exists())):
+                pass
+        except OSError as error:
+            reason = error.strerror or error
+            raise checks.InvalidInput(f"cannot write {said or file}: {reason}") from error
 
 
 def _select(names: tuple[str, ...]) -> list[Experiment]:
@@ -459,13 +641,13 @@ def _claims_of(experiment: Experiment, quick: bool) -> list[Claim]:
     return experiment.claims(experiment.measure(quick))
 
 
-def _assignment(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
+def _assignment(text: str) -> tuple[str, list[float]]:
+    name, _, values = text.partition("=")
     try:
-        return name.strip(), float(value)
+        return name.strip(), [float(value) for value in values.split(",")]
     except ValueError:
         raise checks.InvalidInput(
-            f"hyperparameter is {text!r}; give NAME=VALUE, such as tau=0.05"
+            f"hyperparameter is {text!r}; give NAME=VALUE, such as tau=0.05, or NAME=VALUE,VALUE"
         ) from None
 
 
@@ -476,10 +658,12 @@ def _claim_table(claimed: list[Claim]) -> Table:
     )  # fmt: skip
     for column in (0, 2, 3):  # the sentences get what the numbers leave
         table.columns[column].no_wrap = True
+    table.columns[1].min_width = max((len(claim.experiment) for claim in claimed), default=0)
     for i, claim in enumerate(claimed):
         if not i or claim.experiment != claimed[i - 1].experiment:
             table.add_section()
-            table.add_row("", f"[bold]{claim.experiment}[/bold]  ({claim.source})", "", "")
+            heading = f"[bold]{escape(claim.experiment)}[/bold]  ({escape(claim.source)})"
+            table.add_row("", heading, "", "")
         verdict = "yes" if claim.holds else "NO" if claim.asserted else "no*"
         statement = escape(claim.statement)
         if claim.note:

@@ -9,13 +9,15 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from bandits.sweeps.programs import lanes
+from bandits.terminal import SIGNALS
 from theory import checks
 
 Piece = TypeVar("Piece")
@@ -47,8 +49,8 @@ def side_by_side(
 ) -> Iterator[Iterator[tuple[Piece, Result]]]:
     """Each piece with its result, as they end; where there is one process, here and in order.
 
-    Left by an exception, Ctrl-C too, it kills the processes: what they write is the caller's to
-    clean up. None of them outlives this one.
+    Left by an exception, also one of a signal, it kills the processes: what they write is the
+    caller's to clean up. None of them outlives this one.
 
     Args:
       work: from a piece to its result; both must be picklable, and it a function of a module.
@@ -65,11 +67,13 @@ def side_by_side(
     others = multiprocessing.active_children()
     # Not forked: a copy of JAX would wait for threads that it does not have.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _begin, (prepare,)) as pool:
+    with _signals_held():  # here, too: the pool starts a process that keeps account of semaphores
+        pool = ProcessPoolExecutor(processes, context, _begin, (prepare,))
+    with pool:
         try:
-            with _interrupts_held():
+            with _signals_held():
                 futures = {pool.submit(_do, work, piece): piece for piece in pieces}
-            yield ((futures[future], future.result()) for future in as_completed(futures))
+            yield _finished(futures)
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             children = [c for c in multiprocessing.active_children() if c not in others]
@@ -85,19 +89,30 @@ def side_by_side(
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until this is left, and never comes to processes that are started here.
+def _signals_held() -> Iterator[None]:
+    """Hold `SIGNALS` back until this is left, and for ever from processes that are started here.
 
-    A terminal sends it to all; who began the work says when it ends.
+    A terminal or a scheduler sends them to all; who began the work says when it ends.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _finished(
+    futures: Mapping["Future[tuple[Result, list[Warning]]]", Piece],
+) -> Iterator[tuple[Piece, Result]]:
+    """Yield each piece with its result, and warn here of what its process warned of."""
+    for future in as_completed(futures):
+        result, caught = future.result()
+        for warning in caught:
+            warnings.warn(warning, stacklevel=2)
+        yield futures[future], result
 
 
 def _begin(prepare: Callable[[], None]) -> None:
@@ -112,9 +127,12 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _do(work: Callable[[Piece], Result], piece: Piece) -> Result:
+def _do(work: Callable[[Piece], Result], piece: Piece) -> tuple[Result, list[Warning]]:
+    """Return the result of a piece and the warnings: their one reader is the parent process."""
     try:
-        return work(piece)
+        with warnings.catch_warnings(record=True) as caught:
+            result = work(piece)
+        return result, [cast(Warning, warning.message) for warning in caught]
     except Exception as error:
         try:
             pickle.loads(pickle.dumps(error))

@@ -1,7 +1,24 @@
 """A bandit of the user's own: train by each method from a reference and follow it."""
 
-from bandits.simulate.picture import plot, summarise
-from bandits.simulate.problem import to_distribution
-from bandits.simulate.run import OPTIMIZERS, simulate
+from bandits.simulate.inputs import UNIFORM, join, to_distribution
+from bandits.simulate.panel import describe, panel
+from bandits.simulate.picture import plot, rank, summarise
+from bandits.simulate.run import OPTIMIZERS, RIDGE, UndeterminedWarning, simulate
+from bandits.simulate.written import paths, write
 
-__all__ = ["OPTIMIZERS", "plot", "simulate", "summarise", "to_distribution"]
+__all__ = [
+    "OPTIMIZERS",
+    "RIDGE",
+    "UNIFORM",
+    "UndeterminedWarning",
+    "describe",
+    "join",
+    "panel",
+    "paths",
+    "plot",
+    "rank",
+    "simulate",
+    "summarise",
+    "to_distribution",
+    "write",
+]

@@ -1,26 +1,48 @@
-"""Training by each method, labelled; what diverged is refused."""
+"""Training by each method, labelled; what diverged is said."""
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from bandits.comparisons import Comparisons
 from bandits.descent import descend, log_spaced_steps
-from bandits.environments import reference_from_probabilities
+from bandits.environments import CategoricalBandit
 from bandits.files import Vector
+from bandits.keys import split_seed
 from bandits.losses import DIVERGENCES, METHODS
 from bandits.metrics import ATTRIBUTES, DIVERGED_AT, measure
-from bandits.reward_models import fit_tabular, require_counts
-from bandits.simulate.data import POLICY, Data, choose_collection, make_collect
-from bandits.simulate.problem import pose, require_data
+from bandits.simulate import inputs, step_size
+from bandits.simulate.data import (
+    POLICY,
+    SAMPLED,
+    Data,
+    choose_collection,
+    make_collect,
+    objective_of,
+)
+from bandits.simulate.problem import (
+    Arms,
+    Problem,
+    bandit_for_each_prompt,
+    one_bandit,
+    pose,
+    require_data,
+)
+from bandits.simulate.verdict import judge, last_steps
 from bandits.sweeps import DivergenceWarning, sweep
 from bandits.training import train
 from theory import checks
+from theory.comparison_graph import describe, undetermined
+from theory.distributions import kl_divergence
+from theory.pairs import Pairs
 
 OPTIMIZERS = {
     name: getattr(optax, name)
@@ -28,29 +50,65 @@ OPTIMIZERS = {
 }
 """Optimisers by name; from Python, `bandits.descend` takes any optax factory."""
 
-CLIMB = 1e-3
-"""A descent that ends this many nats above its start has diverged."""
+METHODS_OF_PAIRS = ("dpo", "rlhf")
+METHODS_OF_A_TARGET = ("forward_kl", "reverse_kl")
+"""The methods that are run where none are named: for preferences, and for a reward or target."""
+
+MOST_SAID = 3
+"""Number of sentences on what the prior decides."""
 
 MOST_STEPS = 2**31 - 1
 """Steps are counted in 32 bits."""
 
+RIDGE = 0.01
+"""Of the rewards that are fitted to preferences: a prior of 10 nats."""
+
+RATE, SAFE_RATE = "used_rate", "safe_rate"
+"""The results that say which step size a run had, and which would have been chosen."""
+
+OF_THE_PANEL: dict[str, dict[str, str]] = {
+    "training_loss": {"long_name": "what the method lowers", "units": "1"},
+    "rewards_chosen": {"long_name": "β log π/π_ref of the chosen", "units": "nats"},
+    "rewards_rejected": {"long_name": "β log π/π_ref of the rejected", "units": "nats"},
+    "reward_margin": {"long_name": "chosen minus rejected", "units": "nats"},
+    "reward_accuracy": {"long_name": "pairs whose margin is > 0", "units": "1"},
+    "reward_scale": {"long_name": "factor of log π/π_ref in rewards", "units": "1"},
+    "covered_mass": {"long_name": "probability of the arms in some pair", "units": "1"},
+    "learning_rate": {"long_name": "step size", "units": "1"},
+    "diverged": {"long_name": "whether the run is no result", "units": "1"},
+    "in_pairs": {"long_name": "whether the arm is in some pair", "units": "1"},
+    "learned_reward": {"long_name": "reward fitted to the preferences", "units": "nats"},
+    "beta": {"long_name": "β", "units": "1"},
+}
+"""Names and units of what `bandits.metrics.ATTRIBUTES` does not have."""
+
+Numbers = float | Sequence[float]
+"""One number, or several to sweep."""
+
+
+class UndeterminedWarning(UserWarning):
+    """A prior, and not the preferences, decides some of the learned rewards."""
+
 
 def simulate(
-    reference: Vector,
+    reference: Any = inputs.UNIFORM,
     *,
-    reward: Vector | None = None,
-    target: Vector | None = None,
-    preferences: np.ndarray | None = None,
-    beta: float = 0.1,
-    methods: Sequence[str] = ("forward_kl", "reverse_kl"),
-    hyperparameters: Mapping[str, float] | None = None,
-    learning_rate: float = 1.0,
+    reward: Any = None,
+    target: Any = None,
+    preferences: Any = None,
+    beta: Numbers = 0.1,
+    methods: Sequence[str] | None = None,
+    hyperparameters: Mapping[str, Numbers] | None = None,
+    learning_rate: Numbers | None = None,
     steps: int = 1000,
+    record: Sequence[int] | None = None,
     optimizer: str = "sgd",
     natural_gradient: bool = False,
     responses: int = 10,
     batch: int = 100,
     passes: int | None = None,
+    ridge: float = RIDGE,
+    per_prompt: bool = False,
     seed: int = 0,
 ) -> xr.Dataset:
     """Train a tabular policy from the reference by each method, and follow it.
@@ -61,167 +119,517 @@ def simulate(
     learn from those, all at once and without sampling; two-stage RLHF fits its reward to them. SPIN
     takes the target for the law of its demonstrations.
 
+    Vectors may be arrays ``[K]``, mappings of names to numbers, pandas Series, or xarray
+    DataArrays; those with names are brought into the order of the reference.
+
     Args:
-      reference: probabilities that the policy starts from.
+      reference: probabilities ``[K]`` that the policy starts from; or ``"uniform"``, over the arms
+        that the other inputs name.
       reward: one finite number an arm; the target is then π_ref exp(r/β) / Z.
       target: probabilities to move to; not beside a reward.
-      preferences: ``[K, K]``, how often row was preferred to column. Alone, the reward that
+      preferences: pairs, as `bandits.simulate.inputs.as_comparisons` takes them: a table ``[K, K]``
+        of how often row was preferred to column, labelled or not, or a list of
+        ``(winner, loser[, count])``. A tie is half a win each way. Alone, the reward that
         `reward_models.fit_tabular` fits to them takes the place of a given one: the target follows
         from it, and on-policy methods are trained by it.
-      beta: β > 0, the coefficient of the KL penalty, for every method that has one.
-      methods: names from `bandits.losses.METHODS`.
-      hyperparameters: others, by name, for the methods that have them.
-      learning_rate: > 0.
-      steps: gradient steps, >= 1, recorded on a log scale.
+      beta: β >= 0, the coefficient of the KL penalty, for every method that has one; or a list.
+        At 0 the target is the best arms alone; methods that divide by β refuse it.
+      methods: names from `bandits.losses.METHODS`; by default DPO and RLHF with preferences alone,
+        and else both KLs.
+      hyperparameters: others, by name, for the methods that have them; numbers or lists.
+      learning_rate: > 0, or a list. By default a step size that is safe for each method, from the
+        curvature of what it lowers (`bandits.simulate.step_size`).
+      steps: gradient steps, >= 1.
+      record: steps to record, increasing, from 0 to ``steps``; by default on a log scale.
       optimizer: a name from `OPTIMIZERS`.
       natural_gradient: precondition with the inverse Fisher matrix; for divergences.
       responses: C, in a group.
       batch: B, responses collected at a time; also the minibatch.
       passes: T of on-policy methods; by default 15 if the method reuses samples and 1 if not.
+      ridge: of the fitted reward, >= 0: 1/s², s the standard deviation in nats of its prior.
+      per_prompt: whether preferences with prompts are a bandit for each prompt; the metrics are
+        then means over prompts. Without, all responses are arms of one bandit.
       seed: of the samples.
 
     Returns:
-      A dataset over ``loss``, ``step`` and ``arm``: the metrics, ``log_probs``, the target and the
-      reference; concentrability and, with a reward, the peak's distance in its attributes.
+      A dataset over ``loss``, the swept hyperparameters, ``step`` and ``arm``: the metrics,
+      ``log_probs``, ``training_loss`` (what the method lowers), ``diverged``, the target and the
+      reference; with preferences ``learned_reward``, ``in_pairs`` and what a trainer logs of the
+      pairs; concentrability and, with a reward, the peak's distance in its attributes. A run that
+      diverged is a DivergenceWarning of one sentence; rewards that the prior decides are an
+      UndeterminedWarning.
 
     Raises:
       InvalidInput: any of the above violated, arms that do not match, a method without the data it
-        needs, a target that it cannot reach from the reference, or a run that diverged.
+        needs, or a target that it cannot reach from the reference.
     """
-    if not methods:
-        raise checks.InvalidInput("method is empty; name at least one")
-    for name in methods:
-        checks.require_known("method", name, METHODS)
-    checks.require_known("optimizer", optimizer, OPTIMIZERS)
-    checks.require_positive("learning_rate", learning_rate)
-    checks.require_positive("beta", beta)
-    checks.require_distribution("reference", reference.values)
+    vectors = {
+        name: inputs.as_vector(name, value)
+        for name, value in (("reward", reward), ("target", target))
+        if value is not None
+    }
+    start = None
+    if not (isinstance(reference, str) and reference == inputs.UNIFORM):
+        start = inputs.as_vector("reference", reference)
+        checks.require_distribution("reference", start.values)
+    comparisons = None
     if preferences is not None:
-        preferences = np.asarray(preferences, np.float64)
-        require_counts(preferences)
-        checks.require_same_arms(preferences=preferences, reference=reference.values)
-        start = reference_from_probabilities(reference.values)
-        checks.require_pairs_in_support("preferences", preferences, start, reference.labels or ())
+        comparisons = inputs.as_comparisons(preferences, None if start is None else start.labels)
+    if per_prompt:
+        arms, comparisons = _prompts_as_bandits(comparisons, start, vectors)
+        shares = 1.0 / np.bincount(arms.prompt_of)[arms.prompt_of]
+        start = Vector(shares, tuple(map(str, arms.labels)))
+    else:
+        labels = inputs.choose_arms(start, vectors, comparisons)
+        names = None if isinstance(labels, int) else tuple(labels)
+        count = labels if isinstance(labels, int) else len(labels)
+        if start is None:
+            start = Vector(np.full(count, 1.0 / count), names)
+        arms = one_bandit(names or range(count))
+
+    if methods is None:
+        alone = comparisons is not None and not vectors
+        methods = METHODS_OF_PAIRS if alone else METHODS_OF_A_TARGET
+    settings = _Settings(methods, beta, hyperparameters or {}, learning_rate)
+    checks.require_known("optimizer", optimizer, OPTIMIZERS)
     if not 1 <= steps <= MOST_STEPS:
         raise checks.InvalidInput(f"steps is {steps}; it must be from 1 to {MOST_STEPS}")
-    fitted = None if preferences is None else fit_tabular(preferences)
-    problem = pose(reference, reward, target, fitted, beta)
-    require_data(methods, problem, reward, target, preferences, natural_gradient)
-    settings = _settings(methods, beta, hyperparameters or {})
-    losses = {name: METHODS[name].bind(**values) for name, values in settings.items()}
-    recorded = log_spaced_steps(steps)
+    wanted = _steps_to_record(record, steps)
+    recorded = tuple(sorted({0, *wanted, *last_steps(steps)}))
+    checks.require_finite("ridge", ridge)
+    checks.require_nonnegative("ridge", ridge)
+    problem = pose(arms, start, vectors.get("reward"), vectors.get("target"), comparisons, ridge)
+    given = {name: name in vectors for name in ("reward", "target")}
+    given["preferences"] = comparisons is not None
+    require_data(methods, problem, given, arms.labels, natural_gradient, settings.betas)
+    if comparisons is not None:
+        _say_what_the_prior_decides(comparisons, ridge, per_prompt)
     collections = {
         name: choose_collection(
-            name, len(problem.start), steps, responses, batch, passes, preferences is not None
+            name, arms.shape[1], steps, responses, batch, passes, comparisons is not None
         )
         for name in methods
-        if name not in DIVERGENCES
     }
-    learned: dict[str, Array] = {}
-    if preferences is not None and fitted is not None:
-        learned = {
-            "pairs": jnp.asarray(preferences / preferences.sum(), float),
-            "fitted": fitted,
-        }
 
     def run_once(
-        loss: str,
-        learning_rate: Float[Array, ""],
-        start: Float[Array, " K"],
-        goal: Float[Array, " K"],
-        reward: Float[Array, " K"] | None = None,
-        pairs: Float[Array, "K K"] | None = None,
-        fitted: Float[Array, " K"] | None = None,
+        loss: str, prompt: Int[Array, ""], problem: Problem, **swept: Array
     ) -> dict[str, Array]:
+        values = settings.of(loss, swept)
+        own = jax.tree.map(lambda leaf: leaf[prompt], problem)
+        goal = own.target(values["beta"])
+        data = Data(own.start, goal, own.reward, own.pairs, own.fitted)
+        source, schedule = collections[loss]
+        keys = split_seed(seed)
+        bound = collect = first = None
+        if loss not in DIVERGENCES:
+            bound = METHODS[loss].bind(**settings.pick(loss, values))
+            collect = make_collect(source, data, schedule, keys)
+            first = collect(own.start, keys.judging, jnp.int32(0))
+        # A KL's score function has the right gradient, not the value: it is measured as such.
+        kl_coefficient = values.get("kl_coefficient", 0.0)
+        without = bound
+        if "kl_coefficient" in values:
+            without = METHODS[loss].bind(**settings.pick(loss, {**values, "kl_coefficient": 0.0}))
+        objective = objective_of(loss, source, without, data, first, values["beta"], kl_coefficient)
+        safe = _safe_rate(loss, source, bound, data, first, values, optimizer)
+
+        def follow(log_probs: Float[Array, " K"]) -> dict[str, Array]:
+            return {"log_probs": log_probs, "training_loss": objective(log_probs)}
+
         transform = OPTIMIZERS[optimizer]
-
-        def follow(log_probs: Float[Array, "*steps K"]) -> dict[str, Array]:
-            return {**measure(log_probs, goal, reward), "log_probs": log_probs}
-
-        if loss in DIVERGENCES:
+        safe, rate = (
+            jnp.asarray(r, own.start.dtype) for r in (safe, values.get("learning_rate", safe))
+        )
+        if bound is None or collect is None:
             log_probs = descend(
-                DIVERGENCES[loss], start, goal, learning_rate, recorded, transform, natural_gradient
+                DIVERGENCES[loss], own.start, goal, rate, recorded, transform, natural_gradient
             )
             # A descent is judged by its records.
-            return {**follow(log_probs), DIVERGED_AT: jnp.int32(-1)}
-        source, schedule = collections[loss]
-        data = Data(start, goal, reward, pairs, fitted)
-        collect = make_collect(source, data, schedule, jax.random.key(seed))
-        key = jax.random.key(seed)
-        return train(
-            key, POLICY, start, losses[loss], collect, schedule, transform(learning_rate),
-            lambda logits: follow(POLICY.log_probs(logits)), recorded,
-        )  # fmt: skip
+            result = {**jax.vmap(follow)(log_probs), DIVERGED_AT: jnp.int32(-1)}
+        else:
+            result = train(
+                keys.training, POLICY, own.start, bound, collect, schedule, transform(rate),
+                lambda logits: follow(POLICY.log_probs(logits)), recorded,
+            )  # fmt: skip
+        scale = values["tau" if "tau" in METHODS[loss].hyperparameters else "beta"]
+        scale = jnp.asarray(scale, own.start.dtype)
+        return {**result, RATE: rate, SAFE_RATE: safe, "reward_scale": scale}
 
-    gain = {} if problem.reward is None else {"reward": problem.reward}
+    own_dims = {"log_probs": ["step", "place"], "training_loss": ["step"]}
+    own_dims |= {name: [] for name in (RATE, SAFE_RATE, "reward_scale", DIVERGED_AT)}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DivergenceWarning)  # refused below, with the remedy
-        dataset = sweep(
+        warnings.simplefilter("ignore", DivergenceWarning)  # said below, with the remedy
+        padded = sweep(
             run_once,
-            {"loss": list(dict.fromkeys(methods)), "learning_rate": [learning_rate]},
-            fixed={"start": problem.start, "goal": problem.goal, **gain} | learned,
-            dims=["step", "arm"],
-            coords={"step": list(recorded), "arm": list(problem.labels)},
-            attributes=ATTRIBUTES,
-        ).squeeze("learning_rate")
-    if reward is None and "expected_reward" in dataset:
+            {
+                "loss": list(dict.fromkeys(methods)),
+                **settings.axes,
+                "prompt": np.arange(arms.shape[0]),
+            },
+            fixed={"problem": problem},
+            dims=own_dims,
+            coords={"step": list(recorded)},
+        )
+    padded = _measure(padded, problem, settings)
+    dataset = _flatten(padded, arms, problem, settings.given.get("learning_rate"))
+    _judge(padded, dataset, collections, settings, problem)
+    dataset = dataset.sel(step=list(wanted))
+    for name, attributes in {**ATTRIBUTES, **OF_THE_PANEL}.items():
+        if name in dataset.variables:
+            dataset[name].attrs.update(attributes)
+    if "reward" not in vectors and "expected_reward" in dataset:
         dataset["expected_reward"].attrs.update(
             long_name="expected learned reward", units="nats of log-odds"
         )
-    dataset["target_log_probs"] = ("arm", np.asarray(problem.goal))
-    dataset["reference_log_probs"] = ("arm", np.asarray(problem.start))
-    _require_convergence(dataset, settings)
-    dataset = dataset.drop_vars(DIVERGED_AT)
-    log_ratio = np.asarray(problem.goal - problem.start, np.float64)
-    log_ratio = log_ratio[np.isfinite(problem.goal)].max()
     return dataset.assign_attrs(
-        **problem.attributes,
-        concentrability=float(np.exp(log_ratio)),
+        **_geometry(problem, dataset, settings),
         optimizer=optimizer,
         natural_gradient=int(natural_gradient),
         seed=seed,
     )
 
 
-def _settings(
-    methods: Sequence[str], beta: float, hyperparameters: Mapping[str, float]
-) -> dict[str, dict[str, float]]:
-    """Each method's hyperparameters: β and the others given, where it has them, or its defaults."""
-    known = {h for name in methods for h in METHODS[name].hyperparameters}
-    for given in hyperparameters:
-        if given == "beta":
-            raise checks.InvalidInput("beta is no other hyperparameter; set it with --beta")
-        if not known - {"beta"}:
-            raise checks.InvalidInput(
-                f"unknown hyperparameter {given!r}; {', '.join(methods)} has none but --beta"
-            )
-        checks.require_known("hyperparameter", given, sorted(known - {"beta"}))
-    given_values = {"beta": beta, **hyperparameters}
+class _Settings:
+    """Every method's hyperparameters: numbers, and axes where a list is given."""
+
+    def __init__(
+        self,
+        methods: Sequence[str],
+        beta: Numbers,
+        hyperparameters: Mapping[str, Numbers],
+        learning_rate: Numbers | None,
+    ):
+        if not methods:
+            raise checks.InvalidInput("method is empty; name at least one")
+        for name in methods:
+            checks.require_known("method", name, METHODS)
+        known = sorted({h for name in methods for h in METHODS[name].hyperparameters} - {"beta"})
+        for given in hyperparameters:
+            if given in ("beta", "learning_rate"):
+                option = given.replace("_", "-")
+                raise checks.InvalidInput(
+                    f"{given} is no other hyperparameter; set it with --{option}"
+                )
+            if not known:
+                raise checks.InvalidInput(
+                    f"unknown hyperparameter {given!r}; {', '.join(methods)} has none but --beta"
+                )
+            checks.require_known("hyperparameter", given, known)
+        self.given: dict[str, float | np.ndarray] = {
+            name: _numbers(name, values)
+            for name, values in {
+                "beta": beta,
+                **hyperparameters,
+                **({} if learning_rate is None else {"learning_rate": learning_rate}),
+            }.items()
+        }
+        checks.require_finite("beta", self.given["beta"])
+        checks.require_nonnegative("beta", self.given["beta"])
+        if learning_rate is not None:
+            checks.require_positive("learning_rate", self.given["learning_rate"])
+        self.axes = {n: v for n, v in self.given.items() if isinstance(v, np.ndarray)}
+        self.betas = [float(b) for b in np.atleast_1d(self.given["beta"])]
+        for name in methods:
+            if name not in DIVERGENCES:
+                self._check(name)
+
+    def of(self, method: str, swept: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the method's own values, given, swept or by default, β, and the step size."""
+        own = METHODS[method].hyperparameters
+        allowed = {*own, "beta", "learning_rate"}
+        values = {**own, **self.given, **swept}
+        return {name: value for name, value in values.items() if name in allowed}
+
+    def pick(self, method: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the method's own hyperparameters among the values."""
+        return {name: values[name] for name in METHODS[method].hyperparameters}
+
+    def _check(self, method: str) -> None:
+        """Bind each value once, for a refusal before any work; a sweep's numbers are traced."""
+        for name, values in self.axes.items():
+            if name in METHODS[method].hyperparameters:
+                for value in values:
+                    METHODS[method].bind(**{name: float(value)})
+        METHODS[method].bind(
+            **{
+                name: float(value)
+                for name, value in self.pick(method, self.of(method, {})).items()
+                if not isinstance(value, np.ndarray)
+            }
+        )
+
+
+def _numbers(name: str, values: Numbers) -> float | np.ndarray:
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise checks.InvalidInput(
+            f"{name} is {values!r}; give a number or a list of them"
+        ) from None
+    if numbers.ndim == 0:
+        return float(numbers)
+    if numbers.ndim > 1 or not numbers.size:
+        raise checks.InvalidInput(f"{name} is {values!r}; give a number or a list of them")
+    if len(np.unique(numbers)) < numbers.size:
+        raise checks.InvalidInput(f"{name} is {values!r}; give each value once")
+    return numbers if numbers.size > 1 else float(numbers[0])
+
+
+def _prompts_as_bandits(
+    comparisons: Comparisons | None, start: Vector | None, vectors: Mapping[str, Vector]
+) -> tuple[Arms, Comparisons]:
+    if comparisons is None:
+        raise checks.InvalidInput("a bandit for each prompt needs preferences; add --preferences")
+    others = ["reference"] * (start is not None) + list(vectors)
+    if others:
+        raise checks.InvalidInput(
+            f"a bandit for each prompt has its own arms, so no {others[0]} fits them all; leave it "
+            "out (--reference uniform)"
+        )
+    return bandit_for_each_prompt(comparisons)
+
+
+def _say_what_the_prior_decides(comparisons: Comparisons, ridge: float, per_prompt: bool) -> None:
+    pairs = Pairs(comparisons.winners, comparisons.losers, comparisons.counts)
+    found = undetermined(pairs, len(comparisons.labels))
+    said = [describe(finding, comparisons.labels, ridge) for finding in found]
+    if per_prompt:  # no pair ever compares responses to two prompts, and none needs to
+        unbounded = [finding for finding in found if finding.kind == "separable"]
+        said = [
+            f"in {len(unbounded):,} comparisons of responses to a prompt one side never lost: the "
+            f"data put no bound on the gap of their rewards, the prior (ridge {ridge:g}) does"
+        ] * bool(unbounded)
+    if len(said) > MOST_SAID:
+        said[MOST_SAID:] = [f"the prior decides {len(said) - MOST_SAID} more gaps of these kinds"]
+    for sentence in said:
+        warnings.warn(sentence, UndeterminedWarning, stacklevel=3)
+
+
+def _steps_to_record(record: Sequence[int] | None, steps: int) -> tuple[int, ...]:
+    if record is None:
+        return log_spaced_steps(steps)
+    values = np.asarray(record)
+    if (
+        values.ndim != 1
+        or not values.size
+        or not np.issubdtype(values.dtype, np.integer)
+        or values.min() < 0
+        or values.max() > steps
+        or (np.diff(values) <= 0).any()
+    ):
+        raise checks.InvalidInput(
+            f"record is {list(record)}; give increasing whole numbers from 0 to {steps}"
+        )
+    return tuple(int(step) for step in values)
+
+
+def _safe_rate(
+    method: str,
+    source: str,
+    loss: Any,
+    data: Data,
+    first: Any,
+    values: Mapping[str, Any],
+    optimizer: str,
+) -> Array | float:
+    if optimizer != "sgd":
+        return step_size.ADAPTIVE
+    if method in DIVERGENCES:
+        return step_size.of_divergence(data.start, data.goal)
+    if source == "learned rewards":
+        assert data.fitted is not None
+        return step_size.of_rewards(data.fitted, data.start, values["beta"])
+    kl_coefficient = values.get("kl_coefficient", 0.0)
+    rate: Array | float = step_size.of_data(loss, first, data.start, kl_coefficient)
+    if METHODS[method].family == "policy gradient":
+        assert data.reward is not None
+        rate = step_size.of_rewards(data.reward, data.start, values["beta"])
+    if source in ("given pairs", "one batch"):
+        return rate
+    return jnp.minimum(rate, step_size.MOST)
+
+
+def _measure(padded: xr.Dataset, problem: Problem, settings: _Settings) -> xr.Dataset:
+    """Add what is measured along the trajectories of all runs: one program for all methods."""
+    dims = [dim for dim in padded["log_probs"].dims if dim not in ("step", "place")]
+    lengths = [padded.sizes[dim] for dim in dims]
+    places = np.indices(lengths).reshape(len(dims), -1)
+    betas = np.array(settings.betas)[places[dims.index("beta")] if "beta" in dims else 0]
+    betas = np.broadcast_to(betas, places.shape[1:])
+
+    @jax.jit
+    def of_runs(problem: Problem, *runs: Array) -> dict[str, Array]:
+        def of_run(log_probs: Array, scale: Array, beta: Array, prompt: Array) -> dict[str, Array]:
+            own = jax.tree.map(lambda leaf: leaf[prompt], problem)
+            goal = own.target(beta)
+            measured = measure(log_probs, goal, own.reward)
+            measured["reference_kl"] = kl_divergence(log_probs, own.start)
+            if own.pairs is not None:
+                follow = jax.vmap(lambda x: _follow_pairs(x, own.start, own.pairs, scale))
+                measured |= follow(log_probs)
+            return {**measured, "target_log_probs": goal}
+
+        return jax.vmap(of_run)(*runs)
+
+    log_probs = padded["log_probs"].values
+    measured = of_runs(
+        problem,
+        log_probs.reshape(-1, *log_probs.shape[len(dims) :]),
+        padded["reward_scale"].values.ravel(),
+        jnp.asarray(betas, log_probs.dtype),
+        places[dims.index("prompt")],
+    )
+    for name, values in measured.items():
+        own = ["place"] if name == "target_log_probs" else ["step"]
+        padded[name] = ((*dims, *own), np.asarray(values).reshape(*lengths, *values.shape[1:]))
+    return padded
+
+
+def _follow_pairs(
+    log_probs: Float[Array, " K"],
+    start: Float[Array, " K"],
+    pairs: Pairs,
+    scale: Float[Array, ""],
+) -> dict[str, Array]:
+    """What a trainer logs of its pairs."""
+    log_ratios = jnp.where(jnp.isfinite(start), log_probs - start, 0.0)
+    chosen, rejected = log_ratios[pairs.winners], log_ratios[pairs.losers]
+    margin = chosen - rejected
+    # At the start all margins are 0, but for rounding.
+    right = jnp.where(jnp.abs(margin) <= 1e-6, 0.5, margin > 0)
+    held = jnp.asarray(pairs.weights) > 0
+    covered = jnp.zeros(log_probs.shape, bool)
+    covered = covered.at[pairs.winners].max(held).at[pairs.losers].max(held)
     return {
-        name: {h: given_values.get(h, value) for h, value in METHODS[name].hyperparameters.items()}
-        for name in methods
+        "rewards_chosen": scale * jnp.sum(pairs.weights * chosen),
+        "rewards_rejected": scale * jnp.sum(pairs.weights * rejected),
+        "reward_margin": scale * jnp.sum(pairs.weights * margin),
+        "reward_accuracy": jnp.sum(pairs.weights * right),
+        "covered_mass": jnp.sum(jnp.where(covered, jnp.exp(log_probs), 0.0)),
     }
 
 
-def _require_convergence(dataset: xr.Dataset, settings: Mapping[str, Mapping[str, float]]) -> None:
-    """Refuse a run that ended in NaN, or a descent that ended above its start."""
-    rate = float(dataset["learning_rate"])
-    for name in dataset["loss"].values:
-        one = dataset.sel(loss=name)
-        broken = one["log_probs"].isnull().any("arm").values
-        if broken.any():
-            at = int(one[DIVERGED_AT]) if one[DIVERGED_AT] >= 0 else int(one["step"][broken][0])
-            values = {"learning_rate": rate, **settings[str(name)]}
-            listed = ", ".join(f"{key}={value:g}" for key, value in values.items())
-            raise checks.InvalidInput(
-                f"{name} diverged after {at} steps with {listed}; choose a smaller learning_rate, "
-                "or gentler hyperparameters"
-            )
-        measured = [kl for kl in ("forward_kl", "reverse_kl") if name in (kl, "jeffreys")]
-        if measured:
-            start, *_, end = np.sum([one[kl].values for kl in measured], axis=0)
-            if not end <= start + CLIMB:
-                raise checks.InvalidInput(
-                    f"learning_rate is {rate:g}: {name} diverged, from "
-                    f"{start:.4g} to {end:.4g} nats; choose a smaller one"
+def _flatten(
+    padded: xr.Dataset, arms: Arms, problem: Problem, learning_rate: float | np.ndarray | None
+) -> xr.Dataset:
+    """The arms of all prompts along one dimension, and means over prompts of all else."""
+    over_arms = {name: v for name, v in padded.data_vars.items() if "place" in v.dims}
+    if arms.prompts is None:
+        dataset = padded.drop_vars(list(over_arms)).squeeze("prompt", drop=True)
+    else:
+        dataset = padded.drop_vars(list(over_arms)).mean("prompt").astype("float32")
+    dataset = dataset.drop_vars([DIVERGED_AT, SAFE_RATE])
+    if learning_rate is None:
+        dataset = dataset.rename({RATE: "learning_rate"})
+    else:
+        dataset = dataset.drop_vars(RATE)
+        if "learning_rate" not in dataset.dims:
+            dataset = dataset.assign_coords(learning_rate=learning_rate)
+    dataset = dataset.assign_coords(arm=list(arms.labels))
+
+    def along_arms(values: np.ndarray) -> np.ndarray:
+        return values[..., arms.prompt_of, arms.place_of]
+
+    for name, variable in over_arms.items():
+        moved = variable.transpose(..., "prompt", "place")
+        values = along_arms(moved.values)
+        if name == "target_log_probs":  # the same for all methods, and for all but β
+            outer = [dim for dim in moved.dims[:-2] if dim == "beta"]
+            moved = moved.isel({d: 0 for d in moved.dims[:-2] if d != "beta"})
+            values = along_arms(moved.values)
+            dataset[name] = ((*outer, "arm"), values)
+        else:
+            dataset[name] = ((*moved.dims[:-2], "arm"), values)
+    dataset["reference_log_probs"] = ("arm", along_arms(np.asarray(problem.start)))
+    if problem.fitted is not None and problem.pairs is not None:
+        dataset["learned_reward"] = ("arm", along_arms(np.asarray(problem.fitted)))
+        held = np.zeros(arms.shape, bool)
+        rows = np.broadcast_to(np.arange(arms.shape[0])[:, None], problem.pairs.winners.shape)
+        real = np.asarray(problem.pairs.weights) > 0
+        for ends in (problem.pairs.winners, problem.pairs.losers):
+            held[rows[real], np.asarray(ends)[real]] = True
+        dataset["in_pairs"] = ("arm", along_arms(held))
+    if arms.prompts is not None:
+        dataset = dataset.assign_coords(prompt=("arm", [arms.prompts[i] for i in arms.prompt_of]))
+    return dataset
+
+
+def _judge(
+    padded: xr.Dataset,
+    dataset: xr.Dataset,
+    collections: Mapping[str, Any],
+    settings: _Settings,
+    problem: Problem,
+) -> None:
+    """Mark the runs that are no results, and say so in a sentence each."""
+    dims = [str(dim) for dim in dataset["training_loss"].dims if dim != "step"]
+    lengths = [dataset.sizes[dim] for dim in dims]
+    diverged = np.zeros(lengths, bool)
+    steps = padded["step"].values
+    probs = np.exp(padded["log_probs"].transpose(*dims, "prompt", "step", "place").values)
+    objectives = padded["training_loss"].transpose(*dims, "prompt", "step").values
+    stopped = padded[DIVERGED_AT].transpose(*dims, "prompt").values
+    rates, safe = (padded[name].transpose(*dims, "prompt").values for name in (RATE, SAFE_RATE))
+    for place in itertools.product(*map(range, lengths)):
+        method = str(dataset["loss"].values[place[0]])
+        sampled = collections[method][0] in SAMPLED
+        prompts = len(objectives[place])
+        verdicts = {
+            i: verdict
+            for i in range(prompts)
+            if (
+                verdict := judge(
+                    objectives[place][i],
+                    probs[place][i],
+                    steps,
+                    diverged_at=int(stopped[place][i]),
+                    sampled=sampled,
+                    scale=_scale(method, collections[method][0], problem, i),
                 )
+            )
+        }
+        if not verdicts:
+            continue
+        diverged[place] = True
+        i, verdict = next(iter(verdicts.items()))
+        at = {
+            dim: float(dataset[dim].values[k]) for dim, k in zip(dims[1:], place[1:], strict=True)
+        }
+        own = settings.pick(method, settings.of(method, at))
+        shown = {"learning_rate": float(rates[place][i]), **own, **at}
+        listed = ", ".join(f"{key}={value:g}" for key, value in shown.items())
+        which = f" for {len(verdicts)} of {prompts} prompts" if prompts > 1 else ""
+        remedy = "choose gentler hyperparameters or other data"
+        if verdict.curable:
+            rate = min(shown["learning_rate"] / 10, max(float(safe[place][i]), 1e-30))
+            remedy = f"try learning_rate={rate:.2g}"
+        warnings.warn(
+            f"{method} diverged{which}: it {verdict.sentence}, with {listed}; {remedy}",
+            DivergenceWarning,
+            stacklevel=3,
+        )
+    dataset["diverged"] = (dims, diverged)
+
+
+def _scale(method: str, source: str, problem: Problem, prompt: int) -> float:
+    """A natural size of what a method lowers: the range of rewards, or a nat."""
+    if problem.reward is None or METHODS[method].family != "policy gradient":
+        return 1.0
+    reward = np.asarray(problem.reward)[prompt]
+    held = np.isfinite(np.asarray(problem.start)[prompt])
+    return float(np.ptp(reward[held]))
+
+
+def _geometry(problem: Problem, dataset: xr.Dataset, settings: _Settings) -> dict[str, float]:
+    """How far the target lies from the reference; of the first β."""
+    target = dataset["target_log_probs"]
+    first = target.isel(beta=0) if "beta" in target.dims else target
+    log_ratio = (first - dataset["reference_log_probs"]).values.astype(np.float64)
+    log_ratio = log_ratio[np.isfinite(first.values)].max()
+    attributes: dict[str, float] = {"concentrability": float(np.exp(log_ratio))}
+    if problem.goal is None and problem.reward is not None:
+        attributes["beta"] = settings.betas[0]
+        if len(problem.start) == 1:
+            bandit = CategoricalBandit(problem.reward[0], problem.start[0])
+            attributes["peak_distance"] = int(bandit.peak_distance())
+    return attributes

@@ -1,27 +1,43 @@
 """The command end to end: what it prints and writes, and what it refuses, leaving nothing."""
 
 import dataclasses
+import importlib.metadata
+import importlib.resources
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tomllib
+import warnings
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
+import bandits
 from bandits import cli
+from bandits.environments import ENVIRONMENTS
 from bandits.experiments import EXPERIMENTS
 from bandits.experiments.base import Experiment
 from bandits.experiments.intervals import Interval
 from bandits.losses import METHODS
 from bandits.reward_models import fit_tabular
 
+# What the command says of a run stays a warning here, as it does for users.
+pytestmark = [
+    pytest.mark.filterwarnings(f"default::bandits.{name}")
+    for name in ("simulate.UndeterminedWarning", "sweeps.DivergenceWarning", "tables.FileWarning")
+]
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+WRITERS = ("figures", "animate", "explorer")
 
 FILES = {
     "p.csv": "arm,value\na,0.2\nb,0.3\nc,0.5\n",
@@ -53,7 +69,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(cli.console, "width", 200)
     work = tmp_path / "work"
-    work.mkdir()
+    for name in ("folder.html", "taken/weights.pdf"):
+        (work / name).mkdir(parents=True)
     for name, text in FILES.items():
         (work / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     np.save(work / "matrix.npy", np.ones((2, 2)) / 4)
@@ -111,6 +128,95 @@ def test_list_names_every_experiment_method_and_environment(command):
         assert name in out
     for experiment in EXPERIMENTS.values():
         assert experiment.source in out
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_list_cuts_no_name(command, monkeypatch, width):
+    monkeypatch.setattr(cli.console, "width", width)
+    _, out, _ = command("list")
+    methods = METHODS.values()
+    defaults = [f"{k}={v:g}" for m in methods for k, v in m.hyperparameters.items()]
+    for name in (*EXPERIMENTS, *METHODS, *ENVIRONMENTS, *defaults):
+        assert re.search(rf"(?<!\S){re.escape(name)}(?!\S)", out), name
+
+
+def test_list_prints_the_lists_that_are_named(command):
+    code, out, _ = command("list", "environments", "experiments")
+    assert code == 0
+    assert 0 < out.index(" Environments ") < out.index(" Experiments ")
+    assert " Methods " not in out
+    assert "Raises" not in out
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_claims_cut_no_name(command, monkeypatch, width):
+    name = "an_experiment_of_28_letters_"
+    monkeypatch.setattr(cli, "EXPERIMENTS", {name: fake_experiment(name, True)})
+    monkeypatch.setattr(cli.console, "width", width)
+    _, out, _ = command("claims")
+    assert f"{name}  (nowhere)" in out or f" {name} " in out
+    assert "…" not in out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help_shows_an_example_that_runs(command, arguments):
+    code, out, err = command(*arguments)
+    assert (code, err) == (0, "")
+    assert all(name in out for name in cli.COMMANDS)
+    (example,) = [line for line in out.splitlines() if line.startswith("An example: modeseek ")]
+    assert command(*example.split()[3:])[0] == 0
+
+
+def test_the_version_is_that_of_the_package(command, monkeypatch):
+    version = importlib.metadata.version("modeseek")
+    assert command("--version") == (0, f"modeseek {version}\n", "")
+    assert bandits.__version__ == version
+
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert bandits.__version__ == "0+unknown"
+    with pytest.raises(AttributeError):
+        _ = bandits.no_such_name
+
+
+def test_types_are_shipped():
+    data = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text())
+    for package in ("bandits", "theory"):
+        assert "py.typed" in data["tool"]["setuptools"]["package-data"][package]
+        assert importlib.resources.files(package).joinpath("py.typed").is_file()
+
+
+STREAMS = {
+    "list > /dev/full": (1, "modeseek: cannot write to stdout: No space left on device\n"),
+    "list >&-": (1, "modeseek: cannot write to stdout: Bad file descriptor\n"),
+    "--help > /dev/full": (1, "modeseek: cannot write to stdout: No space left on device\n"),
+    "list 2>&-": (0, ""),
+    "claims lemas > /dev/full": (2, "modeseek: unknown experiment 'lemas'; did you mean"),
+    "claims lemas 2> /dev/full": (2, ""),
+    "list | head -1": (1, ""),
+    "list": (0, ""),
+}
+
+
+def test_streams_that_take_nothing_cost_a_sentence_at_most():
+    """A shell reports what its Python ends with, also where that fails while it ends."""
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    shells = {
+        words: subprocess.Popen(
+            ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m bandits {words}"],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for words in STREAMS
+    }  # fmt: skip
+    for words, (code, problem) in STREAMS.items():
+        out, err = shells[words].communicate(timeout=300)
+        assert shells[words].returncode == code, words
+        assert err.decode().startswith(problem), words
+        assert err.count(b"\n") == bool(problem), words
+    assert b"| mode_seeking " in out
+    out.decode("ascii")
 
 
 def test_figures_writes_a_picture_and_its_data_and_prints_the_claims(folder):
@@ -224,17 +330,26 @@ def test_the_number_of_processes_changes_no_byte(folder):
     assert side_by_side == alone
 
 
-def test_an_interrupt_of_several_processes_leaves_whole_figures_only(folder):
+@pytest.mark.parametrize(
+    ("number", "send", "word"),
+    [
+        (signal.SIGINT, os.killpg, "interrupted"),
+        (signal.SIGTERM, os.kill, "terminated"),
+        (signal.SIGHUP, os.killpg, "hung up"),
+    ],
+)
+def test_an_interrupt_of_several_processes_leaves_whole_figures_only(folder, number, send, word):
     # Whatever started the tests may have had them ignore it.
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
     start = [sys.executable, "-c", program + "from bandits.cli import main; main()"]
     options = ["figures", "--quick", "--out", "out", "--processes", "2"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([*start, *options], **streams, start_new_session=True) as process:
         first = process.stdout.readline()
-        os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=300)
-    assert (process.returncode, err) == (130, "modeseek: interrupted\n")
+        send(process.pid, number)
+        out, err = process.communicate(timeout=300)  # the pipes end with the last process
+    assert (process.returncode, err) == (128 + number, f"modeseek: {word}\n")
     written = [word for line in (first + out).splitlines() for word in line.split("  ")[:3]]
     left = {f"out/{path.name}" for path in (folder / "out").iterdir()}
     assert set(written) <= left
@@ -249,7 +364,10 @@ def test_simulate_to_a_target_writes_the_trajectory_and_a_picture(command, folde
     )
     assert (code, err) == (0, "")
     names = {path.name for path in set(listing(folder)) - set(before)}
-    assert names == {"out", "trajectory.png", "trajectory.pdf", "trajectory.nc", "trajectory.csv"}
+    assert names == {
+        *("out", "trajectory.png", "trajectory.pdf", "trajectory.nc", "trajectory.csv"),
+        *("arms.csv", "probabilities.csv"),
+    }
     assert not is_blank("out/trajectory.png")
     with xr.open_dataset("out/trajectory.nc", engine="scipy") as dataset:
         assert dataset["arm"].values.astype(str).tolist() == ["a", "b", "c"]
@@ -289,7 +407,9 @@ def test_the_examples_shipped_run_as_their_readme_says(command, place, method):
     lines = [t for t in (EXAMPLES / "README.md").read_text().splitlines() if "modeseek sim" in t]
     arguments = lines[place].replace("examples/", f"{EXAMPLES}/").split()[1:]
     code, out, err = command(*arguments, "--steps", "20")
-    assert (code, err, len(lines)) == (0, "", 2)
+    assert (code, len(lines)) == (0, 2)
+    # The prior decides some rewards of the letters' pairs, and that is said.
+    assert ("the prior alone sets" in err) == (method == "dpo")
     assert method in out
 
 
@@ -305,7 +425,8 @@ def test_simulate_fits_two_stages_and_hypo_to_preferences(command):
         *("--method", "rlhf", "hypo", "--beta", "0.5", "--hyperparameter", "kl_coefficient=0.2"),
         *("--learning-rate", "4", "--steps", "1500"),
     )
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert "never loses to" in err
     counts = np.array([[0, 2, 1], [0, 0, 0], [0, 0.5, 0]])
     p, final = np.array([0.2, 0.3, 0.5]), final_probabilities()
     gibbs = p * np.exp(np.asarray(fit_tabular(counts)) / 0.5)
@@ -314,6 +435,34 @@ def test_simulate_fits_two_stages_and_hypo_to_preferences(command):
     assert final["hypo"][2] > 0.2  # DPO alone would give up every response that lost
     for name in ("rlhf", "hypo"):
         assert name in out
+
+
+def test_one_method_that_diverges_costs_exit_1_and_the_others_are_written(command):
+    Path("noisy.csv").write_text("winner;loser;count\na;b;3\nb;a;1\n")
+    code, out, err = command(
+        *("simulate", "--preferences", "noisy.csv", "--beta", "10", "--learning-rate", "1"),
+        *("--method", "dpo", "preference_likelihood"),
+    )
+    assert code == 1
+    assert "warning: dpo diverged: it does not settle" in err
+    assert "try learning_rate=0.02" in err
+    assert "diverged" in out
+    assert final_probabilities()["preference_likelihood"][0] == pytest.approx(0.75, abs=1e-3)
+
+
+def test_preferences_alone_say_who_won_and_what_moved(command):
+    Path("votes.csv").write_text("model_a,model_b,winner\nx,y,model_a\nx,y,tie\nz,y,model_a\n")
+    code, out, _ = command(
+        *("simulate", "--preferences", "votes.csv", "--beta", "0.1", "1", "--steps", "50"),
+        *("--hyperparameter", "label_smoothing=0.1", "--record", "0", "50"),
+    )
+    assert code == 0
+    assert "Who won" in out
+    assert re.search(r"DPO β = 1: chosen fell", out)
+    arms = pd.read_csv("simulation/arms.csv")
+    assert sorted(set(arms.arm)) == ["x", "y", "z"]
+    assert set(pd.read_csv("simulation/probabilities.csv").step) == {0, 50}
+    assert not is_blank("simulation/training.png")
 
 
 def test_simulate_plays_against_itself_to_the_target(command):
@@ -344,6 +493,8 @@ TO_TARGET = [*SIMULATE, "--target", "q.csv"]
 FROM_PAIRS = [*SIMULATE, "--preferences", "pairs.csv", "--method"]
 ONE_STEP = [*TO_TARGET, "--method", "forward_kl", "--steps", "1"]
 DIVERGING = [*TO_TARGET, "--method", "forward_kl", "--natural-gradient", "--learning-rate", "2e38"]
+
+FILM = ["animate", "mode_seeking", "--out"]
 
 REFUSED = {
     "probabilities negative": (
@@ -377,6 +528,8 @@ REFUSED = {
     "no method": ([*TO_TARGET, "--method"], "method is empty", "name at least one"),
     "misspelt optimizer": ([*TO_TARGET, "--optimizer", "adma"], "did you mean 'adam'?"),
     "no processes": (["claims", "--processes", "0"], "processes is 0; it must be a whole number"),
+    "misspelt list": (["list", "Method"], "unknown list 'Method'; did you mean 'methods'?"),
+    "misspelt command": (["Figure"], "unknown command 'Figure'; did you mean 'figures'?"),
     "misspelt figure": (["figures", "mode_seking"], "'mode_seking'; did you mean 'mode_seeking'?"),
     "misspelt claim": (["claims", "mass"], "unknown experiment 'mass'", "allowed: mode_seeking"),
     "neither reward nor target": (SIMULATE, "either a reward or a target"),
@@ -420,6 +573,15 @@ REFUSED = {
     "unwritable folder": ([*ONE_STEP, "--out", "file/out"], "folder file/out"),
     "a file for a folder": ([*ONE_STEP, "--out", "file"], "the folder file"),
     "unwritable figures": (["figures", "--out", "file/out"], "cannot write to the folder file/out"),
+    "a folder for a figure": (["figures", "weights", "--out", "taken"], "taken/weights.pdf: Is a"),
+    "a folder for the gallery": (["figures", "--out", "taken"], "cannot write taken/"),
+    "a folder for a page": (["explorer", "--out", "folder.html"], "folder.html: Is a directory"),
+    "no folder for a page": (["explorer", "--out", "/proc/a.html"], "cannot write /proc/a.html"),
+    "a long name": (["explorer", "--out", "a" * 300 + ".html"], "File name too long"),
+    "a folder for a film": ([*FILM, "folder.html"], "folder.html: Is a directory"),
+    "a file for a folder of films": ([*FILM, "file/a.gif"], "file/a.gif: Not a directory"),
+    "no folder for a film": ([*FILM, "/proc/a.gif"], "cannot write /proc/a.gif"),
+    "a long name of a film": ([*FILM, "a" * 300 + ".gif"], "File name too long"),
 }
 
 
@@ -431,25 +593,32 @@ def test_bad_input_gets_one_line_and_leaves_nothing_behind(command, folder, case
     assert listing(folder) == before
 
 
-@pytest.mark.parametrize("arguments", [REFUSED["malformed CSV"][0], DIVERGING])
-def test_a_refusal_of_the_real_command_is_one_line_without_a_traceback(folder, arguments):
+def test_a_refusal_of_the_real_command_is_one_line_without_a_traceback(folder):
     before = listing(folder)
-    result = subprocess_command(*arguments)
+    result = subprocess_command(*REFUSED["malformed CSV"][0])
     assert_refused((result.returncode, result.stdout, result.stderr))
     assert listing(folder) == before
 
 
-def test_a_refused_folder_costs_no_run(command, monkeypatch):
+def test_a_divergence_in_the_real_command_is_one_line_on_stderr_and_exit_1():
+    result = subprocess_command(*DIVERGING)
+    assert result.returncode == 1
+    assert result.stderr.startswith("modeseek: warning: forward_kl diverged: it became NaN after")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [a for a, *_ in REFUSED.values() if a[0] in WRITERS])
+def test_a_refused_output_costs_no_run(command, monkeypatch, arguments):
     ran = []
-    fake = dataclasses.replace(fake_experiment("fake", True), run=ran.append)
-    monkeypatch.setattr(cli, "EXPERIMENTS", {"fake": fake})
-    assert_refused(command("figures", "--out", "file/out"))
+    monkeypatch.setattr("bandits.explorer.run", ran.append)
+    monkeypatch.setattr(Experiment, "measure", ran.append)
+    assert_refused(command(*arguments))
     assert ran == []
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["figurs"], ["simulate"], [*TO_TARGET, "--steps", "ten"], [*TO_TARGET, "--setps", "1"]],
+    [["--steps"], ["simulate"], [*TO_TARGET, "--steps", "ten"], [*TO_TARGET, "--setps", "1"]],
 )
 def test_what_cannot_be_parsed_exits_2_without_a_traceback(command, folder, arguments):
     before = listing(folder)
@@ -476,13 +645,59 @@ def test_a_write_that_fails_half_way_leaves_no_new_file(command, folder):
     assert listing(folder) == before
 
 
-def test_an_interrupt_exits_130_without_a_traceback(command, monkeypatch):
-    def interrupt(settings):
-        raise KeyboardInterrupt
+def interrupted(settings):
+    raise KeyboardInterrupt
 
-    fake = dataclasses.replace(fake_experiment("fake", True), run=interrupt)
-    monkeypatch.setattr(cli, "EXPERIMENTS", {"fake": fake})
-    assert command("claims") == (130, "", "modeseek: interrupted\n")
+
+def interrupted_with_a_film_half_written(settings):
+    try:
+        raise KeyboardInterrupt
+    finally:
+        raise subprocess.CalledProcessError(255, "ffmpeg")
+
+
+def terminated(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError
+
+
+STOPS = {
+    "interrupted": (interrupted, 130),
+    "interrupted, and more": (interrupted_with_a_film_half_written, 130),
+    "terminated": (terminated, 143),
+}
+
+
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["claims", "mode_seeking"],
+        ["figures", "mode_seeking", "--out", "."],
+        [*FILM, "a.gif"],
+        ["explorer"],
+    ],
+)
+def test_a_stop_is_one_sentence_and_leaves_nothing(command, monkeypatch, folder, arguments, stop):
+    run, code = STOPS[stop]
+    fake = dataclasses.replace(EXPERIMENTS["mode_seeking"], run=run)
+    monkeypatch.setitem(EXPERIMENTS, "mode_seeking", fake)
+    monkeypatch.setattr("bandits.explorer.run", run)
+    before = listing(folder)
+    assert command(*arguments) == (code, "", f"modeseek: {stop.partition(',')[0]}\n")
+    assert listing(folder) == before
+
+
+def test_a_warning_is_said_once(command, monkeypatch):
+    def warn(settings):
+        for text in ("this is odd", "this is odd", "and this"):
+            warnings.warn(text, stacklevel=1)
+        return xr.Dataset()
+
+    fakes = {n: dataclasses.replace(fake_experiment(n, True), run=warn) for n in ("a", "b")}
+    monkeypatch.setattr(cli, "EXPERIMENTS", fakes)
+    _, _, err = command("claims", "--processes", "1")
+    assert err == "modeseek: warning: this is odd\nmodeseek: warning: and this\n"
 
 
 def test_animate_writes_a_moving_picture(command, folder, monkeypatch):

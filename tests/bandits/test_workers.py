@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import jax
 import numpy as np
@@ -24,13 +25,14 @@ NOTHING = os.getpid
 
 SLEEPERS = """
 import os, signal, sys, time
+from bandits.terminal import stoppable
 from bandits.workers import side_by_side
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     pieces = [float(word) for word in sys.argv[1:]]
     try:
-        with side_by_side(time.sleep, pieces, 2, os.getpid) as done:
+        with stoppable(), side_by_side(time.sleep, pieces, 2, os.getpid) as done:
             if pieces[0] == 0:
                 next(done)
             print("begun", flush=True)
@@ -103,6 +105,12 @@ def test_an_error_that_cannot_be_sent_is_told():
     assert all_end()
 
 
+def test_what_a_process_warns_of_is_said_here():
+    with pytest.warns(UserWarning, match="odd") as caught:
+        everything(warnings.warn, ["this is odd", "so odd"], 2)
+    assert sorted(str(one.message) for one in caught) == ["so odd", "this is odd"]
+
+
 def test_processes_are_prepared():
     def prepared_by(prepare):
         with side_by_side(abs, [1, 1], 2, prepare) as done:
@@ -136,10 +144,11 @@ def test_no_process_outlives_a_parent_that_is_killed(sleepers):
     assert parent.communicate(timeout=120)[0] == ""
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("first", [0, 600], ids=["at work", "while they start"])
-def test_ctrl_c_comes_to_all_and_nobody_prints_a_traceback(sleepers, first):
+def test_a_signal_comes_to_all_and_nobody_prints_a_traceback(sleepers, first, number):
     parent = sleepers(first, 600, 600)
-    os.killpg(parent.pid, signal.SIGINT)
+    os.killpg(parent.pid, number)
     assert parent.communicate(timeout=120) == ("ended\n", "")
     assert parent.returncode == 0
 

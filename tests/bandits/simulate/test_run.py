@@ -5,10 +5,14 @@ import pytest
 from scipy.special import softmax
 
 from bandits import files
+from bandits.comparisons import Comparisons
 from bandits.environments import CoverageWarning
-from bandits.simulate import plot, simulate, summarise, to_distribution
+from bandits.simulate import UndeterminedWarning, plot, simulate, summarise, to_distribution
+from bandits.sweeps import DivergenceWarning
 from theory.checks import InvalidInput
 from theory.gibbs import gibbs_log_probs
+
+pytestmark = pytest.mark.filterwarnings("ignore::bandits.simulate.UndeterminedWarning")
 
 PAIR = ["forward_kl", "reverse_kl"]
 P, Q = (0.2, 0.25, 0.55), (0.5, 0.4, 0.1)
@@ -164,30 +168,148 @@ def test_a_probability_too_small_for_float32_is_no_zero():
         assert np.isfinite(dataset["forward_kl"]).all()
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("learning_rate", [2.0, 1e38])
-def test_a_descent_that_diverges_is_refused_with_the_method_and_the_remedy(learning_rate):
-    with pytest.raises(InvalidInput, match=r"forward_kl diverged.*smaller"):
-        simulate(
+@pytest.mark.parametrize(
+    ("learning_rate", "sentence"),
+    [
+        (2.0, r"does not settle.*learning_rate=2.*; try learning_rate=0\.2"),
+        (1e38, r"became NaN after \d+ steps.*; try learning_rate=1$"),
+    ],
+)
+def test_a_descent_that_diverges_is_said_with_the_step_size_to_try(learning_rate, sentence):
+    with pytest.warns(DivergenceWarning, match=f"forward_kl diverged: it {sentence}") as said:
+        dataset = simulate(
             vector([0.01, 0.29, 0.7]),
             target=vector([0.7, 0.2, 0.1]),
-            methods=["forward_kl"],
+            methods=["forward_kl", "reverse_kl"],
             learning_rate=learning_rate,
             natural_gradient=True,
             steps=100,
         )
+    assert bool(dataset["diverged"].sel(loss="forward_kl"))
+    assert len([w for w in said if "forward_kl" in str(w.message)]) == 1
 
 
-@pytest.mark.filterwarnings("error")
-def test_a_refused_divergence_does_not_warn_as_well():
-    with pytest.raises(InvalidInput, match="diverged"):
-        simulate(
-            vector(P),
-            target=vector(Q),
-            methods=["forward_kl"],
-            learning_rate=2e38,
-            natural_gradient=True,
+def test_one_method_that_diverges_leaves_the_results_of_the_others():
+    pairs = [("a", "b", 3), ("b", "a", 1)]
+    with pytest.warns(DivergenceWarning, match="dpo diverged: it does not settle"):
+        dataset = simulate(
+            {"a": 0.5, "b": 0.5},
+            preferences=pairs,
+            beta=10,
+            methods=["dpo", "preference_likelihood"],
+            learning_rate=1.0,
         )
+    assert dataset["diverged"].values.tolist() == [True, False]
+    liked = np.exp(dataset["log_probs"].sel(loss="preference_likelihood", arm="a")[-1])
+    assert liked == pytest.approx(0.75, abs=1e-3)
+
+
+@pytest.mark.parametrize("beta", [0.01, 0.1, 1.0, 10.0])
+def test_the_chosen_step_size_brings_every_method_of_pairs_to_its_optimum(beta):
+    pairs = [("a", "b", 3), ("b", "a", 1)]
+    dataset = simulate(
+        {"a": 0.5, "b": 0.5}, preferences=pairs, beta=beta, ridge=0.0, steps=3000,
+        methods=["dpo", "rlhf", "ipo"], hyperparameters={"tau": beta},
+    )  # fmt: skip
+    margin = dataset["log_probs"].isel(step=-1, arm=0) - dataset["log_probs"].isel(step=-1, arm=1)
+    noisy = np.log(3) / beta
+    assert float(margin.sel(loss="dpo")) == pytest.approx(noisy, rel=0.02)
+    assert float(margin.sel(loss="ipo")) == pytest.approx(0.5 / (2 * beta), rel=0.02)
+    final = np.exp(dataset["log_probs"].sel(loss="rlhf", arm="a")[-1])
+    assert float(final) == pytest.approx(1 / (1 + np.exp(-noisy)), abs=0.01)
+    assert not dataset["diverged"].any()
+
+
+def test_hyperparameters_given_as_lists_are_axes_and_equal_single_runs():
+    pairs = [("a", "b", 3), ("b", "c", 2), ("c", "a", 1)]
+    common = {"preferences": pairs, "steps": 50}
+    swept = simulate(
+        methods=["dpo", "ipo"], beta=[0.1, 1.0], hyperparameters={"tau": [0.1, 0.5]}, **common
+    )
+    assert swept["log_probs"].dims == ("loss", "beta", "tau", "step", "arm")
+    for beta in (0.1, 1.0):
+        single = simulate(methods=["dpo"], beta=beta, **common)
+        np.testing.assert_allclose(
+            swept["log_probs"].sel(loss="dpo", beta=beta, tau=0.5), single["log_probs"][0],
+            atol=1e-5,
+        )  # fmt: skip
+    rates = simulate(methods=["dpo"], learning_rate=[0.1, 1.0], **common)
+    assert rates.sizes["learning_rate"] == 2
+
+
+def test_at_beta_zero_the_target_is_the_best_arms_alone():
+    dataset = simulate(
+        vector(P), reward=vector([1.0, 0.0, 1.0]), beta=0.0, methods=["forward_kl", "reinforce"],
+        steps=200,
+    )  # fmt: skip
+    shares = np.array([0.2, 0.0, 0.55]) / 0.75
+    np.testing.assert_allclose(np.exp(dataset["target_log_probs"]), shares, rtol=1e-5)
+    assert float(dataset["expected_reward"].sel(loss="reinforce")[-1]) > 0.9
+
+
+def test_what_a_trainer_logs_is_recomputed_from_the_policies():
+    pairs = [("a", "b", 3), ("b", "c", 1)]
+    dataset = simulate(
+        dict(zip("abcd", (0.1, 0.2, 0.3, 0.4), strict=True)), preferences=pairs, beta=0.5,
+        methods=["dpo"], steps=100,
+    )  # fmt: skip
+    ratios = dataset["log_probs"][0].values.astype(float) - np.log([0.1, 0.2, 0.3, 0.4])
+    chosen = 0.75 * ratios[:, 0] + 0.25 * ratios[:, 1]
+    rejected = 0.75 * ratios[:, 1] + 0.25 * ratios[:, 2]
+    first, second = ratios[:, 0] - ratios[:, 1], ratios[:, 1] - ratios[:, 2]
+    loss = 0.75 * np.log1p(np.exp(-0.5 * first)) + 0.25 * np.log1p(np.exp(-0.5 * second))
+    for name, expected in {
+        "rewards_chosen": 0.5 * chosen,
+        "rewards_rejected": 0.5 * rejected,
+        "reward_margin": 0.5 * (chosen - rejected),
+        "training_loss": loss,
+        "covered_mass": np.exp(dataset["log_probs"][0, :, :3]).sum("arm"),
+    }.items():
+        np.testing.assert_allclose(dataset[name][0], expected, atol=2e-6, err_msg=name)
+    assert float(dataset["training_loss"][0, 0]) == pytest.approx(np.log(2), abs=1e-6)
+    assert float(dataset["reward_accuracy"][0, 0]) == 0.5
+    assert float(dataset["reward_accuracy"][0, -1]) == 1.0
+    assert dataset["in_pairs"].values.tolist() == [True, True, True, False]
+
+
+def test_a_bandit_for_each_prompt_is_each_prompt_alone():
+    labels = ("yes", "no", "maybe")
+    comparisons = Comparisons(
+        labels,
+        np.array([0, 1, 2, 0]),
+        np.array([1, 0, 0, 1]),
+        np.array([3.0, 1.0, 2.0, 5.0]),
+        ("p", "q"),
+        np.array([0, 0, 0, 1]),
+    )
+    together = simulate(preferences=comparisons, per_prompt=True, methods=["dpo"], steps=30)
+    assert together["arm"].values.tolist() == ["yes", "no", "maybe", "yes", "no"]
+    assert together["prompt"].values.tolist() == ["p", "p", "p", "q", "q"]
+    rates = {
+        "p": [("yes", "no", 3), ("no", "yes", 1), ("maybe", "yes", 2)],
+        "q": [("yes", "no", 5)],
+    }
+    losses = []
+    for name, pairs in rates.items():
+        alone = simulate(preferences=pairs, methods=["dpo"], steps=30)
+        part = together["log_probs"][0].values[:, together["prompt"].values == name]
+        np.testing.assert_allclose(part, alone["log_probs"][0], atol=1e-5)
+        losses.append(alone["training_loss"][0])
+    np.testing.assert_allclose(together["training_loss"][0], sum(losses) / 2, atol=1e-6)
+    with pytest.raises(InvalidInput, match="have no prompts"):
+        simulate(preferences=[("a", "b")], per_prompt=True)
+
+
+def test_rewards_that_the_prior_decides_are_said():
+    with pytest.warns(UndeterminedWarning, match=r"a never loses to b.*ridge 0\.01"):
+        simulate(preferences=[("a", "b")], methods=["dpo"], steps=2)
+
+
+def test_steps_are_recorded_on_request():
+    dataset = simulate(vector(P), target=vector(Q), steps=9, record=[0, 3, 9])
+    assert dataset["step"].values.tolist() == [0, 3, 9]
+    with pytest.raises(InvalidInput, match=r"record is \[0, 11\]"):
+        simulate(vector(P), target=vector(Q), steps=9, record=[0, 11])
 
 
 REFUSED = {
@@ -213,7 +335,10 @@ REFUSED = {
         {"target": None, "reward": vector([0, 1, 2, 3])},
         "reward has 4 arms but reference has 3",
     ),
-    "beta 0": ({"target": None, "reward": vector([0, 1, 2]), "beta": 0}, "beta is 0; it must"),
+    "beta 0": (
+        {"target": None, "reward": vector([0, 1, 2]), "beta": 0},
+        "beta is 0, where the optimum",
+    ),
     "beta too small for the rewards": (
         {"target": None, "reward": vector([0, 1, 2]), "beta": 1e-300},
         "beta",

@@ -1,0 +1,235 @@
+"""What the user brings, as vectors and pairs: arrays, labelled data of pandas or xarray, files."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from bandits.comparisons import Comparisons
+from bandits.files import Vector
+from theory import checks
+from theory.bradley_terry import require_counts
+from theory.checks import InvalidInput
+from theory.pairs import Pairs
+
+UNIFORM = "uniform"
+"""As the reference: the same probability for each arm that the other inputs name."""
+
+
+def as_vector(name: str, values: Any) -> Vector:
+    """Return one number an arm, with the arms' names where the input has them.
+
+    Args:
+      name: of the argument, for refusals.
+      values: a `Vector`, a mapping of names to numbers, a pandas Series, an xarray DataArray of one
+        dimension, or anything that NumPy takes for ``[K]`` numbers.
+
+    Raises:
+      InvalidInput: other shapes, values that are no numbers, names that stand there twice.
+    """
+    labels: Sequence[Any] | None = None
+    if isinstance(values, Vector):
+        values, labels = values.values, values.labels
+    elif isinstance(values, Mapping):
+        values, labels = list(values.values()), list(values)
+    elif isinstance(values, pd.Series):
+        named = not isinstance(values.index, pd.RangeIndex)
+        values, labels = values.to_numpy(), list(values.index) if named else None
+    elif isinstance(values, xr.DataArray):
+        coordinate = values.coords.get(values.dims[0]) if values.ndim == 1 else None
+        values, labels = values.values, None if coordinate is None else list(coordinate.values)
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise InvalidInput(f"{name} must hold numbers, one an arm") from None
+    if numbers.ndim != 1:
+        raise InvalidInput(f"{name} has shape {numbers.shape}; it must be [K], one number an arm")
+    if labels is None:
+        return Vector(numbers, None)
+    names = tuple(map(str, labels))
+    if len(set(names)) < len(names):
+        twice = next(label for label in names if names.count(label) > 1)
+        raise InvalidInput(f"{name} names the arm {twice!r} twice; give each arm once")
+    return Vector(numbers, names)
+
+
+def as_comparisons(preferences: Any, labels: Sequence[str] | None = None) -> Comparisons:
+    """Return the pairs that were compared.
+
+    Args:
+      preferences: `Comparisons`; a table ``[K, K]`` of how often row was preferred to column, as an
+        array, a DataFrame or a DataArray with the arms along both axes; or a list of
+        ``(winner, loser)`` or ``(winner, loser, count)``.
+      labels: names of the K arms of a table without names.
+
+    Raises:
+      InvalidInput: shapes that fit none of these, negative or infinite counts, a pair of an arm
+        with itself, no pair at all.
+    """
+    if isinstance(preferences, Comparisons):
+        return preferences
+    if isinstance(preferences, pd.DataFrame):
+        if [str(c).lower() for c in preferences.columns[:2]] == ["winner", "loser"]:
+            return _from_rows(preferences.iloc[:, :3].itertuples(index=False, name=None))
+        if list(preferences.index) != list(preferences.columns):
+            raise InvalidInput(
+                "preferences must name the same arms along rows and columns, or have the columns "
+                "winner and loser"
+            )
+        named = list(map(str, preferences.columns))
+        return _from_table(preferences.to_numpy(), named)
+    if isinstance(preferences, xr.DataArray):
+        coordinates = [preferences.coords.get(dim) for dim in preferences.dims]
+        if preferences.ndim == 2 and all(c is not None for c in coordinates):
+            rows, columns = (list(map(str, c.values)) for c in coordinates if c is not None)
+            if rows != columns:
+                raise InvalidInput("preferences must name the same arms along both dimensions")
+            labels = rows
+        return _from_table(preferences.values, labels)
+    if isinstance(preferences, Sequence) and any(
+        isinstance(value, str) for row in preferences[:1] for value in np.atleast_1d(row)
+    ):
+        return _from_rows(preferences)
+    return _from_table(preferences, labels)
+
+
+def _from_table(table: Any, labels: Sequence[str] | None) -> Comparisons:
+    try:
+        counts = np.asarray(table, np.float64)
+    except (TypeError, ValueError):
+        raise InvalidInput(
+            "preferences must be a table [K, K] of numbers, or a list of (winner, loser)"
+        ) from None
+    require_counts(counts)
+    if labels is None:
+        labels = [str(i) for i in range(len(counts))]
+    checks.require_same_arms(preferences=counts, reference=np.zeros(len(labels)))
+    winners, losers = np.nonzero(counts)
+    return Comparisons(tuple(labels), winners, losers, counts[winners, losers])
+
+
+def _from_rows(rows: Any) -> Comparisons:
+    places: dict[str, int] = {}
+    pairs: list[tuple[int, int, float]] = []
+    for number, row in enumerate(rows):
+        where = f"preferences[{number}] is {row!r}"
+        if not isinstance(row, Sequence) or isinstance(row, str) or len(row) not in (2, 3):
+            raise InvalidInput(f"{where}; give (winner, loser) or (winner, loser, count)")
+        winner, loser = map(str, row[:2])
+        count = row[2] if len(row) == 3 else 1.0
+        if winner == loser:
+            raise InvalidInput(f"{where}; a pair needs two different arms")
+        if not isinstance(count, int | float | np.number) or not 0 < count < np.inf:
+            raise InvalidInput(f"{where}; the count must be a finite number > 0")
+        pairs.append(
+            (
+                places.setdefault(winner, len(places)),
+                places.setdefault(loser, len(places)),
+                float(count),
+            )
+        )
+    if not pairs:
+        raise InvalidInput("preferences is empty; give at least one pair")
+    winners, losers, counts = map(np.array, zip(*pairs, strict=True))
+    return Comparisons(tuple(places), winners, losers, counts)
+
+
+def choose_arms(
+    reference: Vector | None, others: Mapping[str, Vector], comparisons: Comparisons | None
+) -> Sequence[str] | int:
+    """Return the arms' names, in the reference's order; without a reference, all that are named.
+
+    A number of arms is returned where nothing names them.
+    """
+    named = [vector.labels for vector in others.values() if vector.labels is not None]
+    if reference is not None:
+        same = [labels for labels in named if len(labels) == len(reference.values)]
+        return reference.labels or (same[0] if same else len(reference.values))
+    if comparisons is not None:
+        named.append(comparisons.labels)
+    if named:
+        return list(dict.fromkeys(label for labels in named for label in labels))
+    if not others:
+        raise InvalidInput(
+            "the reference is uniform, but no other input names arms; add --preferences, --reward "
+            "or --target"
+        )
+    return len(next(iter(others.values())).values)
+
+
+def join(
+    vectors: Mapping[str, Vector], comparisons: Comparisons | None = None
+) -> dict[str, Vector]:
+    """Return the vectors over the arms of all of them together, 0 where one has no such arm.
+
+    Raises InvalidInput for a vector without names.
+    """
+    for name, vector in vectors.items():
+        if vector.labels is None:
+            raise InvalidInput(f"{name} names no arms, so there is nothing to join by; add labels")
+    named = [vector.labels or () for vector in vectors.values()]
+    if comparisons is not None:
+        named.append(comparisons.labels)
+    labels = tuple(dict.fromkeys(label for labels in named for label in labels))
+    return {
+        name: Vector(
+            np.array([held.get(label, 0.0) for label in labels]),
+            labels,
+        )
+        for name, vector in vectors.items()
+        for held in [dict(zip(vector.labels or (), vector.values, strict=True))]
+    }
+
+
+def to_distribution(name: str, weights: Vector, normalize: bool, pseudocount: float) -> Vector:
+    """Return the weights as probabilities.
+
+    They are taken as given, or divided by their sum, after a pseudocount is added. Weights of which
+    none is above 0 and one is below are log-probabilities.
+
+    Raises InvalidInput if they are no distribution, with the remedy where there is one.
+    """
+    checks.require_finite("pseudocount", pseudocount)
+    checks.require_nonnegative("pseudocount", pseudocount)
+    values = weights.values
+    checks.require_arms(name, values)
+    if (values <= 0).all() and (values < 0).any() and not np.isnan(values).any():
+        if pseudocount:
+            raise InvalidInput(f"{name} holds log-probabilities; a pseudocount is for counts")
+        if np.isneginf(values).all():
+            raise InvalidInput(f"{name} is zero on every arm; at least one must be positive")
+        # Sequences have log-probabilities of −100 and less: what they have in common is taken out
+        # first where it does not count.
+        values = np.exp(values - (values.max() if normalize else 0.0))
+        kind = "exp of its log-probabilities"
+    else:
+        checks.require_finite(name, values)
+        checks.require_nonnegative(name, values)
+        kind = "it"
+    values = values + pseudocount
+    total = values.sum()
+    if total <= 0:
+        raise InvalidInput(f"{name} is zero on every arm; at least one must be positive")
+    if not (normalize or pseudocount) and abs(total - 1) > checks.SUM_TOLERANCE:
+        what = name if kind == "it" else f"exp({name}), of log-probabilities,"
+        raise InvalidInput(
+            f"{what} sums to {total:.8g}; probabilities must sum to 1 (to divide by the sum, add "
+            "--normalize)"
+        )
+    return Vector(values / total, weights.labels)
+
+
+def require_reachable_pairs(
+    reference_log_probs: np.ndarray, pairs: Pairs, labels: Sequence[object]
+) -> None:
+    """Refuse pairs of a response that the reference excludes."""
+    excluded = np.isneginf(reference_log_probs)
+    named = np.concatenate([pairs.winners, pairs.losers])
+    lost = named[excluded[named]]
+    if lost.size:
+        raise InvalidInput(
+            f"preferences name arm {str(labels[int(lost[0])])!r}, which the reference excludes; "
+            "give it a probability > 0 there (--pseudocount 0.5 for counts), or leave its pairs out"
+        )
