@@ -34,6 +34,19 @@ runs along its axis.
 
 Exact updates descend from the reference to the Gibbs policy of ``beta`` by a divergence. They take
 no seeds, and nothing that is said of samples.
+
+A bandit of your own comes from files, in any format that `modeseek simulate` reads:
+
+    [problem]
+    reference = "letters.csv"         # or "uniform", over the arms that the other file names
+    reward = "rewards.csv"            # one number an arm; or, instead,
+    preferences = "pairs.csv"         # who was preferred to whom: a reward is fitted to them
+    normalize = true                  # divide the reference by its sum; by default false
+    pseudocount = 0.5                 # added to each of its entries before; by default 0
+    ridge = 0.01                      # of the fitted reward: 1/s², s its prior's deviation in nats
+
+Paths are relative to the TOML file, and each of these keys has one value. Responses are sampled
+and labelled by the reward, given or fitted, as in an environment.
 """
 
 import functools
@@ -65,6 +78,7 @@ from bandits.search.entries import (
     values_of,
     whole,
 )
+from bandits.search.files import FILE_KEYS, FILES, FileBandit, read_files
 from bandits.search.spec import Numbers, Spec, build_environment, parameters_of
 from theory import checks
 from theory.checks import InvalidInput
@@ -125,17 +139,20 @@ def read_spec(path: Path) -> Spec:
         raise InvalidInput(f"{path}, line {line}: it is not TOML (not UTF-8)") from error
     except (ValueError, RecursionError) as error:  # also a number too long, nesting too deep
         raise InvalidInput(f"{path} is not TOML: {error}") from error
-    return parse_spec(content)
+    return parse_spec(content, path.parent)
 
 
-def parse_spec(content: Mapping[str, Any]) -> Spec:
+def parse_spec(content: Mapping[str, Any], folder: Path = Path()) -> Spec:
     """The search that the tables of a TOML file describe.
+
+    Args:
+      content: the tables.
+      folder: what the paths of files in them are relative to.
 
     Raises InvalidInput for anything that is not allowed; the message is one sentence that names the
     key, the value and what is allowed.
     """
     tables = read_table("the file", content, ("problem", "training"), ("record",))
-    problem = read_table("problem", tables["problem"], ("environment",))
     training = read_table(
         "training",
         tables["training"],
@@ -144,9 +161,7 @@ def parse_spec(content: Mapping[str, Any]) -> Spec:
     )
     record = read_table("record", tables.get("record", {}), (), ("metrics", "steps"))
 
-    environment = read_names(
-        "problem.environment", problem.pop("environment"), "environment", ENVIRONMENTS
-    )
+    environment, arguments, files = _read_problem(tables["problem"], folder)
     updates = read_choice("training.updates", training.get("updates", UPDATES[0]), UPDATES)
     optimizer = training.get("optimizer", next(iter(OPTIMIZERS)))
     methods = _read_methods(training["methods"], updates)
@@ -156,7 +171,7 @@ def parse_spec(content: Mapping[str, Any]) -> Spec:
     metrics = record.get("metrics", list(METRICS[:2]))
     spec = Spec(
         environment=environment,
-        arguments=_read_arguments(problem, values_of(environment)),
+        arguments=arguments,
         methods=methods,
         hyperparameters=_read_hyperparameters(training.get("hyperparameters", {}), methods),
         updates=updates,
@@ -166,11 +181,35 @@ def parse_spec(content: Mapping[str, Any]) -> Spec:
         **(_refuse_samples(training) if is_exact else _read_samples(training)),
         metrics=values_of(read_names("record.metrics", metrics, "metric", measurable)),
         record=_read_record(record.get("steps", [0, steps]), steps),
+        files=files,
     )
     _require_size(spec)
     _require_collections(spec)
     _require_problems(spec)
     return spec
+
+
+def _read_problem(value: Any, folder: Path) -> tuple[Any, dict[str, Numbers], FileBandit | None]:
+    """Return the environments and their arguments, or the bandit of files."""
+    problem = read_table("problem", value)
+    of_files = [name for name in FILE_KEYS if name in problem]
+    if "environment" in problem:
+        if of_files:
+            raise InvalidInput(
+                f"problem has both 'environment' and {of_files[0]!r}; give an environment, or files"
+            )
+        names = problem.pop("environment")
+        environment = read_names("problem.environment", names, "environment", ENVIRONMENTS)
+        return environment, _read_arguments(problem, values_of(environment)), None
+    if not of_files:
+        known = dict.fromkeys(name for e in ENVIRONMENTS for name in parameters_of(e))
+        for name in problem:
+            require_known("problem", "key", name, ["environment", *FILE_KEYS, *known])
+        raise InvalidInput("problem has no 'environment'; add it, or a reference and its reward")
+    files = read_files(problem, folder)
+    if len(files.labels) > MOST_ARMS:
+        raise InvalidInput(f"problem has {len(files.labels)} arms; at most {MOST_ARMS} are allowed")
+    return FILES, {}, files
 
 
 def _read_samples(training: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,7 +353,7 @@ def _require_problems(spec: Spec) -> None:
         given = spec.environment_arguments(environment)
         for corner in itertools.product(*map(ends_of, given.values())):
             arguments = dict(zip(given, corner, strict=True))
-            build = functools.partial(build_environment, environment, arguments)
+            build = functools.partial(build_environment, environment, arguments | spec.shared)
             bandit = _under("problem", list(given), build)
             _require_sound(spec, bandit, environment, arguments)
             references.append(np.asarray(bandit.reference_log_probs))
@@ -334,6 +373,14 @@ def _require_sound(
     """Refuse numbers so extreme that none come out, and data that a network cannot draw."""
     given = ", ".join(f"{name} = {value:g}" for name, value in arguments.items())
     called = f"problem.environment {environment!r} with {given or 'its defaults'}"
+    if spec.files is not None:
+        called = "problem.reward"
+        if spec.policy == "network" and 0.0 in spec.files.reference:
+            arm = spec.files.labels[spec.files.reference.index(0.0)]
+            raise InvalidInput(
+                f"problem.reference is zero on arm {arm!r}, but a network gives each arm a "
+                "probability > 0; add a problem.pseudocount, or choose the policy 'table'"
+            )
     if spec.policy == "network" and bandit.data_log_probs is not None:
         raise InvalidInput(
             f"training.policy is 'network', whose offline data are the reference's, but {called} "

@@ -1,5 +1,6 @@
 """What a search is, as data: the whole grid, in one form for all files that mean the same."""
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 from bandits.environments import ENVIRONMENTS, CategoricalBandit
 from bandits.losses import METHODS
 from bandits.search.entries import values_of
+from bandits.search.files import FILES, FileBandit
 
 Numbers = float | tuple[float, ...]
 """One number, or an axis."""
@@ -22,7 +24,7 @@ class Spec:
     """A search. A number is an axis where it is a tuple.
 
     Attributes:
-      environment: a name, or several, of `bandits.environments.ENVIRONMENTS`.
+      environment: a name, or several, of `bandits.environments.ENVIRONMENTS`; or "files".
       arguments: of the environments' builders, by name.
       methods: names of `bandits.losses.METHODS`.
       hyperparameters: of the methods, by name.
@@ -40,6 +42,7 @@ class Spec:
       least_gap: pairs whose rewards differ by less are not labelled.
       metrics: what is recorded.
       record: when, in steps.
+      files: the bandit of the environment "files"; None for all others.
     """
 
     environment: str | tuple[str, ...]
@@ -60,6 +63,7 @@ class Spec:
     least_gap: Numbers | None
     metrics: tuple[str, ...]
     record: tuple[int, ...]
+    files: FileBandit | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -82,6 +86,14 @@ class Spec:
             "seed": self.seeds,
         }
         return {name: value for name, value in settings.items() if value is not None}
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What all runs share and is no setting, by name: the bandit of files.
+
+        It is an argument of the runs: as a constant it would be compiled into every program.
+        """
+        return {} if self.files is None else {FILES: self.files.bandit}
 
     @property
     def axes(self) -> dict[str, tuple[Any, ...]]:
@@ -150,13 +162,14 @@ class Spec:
                 "passes": {name: self.passes or self.default_passes(name) for name in self.methods},
                 "least_gap": self.least_gap,
             }
-        problem = {
-            "environment": self.environment,
-            "arguments": {
+        problem: dict[str, Any] = {"environment": self.environment}
+        if self.files is not None:  # the numbers, so that files can be moved but not changed
+            problem |= dataclasses.asdict(self.files)
+        else:
+            problem["arguments"] = {
                 name: _defaults(name) | self.environment_arguments(name)
                 for name in self.environments
-            },
-        }
+            }
         record = {"metrics": self.metrics, "steps": self.record}
         return _plain({"problem": problem, "training": training, "record": record})
 
@@ -170,7 +183,12 @@ class Spec:
 
 
 def build_environment(environment: str, arguments: Mapping[str, Any]) -> CategoricalBandit:
-    """The environment of the given name, with those of the arguments that it has."""
+    """The environment of the given name, with those of the arguments that it has.
+
+    The bandit of files is itself among the arguments, see `Spec.shared`.
+    """
+    if environment == FILES:
+        return arguments[FILES]
     return ENVIRONMENTS[environment].build(**pick(parameters_of(environment), arguments))
 
 
@@ -181,6 +199,8 @@ def pick(names: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:
 
 def parameters_of(environment: str) -> Mapping[str, inspect.Parameter]:
     """The arguments of the environment's builder; sizes, which are no axes, are annotated int."""
+    if environment == FILES:
+        return {}
     return inspect.signature(ENVIRONMENTS[environment].build).parameters
 
 

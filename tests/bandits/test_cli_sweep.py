@@ -28,6 +28,7 @@ learning_rate = {log = [0.01, 1.0, 40]}
 steps = [0, 20]
 """
 SLOW = "import sys\nsys.path.insert(0, {!r})\nfrom rounding import slow\nslow({})\n"
+UNESTIMATED = "from bandits.sweeps.stored import StoredSweep\ndel StoredSweep.estimate\n"
 HELPERS = str(Path(__file__).parent / "sweeps")
 
 
@@ -176,10 +177,62 @@ def test_the_same_spec_written_otherwise_goes_on(command, whole, tmp_path):
         ("spec.toml", "spec.toml is there and holds no sweep"),
         (".", ". is there and holds no sweep"),
         ("/proc/a.zarr", "/proc"),
+        ("a" * 253, "File name too long"),
+        ("a" * 300, "File name too long"),
     ],
 )
-def test_where_nothing_can_be_written_is_said_in_a_sentence(command, spec, out, message):
-    refused(command(spec, out), message)
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+def test_where_nothing_can_be_written_is_said_before_the_work(command, spec, out, message, flags):
+    refused(command(spec, out, *flags, code=UNESTIMATED), message)
+
+
+FILES = 'reference = "files/counts.csv"\nnormalize = true\nreward = "files/reward.csv"'
+
+
+def test_a_sweep_over_files_goes_on_when_they_are_moved_and_not_when_they_change(
+    command, tmp_path, tree
+):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "counts.csv").write_text("arm,count\na,5\nb,3\nc,2\n")
+    (folder / "reward.csv").write_text("a,0.1\nb,0.3\nc,1.0\n")
+    text = SPEC.replace('environment = "far"', FILES)
+    (tmp_path / "own.toml").write_text(text)
+    status, out, problems = command("own.toml", "a.zarr", "--dry-run")
+    assert (status, problems) == (0, "")
+    assert out.startswith("80 runs in 2 programs; ")
+    assert not (tmp_path / "a.zarr").exists()
+    assert command("own.toml", "a.zarr")[0] == 0
+    before = tree(tmp_path / "a.zarr")
+    with xr.open_zarr(tmp_path / "a.zarr") as found:
+        assert found["arm"].values.tolist() == ["a", "b", "c"]
+        assert found["reward"].values.tolist() == [0.1, 0.3, 1.0]
+        assert found["expected_reward"].dims == ("loss", "learning_rate", "step")
+        assert found["expected_reward"].isel(step=0).values == pytest.approx(0.34)
+    moved = text.replace("files/", "moved/")
+    folder.rename(tmp_path / "moved")
+    (tmp_path / "own.toml").write_text(moved)
+    status, out, problems = command("own.toml", "a.zarr")
+    assert (status, problems) == (0, "")
+    assert "0 runs done, 80 kept" in out
+    (tmp_path / "moved" / "reward.csv").write_text("a,0.1\nb,0.4\nc,1.0\n")
+    refused(
+        command("own.toml", "a.zarr"),
+        "a.zarr holds another sweep: search.problem.reward is [0.1, 0.3, 1.0] there and "
+        "[0.1, 0.4, 1.0] here",
+    )
+    assert tree(tmp_path / "a.zarr") == before
+
+
+def test_a_file_of_a_sweep_is_refused_in_a_sentence_and_nothing_is_left(command, tmp_path):
+    (tmp_path / "own.toml").write_text(SPEC.replace('environment = "far"', FILES))
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "counts.csv").write_text("arm,count\na,5\nb,three\n")
+    refused(
+        command("own.toml", "a.zarr"),
+        "modeseek: problem.reference: files/counts.csv, line 3: 'three' is not a number; ",
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["files", "own.toml"]
 
 
 def wait_for(condition, seconds=60):
@@ -193,18 +246,21 @@ def digests(path):
     return len(list((path / "ledger" / "sha256").glob("[0-9]*.0")))
 
 
+@pytest.mark.parametrize(
+    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+)
 def test_an_interrupted_sweep_says_what_to_do_and_goes_on_to_the_same_bits(
-    start, wait, command, spec, whole, tmp_path, tree
+    start, wait, command, spec, whole, tmp_path, tree, number, word
 ):
     child = start(
         SLOW.format(HELPERS, 0.1), ["sweep", spec, "--out", "a.zarr", "--chunk-runs", "2"]
     )
     wait_for(lambda: digests(tmp_path / "a.zarr") >= 3)
-    os.kill(child, signal.SIGINT)
+    os.kill(child, number)
     status, _, problems = wait(child, 20)
     assert (status, problems) == (
-        130,
-        "modeseek: interrupted; what is done is kept, the same command goes on with it\n",
+        128 + number,
+        f"modeseek: {word}; what is done is kept, the same command goes on with it\n",
     )
     assert 3 <= digests(tmp_path / "a.zarr") < 40
     status, out, problems = command(spec, "a.zarr")
@@ -242,6 +298,16 @@ def test_three_commands_share_a_sweep_and_one_is_killed(
     assert " 0 kept" not in out
     assert "not done yet" not in out
     assert tree(tmp_path / "a.zarr") == tree(whole)
+
+
+def test_a_shared_sweep_ends_when_it_is_told_to(start, wait, spec, tmp_path, port):
+    flags = ["sweep", spec, "--out", "a.zarr", "--chunk-runs", "2"]
+    flags += ["--coordinator", f"localhost:{port}", "--processes", "2", "--process"]
+    children = [start(SLOW.format(HELPERS, 0.2), [*flags, str(i)]) for i in range(2)]
+    wait_for(lambda: digests(tmp_path / "a.zarr") >= 3)
+    for child in children:
+        os.kill(child, signal.SIGTERM)
+    assert [wait(child, 20)[0] for child in children] == [128 + signal.SIGTERM] * 2
 
 
 def test_the_number_of_devices_and_processes_changes_no_file(

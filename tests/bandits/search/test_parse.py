@@ -56,6 +56,16 @@ EXACT = {
 }
 
 
+OF_FILES = {
+    "problem": {
+        "reference": "letters_english.csv",
+        "normalize": True,
+        "reward": "letters_german.csv",
+    },
+    "training": {"methods": ["dpo"], "steps": 20, "learning_rate": 0.1},
+}
+
+
 def changed(content, key, value):
     """A copy with the value under the dotted key."""
     content = copy.deepcopy(content)
@@ -201,6 +211,19 @@ def test_a_missing_key_is_named(key):
         parse_spec(content)
 
 
+def test_the_files_that_are_documented_are_a_problem(tmp_path):
+    text = parse.__doc__.split("A bandit of your own", 1)[1].split("\n\n")[1]
+    problem = tomllib.loads(textwrap.dedent(text))["problem"]
+    assert set(problem) == set(parse.FILE_KEYS)
+    for name in ("letters.csv", "rewards.csv"):
+        (tmp_path / name).write_text("a,1\nb,3\n")
+    (tmp_path / "pairs.csv").write_text("a,b\nb,a\na,b\n")
+    for unused in (("reward",), ("preferences", "ridge")):
+        given = {key: value for key, value in problem.items() if key not in unused}
+        spec = parse_spec({**OF_FILES, "problem": given}, tmp_path)
+        assert spec.files.reference == pytest.approx((0.3, 0.7))
+
+
 def test_a_method_without_hyperparameters_is_given_none():
     training = {**SAMPLED["training"], "methods": ["best_of_n"]}
     with pytest.raises(InvalidInput, match="holds 'beta', but best_of_n has none"):
@@ -239,8 +262,15 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "runs"), [("small_sweep", 96), ("mass_relocation_sweep", 10**6), ("t24_search", 57600)]
+    ("name", "runs"),
+    [
+        ("small_sweep", 96),
+        ("own_sweep", 72),
+        ("mass_relocation_sweep", 10**6),
+        ("t24_search", 57600),
+    ],
 )
+@pytest.mark.filterwarnings("ignore::bandits.simulate.UndeterminedWarning")
 def test_the_examples_are_searches(name, runs):
     assert read_spec(EXAMPLES / f"{name}.toml").num_runs == runs
 
@@ -272,6 +302,7 @@ KEYS = [
     *(f"training.{key}" for key in ("updates", "optimizer", *SAMPLED["training"], "policy")),
     *(f"training.hyperparameters.{key}" for key in ("beta", "tau", "floor", "temperature")),
     *(f"problem.{key}" for key in ("environment", "width", "max_length", "mode", "cut", "scale")),
+    *(f"problem.{key}" for key in ("reference", "reward", "preferences", "ridge", "normalize")),
     *("problem", "training", "record", "record.steps", "record.metrics", "other", "training.x"),
 ]
 WORDS = st.sampled_from(KEYS)
@@ -279,7 +310,7 @@ WORDS = st.sampled_from(KEYS)
 
 @settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(
-    st.sampled_from([SAMPLED, NETWORK, EXACT]),
+    st.sampled_from([SAMPLED, NETWORK, EXACT, OF_FILES]),
     st.lists(st.tuples(WORDS, VALUES), min_size=1, max_size=3),
 )
 def test_whatever_stands_in_a_file_is_a_search_or_is_refused_on_one_line(content, changes):
@@ -290,7 +321,7 @@ def test_whatever_stands_in_a_file_is_a_search_or_is_refused_on_one_line(content
             continue
     refusal, spec = "", None
     try:
-        spec = parse_spec(content)
+        spec = parse_spec(content, EXAMPLES)
     except InvalidInput as error:
         refusal = str(error)
     assert len(refusal.splitlines()) == (spec is None)

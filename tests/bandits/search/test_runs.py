@@ -9,27 +9,31 @@ import optax
 import pytest
 
 from bandits import Schedule, descend, pretraining, sweep, train
-from bandits.environments import bump_bandit, far_bandit, near_bandit
+from bandits.environments import CategoricalBandit, bump_bandit, far_bandit, near_bandit
 from bandits.environments import skew_length as skew_length_bandit
 from bandits.losses import DIVERGENCES, METHODS, preferences_by_reward
 from bandits.policies import tabular_softmax
 from bandits.search import parse_spec, plan, read_spec
+from bandits.simulate import simulate
 from bandits.training import on_bandit
+from theory.bradley_terry import fit_tabular
 from theory.distributions import entropy, kl_divergence
+from theory.pairs import Pairs
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 STEPS, RECORD = 6, (0, 3, 6)
 
 
-def perform(content):
-    planned = plan(parse_spec(content))
+def perform(content, folder=EXAMPLES):
+    planned = plan(parse_spec(content, folder))
     names = ("fixed", "dims", "coords", "attributes", "block_runs")
     return sweep(planned.run, planned.axes, **{name: getattr(planned, name) for name in names})
 
 
 def sampled(environment, record=("expected_reward", "reference_kl"), problem=None, **training):
+    named = {} if environment is None else {"environment": environment}
     return {
-        "problem": {"environment": environment, **(problem or {})},
+        "problem": {**named, **(problem or {})},
         "training": {"steps": STEPS, "responses": 4, "contexts": 3, **training},
         "record": {"steps": list(RECORD), "metrics": list(record)},
     }
@@ -196,7 +200,7 @@ def test_a_point_on_the_network_is_the_same_run_alone():
 
 
 def network_alone(seeds, bandit):
-    policy = pretraining.published_network(100)
+    policy = pretraining.published_network(bandit.num_arms)
     starts = pretraining.make_starts(policy, jnp.asarray(seeds), bandit.reference_log_probs)
     params, contexts, fresh = jax.tree.map(lambda leaf: leaf[1], starts)
     schedule = Schedule(STEPS, group=4, minibatch=12, batch=24, passes=2)
@@ -216,6 +220,115 @@ def network_alone(seeds, bandit):
         reward,
         RECORD,
     )["reward"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Files of one bandit, whose last arm the reference excludes, in different orders."""
+    (tmp_path / "reference.csv").write_text("count,arm\n3,a\n1,b\n6,c\n0,d\n")
+    (tmp_path / "reward.csv").write_text("d,0.4\nc,0.1\nb,1.0\na,0.5\n")
+    (tmp_path / "pairs.csv").write_text("b,a,3\nc,a,1\na,c,2\nb,c,1\nc,b,1\na,b,1\nd,a,1\na,d,1\n")
+    return tmp_path
+
+
+def of_files(**problem):
+    given = {"reference": "reference.csv", "normalize": True, **problem}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def test_exact_updates_on_files_are_those_of_simulate(files):
+    dataset = perform(
+        {
+            "problem": of_files(reward="reward.csv"),
+            "training": {
+                "methods": ["forward_kl", "reverse_kl"],
+                "updates": "exact",
+                "optimizer": "sgd",
+                "steps": STEPS,
+                "learning_rate": [0.5, 1.0],
+                "hyperparameters": {"beta": [0.2, 0.5]},
+            },
+            "record": {"steps": list(RECORD), "metrics": ["expected_reward", "reverse_kl"]},
+        },
+        files,
+    )
+    alone = simulate(
+        {"a": 0.3, "b": 0.1, "c": 0.6, "d": 0.0},
+        reward={"a": 0.5, "b": 1.0, "c": 0.1, "d": 0.4},
+        methods=["forward_kl", "reverse_kl"],
+        beta=0.5,
+        learning_rate=1.0,
+        steps=STEPS,
+        record=RECORD,
+    )
+    point = dataset.sel(learning_rate=1.0, beta=0.5)
+    for name in ("expected_reward", "reverse_kl"):
+        expected = alone[name].transpose("loss", "step")
+        np.testing.assert_allclose(point[name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
+    assert dataset["arm"].values.tolist() == ["a", "b", "c", "d"]
+    np.testing.assert_allclose(dataset["reference"], [0.3, 0.1, 0.6, 0.0])
+    np.testing.assert_allclose(dataset["reward"], [0.5, 1.0, 0.1, 0.4])
+
+
+def test_sampled_updates_on_files_are_algorithm_1_labelled_by_the_fitted_reward(files):
+    dataset = perform(
+        sampled(
+            None,
+            problem=of_files(preferences="pairs.csv", pseudocount=0.5, ridge=0.1),
+            methods=["ppo", "dpo"],
+            optimizer="sgd",
+            learning_rate=[0.5, 1.0],
+            passes=2,
+            least_gap=0.05,
+            seeds=[7, 9],
+            hyperparameters={"beta": 0.3},
+        ),
+        files,
+    )
+    pairs = Pairs([1, 2, 0, 1, 2, 0, 3, 0], [0, 0, 2, 2, 1, 1, 0, 3], [3, 1, 2, 1, 1, 1, 1, 1])
+    reward = fit_tabular(jax.tree.map(np.array, pairs), 0.1, num_arms=4)
+    bandit = CategoricalBandit.from_arrays(reward, np.array([3.5, 1.5, 6.5, 0.5]) / 12)
+    schedule = Schedule(STEPS, group=4, minibatch=12, batch=12, passes=2)
+    for name in ("ppo", "dpo"):
+        start = bandit.reference_log_probs
+        alone = run_alone(bandit, name, {"beta": 0.3}, start, schedule, 9)
+        point = dataset["expected_reward"].sel(loss=name, learning_rate=1.0, seed=9)
+        np.testing.assert_allclose(point, alone, rtol=1e-4, atol=1e-6)
+        assert len(np.unique(alone)) == len(RECORD)
+
+
+def test_a_network_is_distilled_to_the_reference_of_files(files):
+    seeds = [3, 5]
+    dataset = perform(
+        sampled(
+            None,
+            problem=of_files(reward="reward.csv", pseudocount=0.5),
+            methods=["best_of_n", "dpo"],
+            policy="network",
+            learning_rate=3e-3,
+            minibatch=12,
+            batch=24,
+            passes=2,
+            hyperparameters={"beta": 0.1},
+            seeds=seeds,
+        ),
+        files,
+    )
+    reward, reference = np.array([0.5, 1.0, 0.1, 0.4]), np.array([3.5, 1.5, 6.5, 0.5]) / 12
+    bandit = CategoricalBandit.from_arrays(reward, reference)
+    alone = network_alone(np.array(seeds, np.uint32), bandit)
+    point = dataset.sel(loss="dpo", seed=5)
+    np.testing.assert_allclose(point["expected_reward"], alone, rtol=1e-3)
+    assert point["expected_reward"][0] == pytest.approx(reference @ reward, rel=1e-2)
+    assert (dataset["reference_kl"].sel(step=0) < 1e-3).all()
+
+
+def test_the_bandit_of_files_is_an_argument_and_no_constant(files):
+    content = sampled(None, problem=of_files(reward="reward.csv"), methods="dpo", learning_rate=0.1)
+    spec = parse_spec(content, files)
+    planned = plan(spec)
+    assert planned.fixed["files"] is spec.files.bandit
+    assert planned.axes.keys() == {"loss", "seed"}
 
 
 def test_runs_of_one_seed_share_their_samples_and_the_seeds_differ():

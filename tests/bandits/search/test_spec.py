@@ -10,6 +10,7 @@ import pytest
 from bandits.environments import ENVIRONMENTS
 from bandits.losses import METHODS
 from bandits.search import Spec, parse_spec
+from bandits.search.files import FILES
 from bandits.search.spec import parameters_of
 
 BASE = {"methods": ["dpo"], "steps": 20, "learning_rate": 0.1}
@@ -121,7 +122,8 @@ def test_a_description_survives_json():
 
 def test_no_two_dimensions_can_share_a_name():
     own = {"loss", "seed", "step", "method", "tolerance", "drop"}  # the last three are sel's
-    own |= set(inspect.signature(Spec).parameters)
+    own |= set(inspect.signature(Spec).parameters) | {FILES, "arm", "reference", "reward"}
+    assert FILES not in ENVIRONMENTS
     arguments = {name for e in ENVIRONMENTS for name in parameters_of(e)}
     hyperparameters = {name for m in METHODS.values() for name in m.hyperparameters}
     assert not own & arguments
