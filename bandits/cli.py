@@ -220,12 +220,12 @@ def simulate(
     ] = None,
     out: OutputFolder = Path("simulation"),
     method: Annotated[
-        tuple[str, ...],
+        tuple[str, ...] | None,
         tyro.conf.arg(
             help="Methods to run, as `modeseek list methods` names them; by default dpo and rlhf "
             "for preferences, forward_kl and reverse_kl for a reward or target."
         ),
-    ] = (),
+    ] = None,
     beta: Annotated[
         tuple[float, ...],
         tyro.conf.arg(help="Coefficient of the KL penalty, >= 0; several are swept."),
@@ -305,7 +305,7 @@ def simulate(
         target=distributions.get("target"),
         preferences=comparisons,
         beta=beta,
-        methods=method or None,
+        methods=method,
         hyperparameters=dict(_assignment(text) for text in hyperparameter),
         learning_rate=learning_rate or None,
         steps=steps,

@@ -231,9 +231,8 @@ def save(figure: Figure, *paths: Path) -> None:
         drawn = _drawn(figure)
         layout = figure.get_layout_engine()
         figure.set_layout_engine("none")  # it is laid out, and once is enough
-        edges = figure.bbox_inches
-        inside = all(edges.contains(x, y) for x, y in drawn.corners())
-        box = None if inside else Bbox.union([edges, drawn.padded(EDGE)])
+        whole = Bbox.union([figure.bbox_inches, drawn.padded(EDGE)])
+        box = None if _is_inside(drawn, figure) else whole
         for path in paths:
             if path.suffix == ".png":
                 _save_palette(figure, path, box)
@@ -258,11 +257,17 @@ def _drawn(figure: Figure) -> Bbox:
     figure.dpi = mpl.rcParams["savefig.dpi"]  # letters are up to a tenth wider at some
     layout = figure.get_layout_engine()
     if layout is not None:
-        for _ in range(2):  # long labels find their room in the second pass
-            layout.execute(figure)
+        layout.execute(figure)
     box = figure.get_tightbbox()
+    if layout is not None and not _is_inside(box, figure):
+        layout.execute(figure)  # long labels find their room in the second pass
+        box = figure.get_tightbbox()
     figure.dpi = resolution
     return box
+
+
+def _is_inside(box: Bbox, figure: Figure) -> bool:
+    return all(figure.bbox_inches.contains(x, y) for x, y in box.corners())
 
 
 def _save_palette(figure: Figure, path: Path, box: Bbox | None) -> None:

@@ -30,6 +30,9 @@ from theory.checks import InvalidInput
 COLORMAPS = {"pairs": "viridis", "bumps": "plasma"}
 """Sequential and colour-blind safe; two, so that data are not taken for capacity."""
 
+MOST_LARGE = 8
+"""Entries of a legend in large letters; more are drawn small, to stay on the page."""
+
 PALEST = 0.85
 """Of a colormap: beyond it, lines fade into the paper."""
 
@@ -178,7 +181,7 @@ def plot(dataset: xr.Dataset) -> Figure:
             bbox_to_anchor=(0.5, -0.15),
             ncols=2,
             handlelength=1.5,
-            fontsize=14,
+            fontsize=14 if len(axes.get_legend_handles_labels()[0]) <= MOST_LARGE else 9,
             frameon=False,
         )
     return figure

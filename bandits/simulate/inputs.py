@@ -210,7 +210,7 @@ def to_distribution(name: str, weights: Vector, normalize: bool, pseudocount: fl
         kind = "it"
     values = values + pseudocount
     total = values.sum()
-    if total <= 0:
+    if total <= 0 and kind == "it":
         raise InvalidInput(f"{name} is zero on every arm; at least one must be positive")
     if not (normalize or pseudocount) and abs(total - 1) > checks.SUM_TOLERANCE:
         what = name if kind == "it" else f"exp({name}), of log-probabilities,"

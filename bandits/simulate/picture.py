@@ -18,6 +18,9 @@ MOST_LABELS, MOST_SLANTED = 40, 20
 MOST_RANKED = 16
 """Of more named arms than those, this many are drawn: those whose probability changes most."""
 
+MOST_LETTERS = 60
+"""Of an arm's name in a table; the files have it whole."""
+
 LETTER = 0.62
 """Mean width of a letter, as a share of the font's size."""
 
@@ -114,7 +117,7 @@ def rank(dataset: xr.Dataset, top: int = 10) -> list[tuple[str, ...]]:
     rows = [tuple(header)]
     for arm in _movers(dataset, lines, top):
         start = float(dataset["reference_log_probs"][arm])
-        row = [str(dataset["arm"].values[arm]), f"{np.exp(start):.4g}"]
+        row = [shorten(str(dataset["arm"].values[arm])), f"{np.exp(start):.4g}"]
         if learned:
             row.append(f"{float(dataset['learned_reward'][arm]):.4g}")
         for line in lines:
@@ -124,6 +127,11 @@ def rank(dataset: xr.Dataset, top: int = 10) -> list[tuple[str, ...]]:
             row += [f"{np.exp(end):.4g}", rise]
         rows.append(tuple(row))
     return rows
+
+
+def shorten(label: str) -> str:
+    """Return the first words of a label that is a text."""
+    return label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS - 1].rstrip()}…"
 
 
 def _movers(dataset: xr.Dataset, lines: Sequence[Line], top: int) -> list[int]:

@@ -71,17 +71,12 @@ def of_data(
     arms, groups = collected.responses, collected.groups
     weights = jax.vmap(lambda group: response_weights(loss, group))(groups)
 
-    def mean_loss(logits: Float[Array, " K"]) -> Float[Array, ""]:
-        log_probs = jax.nn.log_softmax(logits)
-        return jnp.mean(
-            jax.vmap(lambda arms, group: loss(group.with_log_probs(log_probs[arms])))(arms, groups)
-        )
-
-    gradient = jax.grad(mean_loss)(start)
-    gradient = jnp.where(jnp.isfinite(start), gradient, 0.0)
-    curvature = 0.5 * jnp.abs(jnp.mean(jnp.sum(weights, axis=-1))) + kl_coefficient
+    total = jnp.sum(weights) / len(arms)
+    # What a step adds to each logit: its response's weight, less p times all weight.
+    added = jnp.zeros_like(start).at[arms].add(weights / len(arms)) - jnp.exp(start) * total
+    curvature = 0.5 * jnp.abs(total) + kl_coefficient
     curvature += pair_curvature(loss) * 2.0 * _largest_degree(groups, arms, start)
-    first = jnp.max(gradient) - jnp.min(gradient)
+    first = jnp.max(added) - jnp.min(added)
     return 1.0 / jnp.maximum(jnp.maximum(curvature, first), jnp.finfo(first.dtype).tiny)
 
 

@@ -92,7 +92,7 @@ problem = jax.jit(lambda seed: _problem(seed, jnp.asarray(FEATURES, jnp.float32)
 @functools.cache
 def problem_of(seed):
     """Reward, log π_ref, noisy and clean counts, in numpy."""
-    reward, reference, key = problem(seed)
+    reward, reference, keys = problem(seed)
     noisy, clean = (
         count_pairs(
             key,
@@ -101,9 +101,9 @@ def problem_of(seed):
             number=number,
             labels=labels,
         )
-        for temperature, number, labels in (
-            (1.0, SETTINGS.noisy_pairs, SETTINGS.labels),
-            (0.0, SETTINGS.clean_pairs, 1),
+        for key, temperature, number, labels in (
+            (keys.noisy_pairs, 1.0, SETTINGS.noisy_pairs, SETTINGS.labels),
+            (keys.clean_pairs, 0.0, SETTINGS.clean_pairs, 1),
         )
     )
     return tuple(np.asarray(x, np.float64) for x in (reward, reference, noisy, clean))
