@@ -326,7 +326,7 @@ def simulate(
     for title, (header, *rows) in tables.items():
         table = Table(*map(escape, header), title=title)
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*(escape(simulation.shorten(cell)) for cell in row))
         terminal.show(console, table)
     sentences = simulation.describe(dataset) if preferences is not None else []
     sentences.append(f"concentrability max target/reference = {dataset.concentrability:.4g}")

@@ -2,7 +2,7 @@
 
 from bandits.simulate.inputs import UNIFORM, join, to_distribution
 from bandits.simulate.panel import describe, panel
-from bandits.simulate.picture import plot, rank, summarise
+from bandits.simulate.picture import plot, rank, shorten, summarise
 from bandits.simulate.run import OPTIMIZERS, RIDGE, UndeterminedWarning, simulate
 from bandits.simulate.written import paths, write
 
@@ -17,6 +17,7 @@ __all__ = [
     "paths",
     "plot",
     "rank",
+    "shorten",
     "simulate",
     "summarise",
     "to_distribution",

@@ -117,7 +117,7 @@ def rank(dataset: xr.Dataset, top: int = 10) -> list[tuple[str, ...]]:
     rows = [tuple(header)]
     for arm in _movers(dataset, lines, top):
         start = float(dataset["reference_log_probs"][arm])
-        row = [shorten(str(dataset["arm"].values[arm])), f"{np.exp(start):.4g}"]
+        row = [str(dataset["arm"].values[arm]), f"{np.exp(start):.4g}"]
         if learned:
             row.append(f"{float(dataset['learned_reward'][arm]):.4g}")
         for line in lines:
