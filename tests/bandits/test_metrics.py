@@ -201,8 +201,8 @@ def test_gradients_are_finite_differences():
     smooth = ("forward_kl", "reverse_kl", "entropy", "expected_reward", "mode_mass")
 
     @jax.jit
-    def some(log_probs):
-        measured = measure(log_probs, TARGET, REWARD)
+    def some(logits):
+        measured = measure(jax.nn.log_softmax(logits), TARGET, REWARD)
         return [measured[name] for name in smooth]
 
     check_grads(some, (np.log(POLICIES[1]),), order=1, modes=["rev"], eps=1e-6)
