@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -47,6 +48,15 @@ class Policy(NamedTuple):
         if self.scored is None:
             return self.log_prob(params, context, responses), 0.0
         return self.scored(params, context, responses)
+
+
+def log_normalizer(logits: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
+    """Return log Σ exp θ over the last axis; NaN beside an infinite logit, as in log-softmax.
+
+    `jax.nn.logsumexp` would be ∞ there, and a run that diverged would pass for one with log π = −∞.
+    """
+    greatest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    return greatest[..., 0] + jnp.log(jnp.sum(jnp.exp(logits - greatest), axis=-1))
 
 
 def distill(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bandits import sampling
 from bandits.lookup import look_up
-from bandits.policies.base import Params, Policy
+from bandits.policies.base import Params, Policy, log_normalizer
 from bandits.policies.network import Dense, apply_dense, apply_layers, init_layers, layer_norm
 from theory.checks import InvalidInput
 
@@ -150,6 +150,6 @@ def _over_arms(init: Callable[..., Params], logits: Logits) -> Policy:
         params: Params, context: Any, arms: Int[Array, " C"]
     ) -> tuple[Float[Array, " C"], Float[Array, ""]]:
         of_all = logits(params, context)
-        return look_up(of_all, arms), jax.nn.logsumexp(of_all)
+        return look_up(of_all, arms), log_normalizer(of_all)
 
     return Policy(init, log_probs, log_prob, sample, scored)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bandits import sampling, threefry
-from bandits.policies.base import Policy
+from bandits.policies.base import Policy, log_normalizer
 from bandits.policies.network import Dense, apply_dense, init_layers, layer_norm
 from theory.checks import InvalidInput
 
@@ -60,7 +60,7 @@ def product_of_tokens(num_values: int, length: int) -> Policy:
         logits: Float[Array, "L V"], context: Any, responses: Int[Array, "C L"]
     ) -> tuple[Float[Array, " C"], Float[Array, ""]]:
         scores = own_tokens(logits, responses).sum(axis=-1)
-        return scores, jax.nn.logsumexp(logits, axis=-1).sum()
+        return scores, log_normalizer(logits).sum()
 
     def sample(
         logits: Float[Array, "L V"], key: PRNGKeyArray, context: Any, count: int

@@ -79,7 +79,7 @@ def train(
     """
     schedule.check()
     record = (0, schedule.steps) if record is None else tuple(record)
-    _require_record(record, schedule.steps)
+    require_record(record, schedule.steps)
     per_batch = jnp.maximum(jnp.asarray(schedule.batch, jnp.int32) // schedule.minibatch, 1)
     # More passes than steps are never finished, and their product could overflow.
     passes = jnp.clip(jnp.asarray(schedule.passes), 1, max(schedule.steps, 1))
@@ -98,6 +98,13 @@ def train(
     def draw(behaviour: Params, iteration: Array, number: Array) -> Minibatch:
         of_iteration = threefry.fold_in(key, iteration)
         return collect(behaviour, threefry.fold_in(of_iteration, number), number)
+
+    # The logit −∞ of an excluded response stays: an optimiser that lets it decay would give NaN. A
+    # logit that gets there later has diverged.
+    excluded = jax.tree.map(jnp.isneginf, params)
+
+    def hold(tree: Params) -> Params:
+        return jax.tree.map(lambda out, leaf: jnp.where(out, 0.0, leaf), excluded, tree)
 
     def step(s: Array, state: _State) -> _State:
         iteration, place = s // per_iteration, s % per_iteration
@@ -134,12 +141,8 @@ def train(
         # Without the value of the loss, which takes as long of pairs as the gradient.
         gradient, of_first_responses = jax.grad(total_loss, has_aux=True)(state.params, minibatch)
         gradient = jax.tree.map(lambda total: total / len(groups.rewards), gradient)
-        # The logit −∞ of an excluded response stays: an optimiser that lets it decay gives NaN.
-        held = jax.tree.map(lambda leaf: jnp.where(jnp.isneginf(leaf), 0.0, leaf), state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, held)
-        updates = jax.tree.map(
-            lambda leaf, new: jnp.where(jnp.isneginf(leaf), 0.0, new), state.params, updates
-        )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, hold(state.params))
+        updates = hold(updates)
         params = optax.apply_updates(state.params, updates)
         # New samples move the baseline, after they were used; reused ones do not.
         moved = baseline + (1 - BASELINE_DECAY) * (mean_reward - baseline)
@@ -213,7 +216,8 @@ def _any_nan(tree: Any) -> Bool[Array, ""]:
     return jnp.array([jnp.isnan(leaf).any() for leaf in jax.tree.leaves(tree)]).any()
 
 
-def _require_record(record: Sequence[int], steps: int) -> None:
+def require_record(record: Sequence[int], steps: int) -> None:
+    """Refuse steps to record that do not increase, or are not whole numbers from 0 to ``steps``."""
     values = np.asarray(record)
     if (
         values.ndim != 1
