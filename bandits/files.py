@@ -7,27 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
-from bandits.comparisons import read_comparisons
-from bandits.tables import Vector as Vector
-from bandits.tables import align as align
-from bandits.tables import read_vector as read_vector
 from theory.checks import InvalidInput
-
-
-def read_preferences(path: Path, arms: Vector) -> np.ndarray:
-    """Read comparisons as a table ``[K, K]``: [a, b] is how often a was preferred to b.
-
-    Args:
-      path: the file.
-      arms: the arms, by name or by number from 0.
-    """
-    names = arms.labels or tuple(map(str, range(len(arms.values))))
-    pairs = read_comparisons(path, names)
-    table = np.zeros((len(names), len(names)))
-    np.add.at(table, (pairs.winners, pairs.losers), pairs.counts)
-    return table
 
 
 @contextmanager

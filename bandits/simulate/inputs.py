@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from bandits.comparisons import Comparisons
-from bandits.files import Vector
+from bandits.tables import Vector
 from theory import checks
 from theory.bradley_terry import require_counts
 from theory.checks import InvalidInput

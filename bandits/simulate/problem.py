@@ -11,10 +11,10 @@ from jaxtyping import Array, Float
 
 from bandits.comparisons import Comparisons
 from bandits.environments import CategoricalBandit, reference_from_probabilities
-from bandits.files import Vector, align
 from bandits.losses import DIVERGENCES, METHODS
 from bandits.reward_models import fit_tabular
 from bandits.simulate.inputs import require_reachable_pairs
+from bandits.tables import Vector, align
 from theory import checks
 from theory.pairs import Pairs
 

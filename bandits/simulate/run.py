@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int
 from bandits.comparisons import Comparisons
 from bandits.descent import descend, log_spaced_steps
 from bandits.environments import CategoricalBandit
-from bandits.files import Vector
 from bandits.keys import split_seed
 from bandits.losses import DIVERGENCES, METHODS
 from bandits.metrics import ATTRIBUTES, DIVERGED_AT, measure
@@ -39,7 +38,8 @@ from bandits.simulate.problem import (
 )
 from bandits.simulate.verdict import judge, last_steps
 from bandits.sweeps import DivergenceWarning, sweep
-from bandits.training import train
+from bandits.tables import Vector
+from bandits.training import require_record, train
 from theory import checks
 from theory.comparison_graph import describe, undetermined
 from theory.distributions import kl_divergence
@@ -410,19 +410,8 @@ def _say_what_the_prior_decides(comparisons: Comparisons, ridge: float, per_prom
 def _steps_to_record(record: Sequence[int] | None, steps: int) -> tuple[int, ...]:
     if record is None:
         return log_spaced_steps(steps)
-    values = np.asarray(record)
-    if (
-        values.ndim != 1
-        or not values.size
-        or not np.issubdtype(values.dtype, np.integer)
-        or values.min() < 0
-        or values.max() > steps
-        or (np.diff(values) <= 0).any()
-    ):
-        raise checks.InvalidInput(
-            f"record is {list(record)}; give increasing whole numbers from 0 to {steps}"
-        )
-    return tuple(int(step) for step in values)
+    require_record(record, steps)
+    return tuple(map(int, record))
 
 
 def _safe_rate(
@@ -534,14 +523,9 @@ def _flatten(
 
     for name, variable in over_arms.items():
         moved = variable.transpose(..., "prompt", "place")
-        values = along_arms(moved.values)
         if name == "target_log_probs":  # the same for all methods, and for all but β
-            outer = [dim for dim in moved.dims[:-2] if dim == "beta"]
             moved = moved.isel({d: 0 for d in moved.dims[:-2] if d != "beta"})
-            values = along_arms(moved.values)
-            dataset[name] = ((*outer, "arm"), values)
-        else:
-            dataset[name] = ((*moved.dims[:-2], "arm"), values)
+        dataset[name] = ((*moved.dims[:-2], "arm"), along_arms(moved.values))
     dataset["reference_log_probs"] = ("arm", along_arms(np.asarray(problem.start)))
     if problem.fitted is not None and problem.pairs is not None:
         dataset["learned_reward"] = ("arm", along_arms(np.asarray(problem.fitted)))
@@ -586,7 +570,7 @@ def _judge(
                     steps,
                     diverged_at=int(stopped[place][i]),
                     sampled=sampled,
-                    scale=_scale(method, collections[method][0], problem, i),
+                    scale=_scale(method, problem, i),
                 )
             )
         }
@@ -613,7 +597,7 @@ def _judge(
     dataset["diverged"] = (dims, diverged)
 
 
-def _scale(method: str, source: str, problem: Problem, prompt: int) -> float:
+def _scale(method: str, problem: Problem, prompt: int) -> float:
     """A natural size of what a method lowers: the range of rewards, or a nat."""
     if problem.reward is None or METHODS[method].family != "policy gradient":
         return 1.0

@@ -13,7 +13,7 @@ from bandits.training.collect import (
     own_pairs,
     with_own_samples,
 )
-from bandits.training.loop import BASELINE_DECAY, train
+from bandits.training.loop import BASELINE_DECAY, require_record, train
 from bandits.training.schedule import Schedule
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "on_policy",
     "on_whole_space",
     "own_pairs",
+    "require_record",
     "train",
     "with_own_samples",
 ]

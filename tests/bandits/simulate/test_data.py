@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy.special import expit, log_softmax
 
-from bandits.files import Vector
 from bandits.losses import METHODS
 from bandits.reward_models import fit_tabular
 from bandits.simulate import plot, simulate, summarise
 from bandits.sweeps import DivergenceWarning
+from bandits.tables import Vector
 from theory.checks import InvalidInput
 
 pytestmark = pytest.mark.filterwarnings("ignore::bandits.simulate.UndeterminedWarning")

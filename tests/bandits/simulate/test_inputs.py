@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from bandits.files import Vector
 from bandits.simulate import join, simulate, to_distribution
 from bandits.simulate.inputs import as_comparisons, as_vector
+from bandits.tables import Vector
 from theory.checks import InvalidInput
 
 pytestmark = pytest.mark.filterwarnings("ignore::bandits.simulate.UndeterminedWarning")

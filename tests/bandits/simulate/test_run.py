@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from bandits import files
+from bandits import tables
 from bandits.comparisons import Comparisons
 from bandits.environments import CoverageWarning
 from bandits.simulate import UndeterminedWarning, plot, simulate, summarise, to_distribution
@@ -19,7 +19,7 @@ P, Q = (0.2, 0.25, 0.55), (0.5, 0.4, 0.1)
 
 
 def vector(values, labels=None):
-    return files.Vector(np.array(values, float), None if labels is None else tuple(labels))
+    return tables.Vector(np.array(values, float), None if labels is None else tuple(labels))
 
 
 @pytest.fixture(scope="module")
