@@ -13,6 +13,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -236,6 +238,9 @@ def save(figure: Figure, *paths: Path) -> None:
         for path in paths:
             if path.suffix == ".png":
                 _save_palette(figure, path, box)
+            elif path.suffix == ".pdf" and box is None:  # `savefig` draws everything twice
+                with _resolution(figure, 72):
+                    FigureCanvasPdf(figure).print_pdf(path, metadata={"CreationDate": None})
             else:
                 figure.savefig(path, metadata={"CreationDate": None}, bbox_inches=box)
         figure.set_layout_engine(layout)
@@ -253,17 +258,25 @@ def overflow(figure: Figure) -> tuple[float, float, float, float]:
 
 def _drawn(figure: Figure) -> Bbox:
     """Lay the figure out as it will be saved; return the box, in inches, around all it draws."""
-    resolution = figure.dpi
-    figure.dpi = mpl.rcParams["savefig.dpi"]  # letters are up to a tenth wider at some
     layout = figure.get_layout_engine()
-    if layout is not None:
-        layout.execute(figure)
-    box = figure.get_tightbbox()
-    if layout is not None and not _is_inside(box, figure):
-        layout.execute(figure)  # long labels find their room in the second pass
+    # Letters are up to a tenth wider at some resolutions.
+    with _resolution(figure, mpl.rcParams["savefig.dpi"]):
+        if layout is not None:
+            layout.execute(figure)
         box = figure.get_tightbbox()
-    figure.dpi = resolution
-    return box
+        if layout is not None and not _is_inside(box, figure):
+            layout.execute(figure)  # long labels find their room in the second pass
+            box = figure.get_tightbbox()
+        return box
+
+
+@contextmanager
+def _resolution(figure: Figure, dpi: float) -> Iterator[None]:
+    before, figure.dpi = figure.dpi, dpi
+    try:
+        yield
+    finally:
+        figure.dpi = before
 
 
 def _is_inside(box: Bbox, figure: Figure) -> bool:
@@ -272,10 +285,16 @@ def _is_inside(box: Bbox, figure: Figure) -> bool:
 
 def _save_palette(figure: Figure, path: Path, box: Bbox | None) -> None:
     """As a PNG of 256 colours: a third of the size of one of all colours."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches=box)
-    with Image.open(buffer) as picture:
-        palette = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    if box is None:
+        with _resolution(figure, mpl.rcParams["savefig.dpi"]):
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    else:
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png", bbox_inches=box)
+        picture = Image.open(buffer)
+    palette = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     palette.save(path, format="PNG", optimize=True)
 
 

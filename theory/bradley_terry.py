@@ -20,9 +20,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
-from scipy import optimize, sparse, special
+from scipy import sparse, special
 from scipy.sparse import csgraph
 
 from theory import checks, convex, laplacian
@@ -155,7 +156,7 @@ def require_finite_optimum(
     # So that the tolerance below does not depend on the features' units.
     differences = differences / max(np.abs(differences).max(), np.finfo(np.float64).tiny)
     # max Σ (φ_w − φ_l) w over the box, with every term >= 0: positive if and only if separable.
-    result = optimize.linprog(
+    result = scipy.optimize.linprog(  # SciPy imports it here, when it is needed
         -differences.sum(axis=0),
         A_ub=-differences,
         b_ub=np.zeros(len(differences)),

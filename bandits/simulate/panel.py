@@ -101,14 +101,13 @@ def _reward_scale(line: Line) -> float | None:
 
 
 def _read_diverged(line: Line) -> str:
-    finite = np.isfinite(line.data["log_probs"].values).any(axis=-1)
-    lost = line.data["step"].values[~finite]
-    when = f"was not finite after {int(lost[0]):,} steps" if lost.size else "diverged"
+    what = "diverged"
     loss = line.data["training_loss"].values
-    loss = loss[np.isfinite(loss)]
-    if not lost.size and loss.size and loss[-1] > loss[0]:
-        when += f", its loss rose from {loss[0]:.3g} to {loss[-1]:.3g}"
-    return f"{when}, so where it ended is no result"
+    if not np.isfinite(line.data["log_probs"].values).any(axis=-1).all():
+        what = "became NaN"
+    elif np.isfinite(loss).all() and loss[-1] > loss[0]:
+        what += f", its loss rose from {loss[0]:.3g} to {loss[-1]:.3g}"
+    return f"{what}, so where it ended is no result"
 
 
 def _say_mass(line: Line, names: Sequence[str]) -> str:

@@ -231,20 +231,23 @@ class Compiler:
         """Trace here, where the caller's settings hold, and compile in the pool."""
         one_run, alone = self._one_run(static_arguments), self._alone(static_arguments)
         first_run = self.grid.arguments(np.arange(1))
-        # Traced once for the shapes and once in blocks; JAX keeps what was traced of the parts.
-        run_bytes = _bytes(first_run) + _bytes(jax.eval_shape(alone, first_run, self.fixed))
-        block = block_size(self.grid.runs_per_program, run_bytes, self.block_runs)
-        # A single run needs no batch axis: its conditions stay conditions, and it compiles faster.
-        of_block = alone if block == 1 else jax.vmap(one_run, in_axes=(0, None), axis_size=block)
-        arguments = self.grid.arguments(np.zeros(block, int))
         # Shapes alone: what a caller has put on one device would bind every executable to it.
         fixed = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type), self.fixed
         )
+        # A single run is traced for its shapes, and blocks of several once more.
+        of_one = jax.jit(alone).trace(first_run, fixed)
+        run_bytes = _bytes(first_run) + _bytes(of_one.out_info)
+        block = block_size(self.grid.runs_per_program, run_bytes, self.block_runs)
 
         def lower(device: jax.Device) -> Lowered:
             with jax.default_device(device):
-                return jax.jit(of_block).lower(arguments, fixed)
+                # A single run needs no batch axis: its conditions stay conditions, and it compiles
+                # faster.
+                if block == 1:
+                    return of_one.lower()
+                of_block = jax.jit(jax.vmap(one_run, in_axes=(0, None), axis_size=block))
+                return of_block.lower(self.grid.arguments(np.zeros(block, int)), fixed)
 
         lowered = {self.devices[0]: lower(self.devices[0])}
         # More lanes than blocks would have nothing to do.
