@@ -325,8 +325,9 @@ def simulate(
     tables["Who won: probability, rise in nats"] = simulation.rank(dataset)
     for title, (header, *rows) in tables.items():
         table = Table(*map(escape, header), title=title)
-        for row in rows:
-            table.add_row(*(escape(simulation.shorten(cell)) for cell in row))
+        names = simulation.shorten([name for name, *_ in rows])
+        for name, (_, *cells) in zip(names, rows, strict=True):
+            table.add_row(*map(escape, (name, *cells)))
         terminal.show(console, table)
     sentences = simulation.describe(dataset) if preferences is not None else []
     sentences.append(f"concentrability max target/reference = {dataset.concentrability:.4g}")

@@ -129,9 +129,17 @@ def _say_mass(line: Line, names: Sequence[str]) -> str:
         said = f": the mass came from responses in no pair ({told}), most of it went to "
         said += f"{names[winner]} ({_probability(before[winner])} to {_probability(after[winner])})"
     else:
-        kind = "in a pair" if not outside[winner] else "in no pair"
-        said = f": the mass went to {names[winner]}, {kind} "
-        said += f"({_probability(before[winner])} to {_probability(after[winner])})"
+        risen = change > 0
+        if not outside[winner] and change[winner] < change[risen].sum() / 2:
+            risen &= ~outside
+            first = ", ".join(names[arm] for arm in _largest(np.where(risen, change, 0.0)))
+            said = f": the mass went to {risen.sum():,} responses in pairs, first {first} "
+            ends = (probs[risen].sum() / prompts for probs in (before, after))
+        else:
+            kind = "in a pair" if not outside[winner] else "in no pair"
+            said = f": the mass went to {names[winner]}, {kind} "
+            ends = (probs[winner] for probs in (before, after))
+        said += "({} to {})".format(*map(_probability, ends))
         if outside.any():
             said += f"; responses in no pair hold {told}"
     return said + _say_single_pair(line, before, after)

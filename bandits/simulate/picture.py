@@ -18,8 +18,9 @@ MOST_LABELS, MOST_SLANTED = 40, 20
 MOST_RANKED = 16
 """Of more named arms than those, this many are drawn: those whose probability changes most."""
 
-MOST_LETTERS = 60
-"""Of an arm's name in a table; the files have it whole."""
+MOST_LETTERS, FEW_LETTERS = 60, 24
+"""Of an arm's name in a sentence or a table, and of all names where one is a longer text; the files
+have them whole."""
 
 LETTER = 0.62
 """Mean width of a letter, as a share of the font's size."""
@@ -102,8 +103,8 @@ def rank(dataset: xr.Dataset, top: int = 10) -> list[tuple[str, ...]]:
 
     Args:
       dataset: of `simulate`.
-      top: how many arms, >= 1. Those whose probability changes most under any method are taken,
-        and of equal ones the most probable; the most probable at the end comes first.
+      top: how many arms, >= 1. Half are those whose probability rises most under any method,
+        the others those that fall most; the most probable at the end comes first.
 
     Returns:
       Rows of label, reference probability, learned reward if there is one, and, for each method
@@ -129,21 +130,27 @@ def rank(dataset: xr.Dataset, top: int = 10) -> list[tuple[str, ...]]:
     return rows
 
 
-def shorten(label: str) -> str:
-    """Return the first words of a label that is a text."""
-    return label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS - 1].rstrip()}…"
+def shorten(labels: Sequence[str]) -> list[str]:
+    """Return the labels, or, where some are texts, the first words of all that are long."""
+    most = MOST_LETTERS if all(len(label) <= MOST_LETTERS for label in labels) else FEW_LETTERS
+    return [label if len(label) <= most else f"{label[: most - 1].rstrip()}…" for label in labels]
 
 
 def _movers(dataset: xr.Dataset, lines: Sequence[Line], top: int) -> list[int]:
-    """Return the arms that change most in probability, the most probable at the end first."""
+    """Return the arms that rise and fall most, the most probable at the end first."""
     reference = np.exp(dataset["reference_log_probs"].values.astype(np.float64))
     finals = np.array(
         [np.exp(_final(line).astype(np.float64)) for line in lines if not line.diverged]
     )
     if not len(finals):
         finals = reference[None]
-    change = np.abs(finals - reference).max(axis=0)
-    most = np.lexsort((-finals.max(axis=0), -change))[:top]
+    # Of equal changes the most probable arm's comes first.
+    risen, fallen = (
+        np.lexsort((-finals.max(axis=0), -change.max(axis=0)))
+        for change in (finals - reference, reference - finals)
+    )
+    half = -(-top // 2)
+    most = np.array(list(dict.fromkeys([*risen[:half], *fallen]))[:top])
     return [int(arm) for arm in most[np.argsort(-finals.mean(axis=0)[most], kind="stable")]]
 
 
@@ -228,7 +235,7 @@ def _rank_distributions(
     axes.set_xlim(left=0)
     step = int(dataset["step"][-1])
     axes.set(
-        title=f"After {step:,} steps: the {len(arms)} of {len(names):,} arms that change most",
+        title=f"After {step:,} steps: the {len(arms)} of {len(names):,} arms that rise or fall most",
         xlabel="probability",
     )
 

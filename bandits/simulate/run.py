@@ -393,7 +393,7 @@ def _prompts_as_bandits(
 def _say_what_the_prior_decides(comparisons: Comparisons, ridge: float, per_prompt: bool) -> None:
     pairs = Pairs(comparisons.winners, comparisons.losers, comparisons.counts)
     found = undetermined(pairs, len(comparisons.labels))
-    short = [shorten(label) for label in comparisons.labels]
+    short = shorten(comparisons.labels)
     said = [describe(finding, short, ridge) for finding in found]
     if per_prompt:  # no pair ever compares responses to two prompts, and none needs to
         unbounded = [finding for finding in found if finding.kind == "separable"]

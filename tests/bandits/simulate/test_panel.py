@@ -134,6 +134,15 @@ def test_a_winner_that_falls_and_a_loser_that_rises_are_said_so(make_dataset):
     )
 
 
+def test_mass_that_many_responses_share_is_not_said_to_have_gone_to_one(make_dataset):
+    dataset = make_dataset([0.2, 0.2, 0.2, 0.2, 0.2], [(0, 1, 1), (2, 3, 1)])
+    dataset["log_probs"][0, -1] = np.log([0.35, 0.01, 0.36, 0.01, 0.27])
+    for name, value in (("chosen", np.log(0.355 / 0.2)), ("rejected", np.log(0.01 / 0.2))):
+        dataset[f"rewards_{name}"][0, -1] = 0.5 * value
+    (sentence,) = describe(dataset)
+    assert "the mass went to 2 responses in pairs, first 2, 0 (0.40 to 0.71)" in sentence
+
+
 def test_what_does_not_move_and_what_diverged_is_said(make_dataset):
     still = make_dataset([0.4, 0.1, 0.3, 0.2], [(0, 1, 1), (1, 0, 1)])
     assert describe(still) == ["DPO: neither chosen nor rejected moved."]

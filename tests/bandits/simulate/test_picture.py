@@ -59,13 +59,13 @@ def test_unnamed_arms_stay_a_line_in_their_order(make_dataset):
     assert len(curve.get_xdata()) == 60
 
 
-def test_the_ranked_arms_are_those_that_change_most(make_dataset):
+def test_the_ranked_arms_are_those_that_rise_and_fall_most(make_dataset):
     dataset = make_dataset(reference_of(60), PAIRS, labels=NAMES["sixty"], rate=0.3)
-    change = np.abs(
-        np.exp(dataset["log_probs"].sel(loss="dpo").values[-1])
-        - np.exp(dataset["reference_log_probs"].values)
+    change = np.exp(dataset["log_probs"].sel(loss="dpo").values[-1]) - np.exp(
+        dataset["reference_log_probs"].values
     )
-    expected = {NAMES["sixty"][i] for i in np.argsort(-change)[:MOST_RANKED]}
+    ends = np.argsort(change)[[*range(MOST_RANKED // 2), *range(-MOST_RANKED // 2, 0)]]
+    expected = {NAMES["sixty"][i] for i in ends}
     labels, _ = drawn_names(plot(dataset))
     assert {label.get_text() for label in labels} == expected
 
@@ -115,8 +115,10 @@ def test_the_ranking_says_who_won_and_by_how_much(make_dataset):
     )  # fmt: skip
     final = dataset["log_probs"].isel(step=-1).values
     start = dataset["reference_log_probs"].values
-    change = np.abs(np.exp(final) - np.exp(start)).max(axis=0)
-    taken = np.argsort(-change)[:3]
+    change = np.exp(final) - np.exp(start)
+    risen, fallen = change.max(axis=0), change.min(axis=0)
+    taken = np.argsort(-risen)[:2]
+    taken = np.array([*taken, next(i for i in np.argsort(fallen) if i not in taken)])
     order = taken[np.argsort(-np.exp(final).mean(axis=0)[taken])]
     assert [row[0] for row in rows] == [labels[i] for i in order]
     for row, i in zip(rows, order, strict=True):
