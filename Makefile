@@ -22,8 +22,9 @@ gallery: figures
 
 # Stored without sliders, which only a running notebook can move.
 notebooks: $(VENV)/.installed-notebooks
-	MODESEEK_STATIC=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --coalesce-streams \
-	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	MODESEEK_STATIC=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.coalesce_streams=True --ExecutePreprocessor.record_timing=False \
+	  notebooks/*.ipynb
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/api/build.py site
