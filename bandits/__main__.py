@@ -1,6 +1,17 @@
-"""Let ``python -m bandits`` be the command."""
+"""The command's entry: what interrupts it while it is loaded costs no traceback."""
 
-from bandits.cli import main
+import sys
+
+
+def main() -> None:
+    """Load the command and run it."""
+    try:
+        from bandits import cli
+    except KeyboardInterrupt:
+        print("modeseek: interrupted", file=sys.stderr)
+        sys.exit(130)
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -256,7 +256,11 @@ def simulate(
         float, tyro.conf.arg(help="Added to each entry before that, so that none is zero.")
     ] = 0.0,
     join: Annotated[
-        bool, tyro.conf.arg(help="Take the arms of all files together, 0 where one has none.")
+        bool,
+        tyro.conf.arg(
+            help="Take the arms of all files together, probability 0 where one has none. A reward "
+            "must name them all."
+        ),
     ] = False,
     per_prompt: Annotated[
         bool, tyro.conf.arg(help="A bandit for each prompt of the preferences, not one of all.")

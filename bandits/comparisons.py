@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from bandits.tables import (
     NUMBER,
@@ -17,6 +18,7 @@ from bandits.tables import (
     listed,
     normalise,
     read_content,
+    read_frame,
     read_label,
     read_tables,
 )
@@ -53,7 +55,7 @@ LAYOUTS = (
 """The first layout whose columns a file has is taken."""
 
 COUNTS = ("count", "n", "weight")
-TIE = re.compile(r"tie(_\(both_?bad\))?|both(_?bad)?|draw|equal")
+TIE = re.compile(r"tie(_?\(both_?bad\))?|both(_?bad)?|draw|equal")
 """Verdicts for neither arm."""
 
 WORDS = {name for x in LAYOUTS for name in x.arms + x.verdict + x.scores}
@@ -64,6 +66,8 @@ TURN = "\n\nAssistant:"
 """What stands before each answer where a whole dialogue is one text."""
 
 ALTERNATIVE = re.compile(r"(?m)^[ \t]*#[ \t]*ALTERNATIVE NAME (\d+)[ \t]*:(.*)$")
+OLD_PREFLIB = re.compile(r"\s*(\d+)\s*\n\s*1\s*,[^\n]*\n\s*2\s*,")
+NUM_ALTERNATIVES = re.compile(r"[ \t]*#[ \t]*NUMBER ALTERNATIVES[ \t]*:[ \t]*(\d+)")
 DATA_TYPE = re.compile(r"[ \t]*#[ \t]*DATA TYPE[ \t]*:[ \t]*(\w+)")
 TIER = r"(?:\d+|\{\s*\d+(?:\s*,\s*\d+)*\s*\})"
 RANKING = re.compile(rf"\s*([\d.]+)\s*:\s*({TIER}(?:\s*,\s*{TIER})*)\s*", re.ASCII)
@@ -112,7 +116,18 @@ def read_comparisons(path: Path, arms: Sequence[str] | None = None) -> Compariso
         return _from_counts(path, content, arms)
     if isinstance(content, str) and content.lstrip()[:1] == "#" and ALTERNATIVE.search(content):
         return _read_preflib(path, content, arms)
+    if isinstance(content, str) and OLD_PREFLIB.match(content):
+        raise InvalidInput(
+            f"{path} looks like PrefLib's format of before 2022, which is not read; download the "
+            "file again, its lines now begin with # ALTERNATIVE NAME"
+        )
     return _from_table(*_choose(path, read_tables(path, content)), arms)
+
+
+def from_frame(frame: pd.DataFrame) -> Comparisons:
+    """Return the pairs of a DataFrame, whose columns say what it holds as those of a file do."""
+    source = Path("preferences")
+    return _from_table(*_choose(source, [read_frame(source, frame)]), None)
 
 
 def _choose(path: Path, tables: list[Table]) -> tuple[Table, Layout]:
@@ -130,7 +145,7 @@ def _choose(path: Path, tables: list[Table]) -> tuple[Table, Layout]:
     if not layout and _is_plain(table):
         layout = LAYOUTS[0]
         start, *others = ({*map(str, row[:2])} for row in table.rows)
-        if len(others) > 1 and start.isdisjoint(set().union(*others)):
+        if others and start.isdisjoint(set().union(*others)):
             table.say(f"took {table.unit} {table.places[0]} for a pair; its arms are in no other")
         table = replace(table, header=("winner", "loser", "count")[: len(table.rows[0])])
     if not layout:
@@ -331,6 +346,7 @@ def _read_preflib(path: Path, text: str, arms: Sequence[str] | None) -> Comparis
     place = {name: i for i, name in enumerate(arms or ())}
     numbers: dict[str, int] = {}
     rankings = []
+    kind, told = "", None
     for i, line in enumerate(text.split("\n"), 1):
         where = f"{path}, line {i}"
         if match := ALTERNATIVE.match(line):
@@ -341,9 +357,16 @@ def _read_preflib(path: Path, text: str, arms: Sequence[str] | None) -> Comparis
                 raise InvalidInput(f"{where}: {name!r} must be the name of one alternative")
             numbers[match[1]] = place[name]
         elif match := DATA_TYPE.match(line):
-            _require(where, "data type", match[1], ("soc", "soi", "toc", "toi", "wmd"))
+            kind = match[1]
+            _require(where, "data type", kind, ("soc", "soi", "toc", "toi", "wmd"))
+        elif match := NUM_ALTERNATIVES.match(line):
+            told = where, int(match[1])
         elif line.strip() and not line.lstrip().startswith("#"):
             rankings.append((where, line))
+    if told and told[1] != len(numbers):
+        raise InvalidInput(
+            f"{told[0]}: it says {told[1]} alternatives, but {len(numbers)} are named"
+        )
     counts = np.zeros((len(place), len(place)))
     for where, line in rankings:
         if match := EDGE.fullmatch(line):
@@ -357,6 +380,16 @@ def _read_preflib(path: Path, text: str, arms: Sequence[str] | None) -> Comparis
             _require(where, "alternative", number, numbers)
         if len(set(order)) < len(order):
             raise InvalidInput(f"{where}: an alternative stands there twice")
+        if kind in ("soc", "toc") and len(order) < len(numbers):
+            raise InvalidInput(
+                f"{where}: {len(order)} of {len(numbers)} alternatives, but {kind} is for complete "
+                f"orders; say DATA TYPE: {kind[:2]}i"
+            )
+        if kind in ("soc", "soi") and len(tiers) < len(order):
+            raise InvalidInput(
+                f"{where}: alternatives are tied, but {kind} is for strict orders; say DATA TYPE: "
+                f"t{kind[1:]}"
+            )
         if not NUMBER.fullmatch(count) or not 0 < float(count) < np.inf:
             raise InvalidInput(f"{where}: the count is {count!r}; it must be a number > 0")
         rank = np.repeat(range(len(tiers)), [len(tier) for tier in tiers])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import pandas as pd
 
 from theory.checks import InvalidInput
 
@@ -27,7 +28,8 @@ NUMBER = re.compile(r"[+-]?(\d+(\.\d*|,\d+)?|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
 """A number in plain digits, with a decimal point or a decimal comma."""
 
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
-"""A comma that may separate decimals or thousands."""
+POINT_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}", re.ASCII)
+"""A comma, or a point, that may separate decimals or thousands."""
 
 MISSING = re.compile(
     r"#?n\W?a\W?|n\.d\.|nan|null|none|nil|missing|unknown|undefined|empty|blank|tbd|inf|infinity|"
@@ -39,9 +41,18 @@ MISSING = re.compile(
 HALF = re.compile("[\ud800-\udfff]")
 """Half of a character of UTF-16, alone."""
 
+ARCHIVES = {
+    b"\x1f\x8b": "compressed by gzip",
+    b"PK\x03\x04": "a zip archive, as .npz and .xlsx are",
+}
+"""First bytes of files that hold other files."""
+
 LABEL = re.compile("label|arm|name|word|id|token|letter|tag|item|response")
 VALUE = re.compile("value|count|n|p|prob|probability|weight|freq|frequency|reward|score|log_?prob")
 """Names of columns that say what the column holds."""
+
+MOST_LETTERS = 2**31 - 1
+"""Of a cell; Python's own limit is below the length of some texts."""
 
 MOST_SAID = 8
 """Number of lines or columns that a warning lists."""
@@ -124,6 +135,12 @@ class Table:
             if all(THOUSANDS.fullmatch(cells[i]) for i in commas):
                 why = "may be decimals or thousands; write it with a decimal point or in digits"
                 self.refuse(commas[0], f"the comma in {cells[commas[0]]!r} {why}")
+        points = [i for i, cell in enumerate(cells) if isinstance(cell, str) and "." in cell]
+        # Where semicolons separate cells, decimals have commas, and thousands may have points.
+        thousands = all(POINT_THOUSANDS.fullmatch(cells[i]) for i in points)
+        if self.delimiter == ";" and points and thousands:
+            why = "may be decimals or thousands; write 1234 or 1.2340, or separate by commas"
+            self.refuse(points[0], f"the point in {cells[points[0]]!r} {why}")
         return np.array(numbers, np.float64)
 
     def _number(self, index: int, cell: Any) -> float:
@@ -193,7 +210,7 @@ def read_vector(path: Path) -> Vector:
     if one_object and not _find_columns(table.first()):
         pairs = list(zip(table.first(), table.rows[0], strict=True))
         table = replace(table, header=None, rows=pairs, places=range(1, len(pairs) + 1))
-    if not table.rows:
+    if not table.rows or not table.first():
         raise InvalidInput(f"{path} holds no arms; give one value a line, or label,value")
     label, value = _choose_columns(table)
     values = table.numbers(value)
@@ -316,6 +333,9 @@ def _load(path: Path, content: bytes) -> np.ndarray:
 
 def _decode(path: Path, content: bytes) -> str:
     """Decode UTF-8, or UTF-16 with its mark; refuse another encoding, with the line."""
+    for sign, kind in ARCHIVES.items():
+        if content.startswith(sign):
+            raise InvalidInput(f"{path} is {kind}; unpack it, and give the file in it")
     marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     try:
         text = content.decode("utf-16" if content.startswith(marks) else "utf-8-sig")
@@ -335,8 +355,6 @@ def _from_array(path: Path, array: np.ndarray) -> Vector:
 
 
 def _read_parquet(path: Path, content: bytes) -> Table:
-    import pandas as pd  # takes half a second, for this format alone
-
     try:
         frame = pd.read_parquet(io.BytesIO(content), engine="pyarrow")
     except ImportError as error:
@@ -344,6 +362,14 @@ def _read_parquet(path: Path, content: bytes) -> Table:
         raise InvalidInput(f"cannot read {path}: {why}") from error
     except Exception as error:  # pyarrow raises many kinds for damaged files
         raise InvalidInput(f"cannot read {path}: it is a damaged Parquet file") from error
+    return read_frame(path, frame)
+
+
+def read_frame(path: Path, frame: pd.DataFrame) -> Table:
+    """Return the table of a DataFrame, with its index where that has names; ``path`` is for errors.
+
+    A missing value, which pandas writes as NaN, is no text and no number.
+    """
     if not isinstance(frame.index, pd.RangeIndex):
         frame = frame.reset_index()
     lists = frame.map(lambda cell: cell.tolist() if isinstance(cell, np.ndarray) else cell)
@@ -433,6 +459,7 @@ def _split(path: Path, text: str, delimiter: str) -> tuple[Table, tuple[int, str
     rows: list[Sequence[Any]] = []
     places: list[int] = []
     failure = None
+    csv.field_size_limit(MOST_LETTERS)
     try:
         for cells in csv.reader(source, **dialect):
             row = [cell.strip() for cell in cells]
@@ -507,7 +534,7 @@ def _names_value(table: Table, cells: Sequence[Any]) -> bool:
     """Whether cells are a header; one whose names say nothing is taken, and said."""
     if _find_columns(cells):
         return True
-    if len(cells) > 2 or not is_name(cells[-1]):
+    if len(cells) > 2 or not is_name(cells[-1]) or not isinstance(cells[0], str):
         return False
     if not any(x.fullmatch(normalise(cell)) for cell in cells for x in (LABEL, VALUE)):
         table.say(f"took {table.unit} {table.places[0]}, {','.join(cells)!r}, for the header")

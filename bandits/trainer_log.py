@@ -197,7 +197,9 @@ def _refuse_columns(table: Table, columns: Mapping[str, int]) -> None:
             for words in ("reward chosen", "reward rejected")
             if words not in columns and f"eval {words}" not in columns
         ]
-    near = [close for name in wanted for close in difflib.get_close_matches(name, names, 1)]
+    known = (*QUANTITIES, *LOG_PROBS)
+    others = [name for name in names if _words(name).removeprefix("eval ") not in known]
+    near = [close for name in wanted for close in difflib.get_close_matches(name, others, 1)]
     hint = f"; did you mean {' and '.join(map(repr, dict.fromkeys(near)))}?" if near else ""
     raise checks.InvalidInput(
         f"{table.source} has no {' and no '.join(wanted)}{hint}; found {listed(names)}"
@@ -208,6 +210,9 @@ def _column(table: Table, column: int | None, rows: Sequence[int]) -> np.ndarray
     """Return numbers; NaN for what is missing and for what the trainer wrote as NaN."""
     if column is None:
         return np.full(len(rows), np.nan)
+    cells = [table.rows[i][column] for i in rows]
+    if any(isinstance(cell, str) and "," in cell for cell in cells):
+        return table.numbers(column)[list(rows)]  # which knows decimal commas
     return np.array([_number(table, i, table.rows[i][column]) for i in rows], np.float64)
 
 
@@ -239,10 +244,23 @@ def _from_entries(
         np.isnan(values["rewards/margins"]), margin, values["rewards/margins"]
     )
     steps = _column(table, columns.get("step"), rows)
-    if np.isnan(steps).any():
+    if np.isnan(steps).all():
         steps = np.arange(1.0, len(rows) + 1)  # entries are counted where steps are not
-    order = np.argsort(steps, kind="stable")
-    return [Log(part, steps[order], {k: v[order] for k, v in values.items()}, beta)]
+    _require_steps(table, rows, steps)
+    # A run that was resumed logs some steps again; what came last is what it went on with.
+    unique, first = np.unique(steps[::-1], return_index=True)
+    if len(unique) < len(steps):
+        table.say(
+            f"{len(steps) - len(unique)} entries of {part} repeat a step, as after a resume; the "
+            "last one of each step is taken"
+        )
+    order = len(steps) - 1 - first
+    return [Log(part, unique, {k: v[order] for k, v in values.items()}, beta)]
+
+
+def _require_steps(table: Table, rows: Sequence[int], steps: np.ndarray) -> None:
+    for i in np.flatnonzero(np.isnan(steps))[:1]:
+        table.refuse(rows[i], "it has no step, as others have; add it, or leave the entry out")
 
 
 def _from_pairs(table: Table, columns: Mapping[str, int], beta: float) -> Log:
@@ -251,17 +269,24 @@ def _from_pairs(table: Table, columns: Mapping[str, int], beta: float) -> Log:
     chosen, rejected, ref_chosen, ref_rejected = (
         _column(table, columns[name], rows) for name in LOG_PROBS
     )
+    for name in LOG_PROBS:
+        for i, cell in enumerate(_column(table, columns[name], rows)):
+            if not cell <= 0:
+                given = str(table.rows[i][columns[name]])
+                why = "a log-probability is a number <= 0; give log π, not −log π"
+                table.refuse(i, f"{table.first()[columns[name]]} is {given!r}; {why}")
     steps = _column(table, columns.get("step"), rows)
     up, down = chosen - ref_chosen, rejected - ref_rejected
-    known = np.unique(steps[np.isfinite(steps)])
-    if not known.size:
-        steps, known = np.ones(len(rows)), np.array([1.0])
+    if np.isnan(steps).all():
+        steps = np.ones(len(rows))
+    _require_steps(table, rows, steps)
+    known = np.unique(steps)
 
     def means(logp: tuple[np.ndarray, np.ndarray], ratios: tuple[np.ndarray, np.ndarray]) -> dict:
         margin = beta * (ratios[0] - ratios[1])
         columns = (
             np.logaddexp(0.0, -margin), beta * ratios[0], beta * ratios[1], margin,
-            np.where(np.isnan(margin), np.nan, (margin > 0) + 0.5 * (margin == 0)), *logp,
+            (margin > 0) + 0.5 * (margin == 0), *logp,
         )  # fmt: skip
         return {
             name: float(np.mean(column))

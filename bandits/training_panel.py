@@ -69,9 +69,9 @@ def draw_panel(
         for spare in figure.axes[len(axes_of) :]:
             spare.axis("off")
         rewards = [axes_of[t] for t in ("rewards/chosen", "rewards/rejected") if t in axes_of]
-        lows, highs = zip(*(axes.get_ylim() for axes in rewards), strict=True)
+        limits = [limit for axes in rewards for limit in axes.get_ylim()]
         for axes in rewards:  # on one scale, for their difference is what counts
-            axes.set_ylim(min(lows), max(highs))
+            axes.set_ylim(min(limits), max(limits))
             axes.axhline(0, color=plotting.INK, linewidth=1, linestyle=":")
         if "rewards/accuracies" in axes_of:
             axes_of["rewards/accuracies"].set_ylim(0, 1.03)
@@ -103,12 +103,13 @@ def _label(figure: Figure, curves: Mapping[str, Sequence[Curve]], caption: str) 
     for curve in (curve for several in curves.values() for curve in several):
         line = Line2D([], [], color=curve.color, linestyle=curve.style)
         handles.setdefault(curve.label, line)
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside upper center",
-        ncols=min(5, len(handles)),
-    )
+    if handles:
+        figure.legend(
+            list(handles.values()),
+            list(handles),
+            loc="outside upper center",
+            ncols=min(5, len(handles)),
+        )
     figure.supxlabel(f"gradient steps\n{caption}", fontsize="medium")
 
 

@@ -75,10 +75,21 @@ def require_same_arms(**arrays: ArrayLike) -> None:
 
 
 def require_finite(name: str, values: ArrayLike) -> None:
-    """Refuse NaN and infinities."""
+    """Refuse NaN, infinities, and numbers that are infinite in JAX's present precision."""
+    _require_finite(name, values)
+
+
+def _require_finite(name: str, values: ArrayLike, more: str = "") -> None:
     known = concrete(values)
-    if known is not None and not np.isfinite(known).all():
-        _refuse(name, known, ~np.isfinite(known), "must be a finite number")
+    if known is None:
+        return
+    if not jnp.issubdtype(known.dtype, jnp.number) and known.dtype != bool:
+        raise InvalidInput(f"{name} is {values!r}; it must be a finite number{more}")
+    with np.errstate(over="ignore"):
+        held = np.isfinite(known.astype(jax.dtypes.canonicalize_dtype(known.dtype)))
+    if not held.all():
+        within = " within 32 bits" if np.isfinite(known).all() else ""
+        _refuse(name, known, ~held, f"must be a finite number{more}{within}")
 
 
 def require_nonnegative(name: str, values: ArrayLike) -> None:
@@ -90,12 +101,10 @@ def require_nonnegative(name: str, values: ArrayLike) -> None:
 
 def require_positive(name: str, value: ArrayLike) -> None:
     """Refuse anything but finite numbers > 0."""
+    _require_finite(name, value, " > 0")
     known = concrete(value)
-    if known is None:
-        return
-    bad = ~(np.isfinite(known) & (known > 0))
-    if bad.any():
-        _refuse(name, known, bad, "must be a finite number > 0")
+    if known is not None and not (known > 0).all():
+        _refuse(name, known, ~(known > 0), "must be a finite number > 0")
 
 
 def positive(name: str, value: ArrayLike) -> ArrayLike:
@@ -174,13 +183,17 @@ def require_integer(name: str, value: ArrayLike) -> None:
         raise InvalidInput(f"{name} is {value}; it must be a whole number")
 
 
-def require_whole(name: str, value: ArrayLike) -> None:
-    """Refuse anything but whole numbers >= 1."""
+def require_whole(name: str, value: ArrayLike, least: int = 1, most: int | None = None) -> None:
+    """Refuse anything but whole numbers of at least ``least`` and, if it is given, at most."""
     known = concrete(value)
     if known is None:
         return
-    if not np.issubdtype(known.dtype, np.integer) or (known < 1).any():
-        raise InvalidInput(f"{name} is {value}; it must be a whole number of at least 1")
+    # Beyond 64 bits a whole number is an object to NumPy.
+    is_whole = np.issubdtype(known.dtype, np.integer) or isinstance(value, int)
+    beyond = most is not None and bool((known > most).any()) if is_whole else True
+    if not is_whole or isinstance(value, bool) or beyond or (known < least).any():
+        allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InvalidInput(f"{name} is {value}; it must be a whole number {allowed}")
 
 
 def require_multiple(name: str, value: ArrayLike, of: str, unit: int) -> None:

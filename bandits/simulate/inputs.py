@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from bandits.comparisons import Comparisons
-from bandits.tables import Vector
+from bandits.comparisons import Comparisons, from_frame
+from bandits.tables import Vector, read_label
 from theory import checks
 from theory.bradley_terry import require_counts
 from theory.checks import InvalidInput
@@ -60,8 +60,9 @@ def as_comparisons(preferences: Any, labels: Sequence[str] | None = None) -> Com
 
     Args:
       preferences: `Comparisons`; a table ``[K, K]`` of how often row was preferred to column, as an
-        array, a DataFrame or a DataArray with the arms along both axes; or a list of
-        ``(winner, loser)`` or ``(winner, loser, count)``.
+        array, nested lists, a DataFrame, or a DataArray (whose dimensions may be called winner and
+        loser) with the arms along both axes; a DataFrame with the columns of a file; or a list of
+        tuples ``(winner, loser)`` or ``(winner, loser, count)``.
       labels: names of the K arms of a table without names.
 
     Raises:
@@ -71,16 +72,18 @@ def as_comparisons(preferences: Any, labels: Sequence[str] | None = None) -> Com
     if isinstance(preferences, Comparisons):
         return preferences
     if isinstance(preferences, pd.DataFrame):
-        if [str(c).lower() for c in preferences.columns[:2]] == ["winner", "loser"]:
-            return _from_rows(preferences.iloc[:, :3].itertuples(index=False, name=None))
         if list(preferences.index) != list(preferences.columns):
-            raise InvalidInput(
-                "preferences must name the same arms along rows and columns, or have the columns "
-                "winner and loser"
-            )
+            if all(kind.kind in "iuf" for kind in preferences.dtypes):
+                raise InvalidInput(
+                    "preferences must name the same arms along rows and columns, or have columns "
+                    "such as winner and loser"
+                )
+            return from_frame(preferences)
         named = list(map(str, preferences.columns))
         return _from_table(preferences.to_numpy(), named)
     if isinstance(preferences, xr.DataArray):
+        if {str(dim).lower() for dim in preferences.dims} == {"winner", "loser"}:
+            preferences = preferences.transpose(*sorted(preferences.dims, key=str, reverse=True))
         coordinates = [preferences.coords.get(dim) for dim in preferences.dims]
         if preferences.ndim == 2 and all(c is not None for c in coordinates):
             rows, columns = (list(map(str, c.values)) for c in coordinates if c is not None)
@@ -88,8 +91,12 @@ def as_comparisons(preferences: Any, labels: Sequence[str] | None = None) -> Com
                 raise InvalidInput("preferences must name the same arms along both dimensions")
             labels = rows
         return _from_table(preferences.values, labels)
+    if isinstance(preferences, np.ndarray) and preferences.dtype.kind in "OUS":
+        preferences = preferences.tolist()
     if isinstance(preferences, Sequence) and any(
-        isinstance(value, str) for row in preferences[:1] for value in np.atleast_1d(row)
+        isinstance(row, tuple) or any(isinstance(cell, str) for cell in row)
+        for row in preferences[:1]
+        if isinstance(row, Sequence)
     ):
         return _from_rows(preferences)
     return _from_table(preferences, labels)
@@ -117,7 +124,11 @@ def _from_rows(rows: Any) -> Comparisons:
         where = f"preferences[{number}] is {row!r}"
         if not isinstance(row, Sequence) or isinstance(row, str) or len(row) not in (2, 3):
             raise InvalidInput(f"{where}; give (winner, loser) or (winner, loser, count)")
-        winner, loser = map(str, row[:2])
+        names = [read_label(x.item() if isinstance(x, np.generic) else x) for x in row[:2]]
+        for name, cell in zip(names, row, strict=False):
+            if not name:
+                raise InvalidInput(f"{where}; {cell!r} is no arm, give the name of one")
+        winner, loser = map(str, names)
         count = row[2] if len(row) == 3 else 1.0
         if winner == loser:
             raise InvalidInput(f"{where}; a pair needs two different arms")
@@ -162,7 +173,9 @@ def choose_arms(
 def join(
     vectors: Mapping[str, Vector], comparisons: Comparisons | None = None
 ) -> dict[str, Vector]:
-    """Return the vectors over the arms of all of them together, 0 where one has no such arm.
+    """Return the vectors over the arms of all of them together.
+
+    An arm that one has not is excluded there: 0, or −∞ among log-probabilities.
 
     Raises InvalidInput for a vector without names.
     """
@@ -175,12 +188,18 @@ def join(
     labels = tuple(dict.fromkeys(label for labels in named for label in labels))
     return {
         name: Vector(
-            np.array([held.get(label, 0.0) for label in labels]),
+            np.array([held.get(label, -np.inf if _are_logs(vector) else 0.0) for label in labels]),
             labels,
         )
         for name, vector in vectors.items()
         for held in [dict(zip(vector.labels or (), vector.values, strict=True))]
     }
+
+
+def _are_logs(weights: Vector) -> bool:
+    """Whether weights are log-probabilities: none is above 0, and one is below."""
+    values = weights.values
+    return bool((values <= 0).all() and (values < 0).any())
 
 
 def to_distribution(name: str, weights: Vector, normalize: bool, pseudocount: float) -> Vector:
@@ -195,7 +214,7 @@ def to_distribution(name: str, weights: Vector, normalize: bool, pseudocount: fl
     checks.require_nonnegative("pseudocount", pseudocount)
     values = weights.values
     checks.require_arms(name, values)
-    if (values <= 0).all() and (values < 0).any() and not np.isnan(values).any():
+    if _are_logs(weights):
         if pseudocount:
             raise InvalidInput(f"{name} holds log-probabilities; a pseudocount is for counts")
         if np.isneginf(values).all():

@@ -235,7 +235,7 @@ def _rank_distributions(
     axes.set_xlim(left=0)
     step = int(dataset["step"][-1])
     axes.set(
-        title=f"After {step:,} steps: the {len(arms)} of {len(names):,} arms that rise or fall most",
+        title=f"After {step:,} steps: the {len(arms)} of {len(names):,} arms that move most",
         xlabel="probability",
     )
 

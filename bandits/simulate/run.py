@@ -58,8 +58,8 @@ METHODS_OF_A_TARGET = ("forward_kl", "reverse_kl")
 MOST_SAID = 3
 """Number of sentences on what the prior decides."""
 
-MOST_STEPS = 2**31 - 1
-"""Steps are counted in 32 bits."""
+MOST_STEPS, MOST_SEED = 2**31 - 1, 2**32 - 1
+"""Both have 32 bits, steps a sign."""
 
 RIDGE = 0.01
 """Of the rewards that are fitted to preferences: a prior of 10 nats."""
@@ -191,10 +191,15 @@ def simulate(
     if methods is None:
         alone = comparisons is not None and not vectors
         methods = METHODS_OF_PAIRS if alone else METHODS_OF_A_TARGET
+    methods = (methods,) if isinstance(methods, str) else methods
     settings = _Settings(methods, beta, hyperparameters or {}, learning_rate)
     checks.require_known("optimizer", optimizer, OPTIMIZERS)
-    if not 1 <= steps <= MOST_STEPS:
-        raise checks.InvalidInput(f"steps is {steps}; it must be from 1 to {MOST_STEPS}")
+    checks.require_whole("steps", steps, most=MOST_STEPS)
+    checks.require_whole("seed", seed, least=0, most=MOST_SEED)
+    checks.require_whole("responses", responses, least=2)
+    checks.require_whole("batch", batch)
+    if passes is not None:
+        checks.require_whole("passes", passes)
     wanted = _steps_to_record(record, steps)
     recorded = tuple(sorted({0, *wanted, *last_steps(steps)}))
     checks.require_finite("ridge", ridge)
@@ -361,12 +366,10 @@ class _Settings:
 
 
 def _numbers(name: str, values: Numbers) -> float | np.ndarray:
-    try:
-        numbers = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
-        raise checks.InvalidInput(
-            f"{name} is {values!r}; give a number or a list of them"
-        ) from None
+    numbers = np.asarray(values) if not isinstance(values, str) else np.array(())
+    if numbers.dtype.kind not in "iuf":
+        numbers = np.array(())
+    numbers = numbers.astype(np.float64)
     if numbers.ndim == 0:
         return float(numbers)
     if numbers.ndim > 1 or not numbers.size:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 RISE = 1e-3
 """Of what is lowered: a run that ends this far above its start, and above its size, got worse."""
@@ -12,10 +12,14 @@ NOISE = 0.02
 """The same of methods that draw their own samples, whose end is noisy."""
 
 WINDOW = 8
-"""Successive steps at the end in which a cycle is looked for."""
+"""Successive steps at the end: a run that cycles may pass a good policy at the last of them."""
 
 MOVE = 0.02
 """Total variation between the policies of successive steps that is seen in a result."""
+
+
+CYCLE = 0.1
+"""Of what is lowered: its rises in the last steps together. Kinks as the hinge's give some."""
 
 
 class Verdict(NamedTuple):
@@ -44,7 +48,7 @@ def judge(
     Args:
       objective: what the method lowers, at each recorded step.
       probs: the policies there.
-      steps: gradient steps of the records; the last are successive.
+      steps: gradient steps of the records; the last `WINDOW` are successive.
       diverged_at: steps after which the training saw NaN; -1 if never.
       sampled: whether gradients were noisy: then the policy moves without cycling.
       scale: a natural size of the objective, such as the range of the rewards.
@@ -55,15 +59,25 @@ def judge(
     if broken.any():
         at = diverged_at if diverged_at > 0 else int(steps[broken][0])
         return Verdict(f"became NaN after {at:,} steps")
-    start, end = objective[0], objective[-1]
-    room = (NOISE if sampled else RISE) * max(scale, abs(start) if np.isfinite(start) else 0.0)
-    if np.isfinite(start) and not end <= start + room:
+    successive = steps >= steps[-1] - WINDOW
+    start, last = objective[0], objective[successive]
+    size = max(scale, abs(start) if np.isfinite(start) else 0.0)
+    end = last.mean() if sampled else last[-1]  # noise moves a single step
+    most = start + (NOISE if sampled else RISE) * size
+    if np.isfinite(start) and not end <= most:
         return Verdict(f"ended worse than it began, from {start:.4g} to {end:.4g}")
     if sampled:
         return None
-    move = _cycle(probs, steps)
-    if move is not None:
+    if np.isfinite(start) and not last.max() <= most:
+        return Verdict(
+            f"does not settle: what it lowers began at {start:.4g} and is up to {last.max():.4g} "
+            "in the last steps"
+        )
+    if len(last) > 2 and (move := _cycle(probs[successive])) > MOVE:
         return Verdict(f"does not settle: its policy still swings by {move:.2g} in every step")
+    rise = np.maximum(np.diff(last), 0.0).sum()
+    if rise > CYCLE * size:
+        return Verdict(f"does not settle: what it lowers rose by {rise:.2g} in the last steps")
     return None
 
 
@@ -72,14 +86,9 @@ def last_steps(steps: int) -> range:
     return range(max(0, steps - WINDOW), steps + 1)
 
 
-def _cycle(probs: Float[np.ndarray, "steps K"], steps: Int[np.ndarray, " steps"]) -> float | None:
-    """The mean move of the last steps, where they turn back on each other."""
-    successive: Bool[np.ndarray, " steps"] = steps >= steps[-1] - WINDOW
-    if successive.sum() < 3:
-        return None
-    moves = np.diff(probs[successive], axis=0)
+def _cycle(probs: Float[np.ndarray, "steps K"]) -> float:
+    """Return the mean move of successive steps if they turn back on each other, else 0."""
+    moves = np.diff(probs, axis=0)
     sizes = 0.5 * np.abs(moves).sum(axis=1)
     net = 0.5 * np.abs(moves.sum(axis=0)).sum()
-    if sizes.mean() > MOVE and net < 0.5 * sizes.sum():
-        return float(sizes.mean())
-    return None
+    return float(sizes.mean()) if net < 0.5 * sizes.sum() else 0.0

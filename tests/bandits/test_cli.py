@@ -357,6 +357,23 @@ def test_an_interrupt_of_several_processes_leaves_whole_figures_only(folder, num
     assert not any(".part-" in name for name in left)
 
 
+def test_an_interrupt_while_the_command_is_loaded_costs_no_traceback():
+    interrupting = """if True:
+        import sys
+        class Interrupt:
+            def find_spec(self, name, path=None, target=None):
+                if name == "bandits.cli":
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Interrupt())
+        from bandits.__main__ import main
+        main()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", interrupting], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "modeseek: interrupted\n")
+
+
 def test_simulate_to_a_target_writes_the_trajectory_and_a_picture(command, folder):
     before = listing(folder)
     code, out, err = command(

@@ -276,6 +276,10 @@ def test_the_edges_of_a_weighted_graph_are_pairs(write):
         (HEAD + "0: 1,2\n", 7, "the count is '0'"),
         (HEAD + "# ALTERNATIVE NAME 5: w\n", 7, "'w' must be the name of one alternative"),
         ("# DATA TYPE: cat\n" + HEAD, 1, "unknown data type 'cat'"),
+        ("# DATA TYPE: soc\n" + HEAD + "1: 1,2,3\n", 8, "3 of 4 alternatives, but soc is for"),
+        ("# DATA TYPE: toc\n" + HEAD + "1: 1,{2,3}\n", 8, "say DATA TYPE: toi"),
+        ("# DATA TYPE: soi\n" + HEAD + "1: 1,{2,3}\n", 8, "say DATA TYPE: toi"),
+        (HEAD.replace(": 4", ": 5") + "1: 1,2\n", 2, "says 5 alternatives, but 4 are named"),
     ],
 )
 def test_a_malformed_ranking_is_refused_with_its_line(write, text, line, why):
@@ -284,6 +288,11 @@ def test_a_malformed_ranking_is_refused_with_its_line(write, text, line, why):
         read_comparisons(path)
     assert str(refused.value).startswith(f"{path}, line {line}: ")
     assert why in str(refused.value)
+
+
+def test_preflibs_old_format_is_refused_with_the_remedy(write):
+    with pytest.raises(InvalidInput, match=r"format of before 2022, .*; download the file again"):
+        read_comparisons(write("3\n1,A\n2,B\n3,C\n5,5,2\n3,1,2,3\n2,2,3,1\n"))
 
 
 def npy(array):

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import gzip
 import io
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bandits.tables import FileWarning, Vector, align, read_vector
+from bandits.tables import POINT_THOUSANDS, FileWarning, Vector, align, read_vector
 from theory.checks import InvalidInput
 
 
@@ -240,6 +241,7 @@ def test_what_only_resembles_a_number_is_refused(write, cell, line):
         ("x;0,5\ny;1\nz;0.5\n", 3, "another decimal sign than '0,5' in line 1"),
         ("x;1.234,5\ny;1\n", 1, "'1.234,5' is not a number"),
         ("x;12\ny;1,234\n", 2, "may be decimals or thousands"),
+        ("x;12\ny;1.234\n", 2, "may be decimals or thousands"),
         ('x,"1,234"\ny,5\n', 1, "has a comma; write decimals with a point"),
         ("x;0,25\ny;O,3\nz;0,45\n", 2, "'O,3' is not a number"),
         ("label,value\nx;0,25\ny;0,75\n", 2, "after another delimiter"),
@@ -269,6 +271,7 @@ def test_a_malformed_line_is_refused_with_its_number(write, text, line, why):
         ('[{"label": null, "value": 1}]', "record 1: the label is None"),
         ('[{"label": "\\ud800", "value": 1}]', "record 1: the label is None"),
         ('[["x", 1], ["y"]]', "record 2: 1 columns"),
+        ('[[1, "x"], [2, "y"]]', "record 1: 'x' is not a number"),
         ("[" * 10**5, "data.json"),
     ],
 )
@@ -287,7 +290,7 @@ def test_a_malformed_first_arm_is_not_taken_for_a_header(write, first):
         read_vector(write(f"{first}\n{rest}"))
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "arm,value\n", "\ufeff", ",\n", "[]"])
+@pytest.mark.parametrize("text", ["", "\n\n", "arm,value\n", "\ufeff", ",\n", "[]", "{}", "[{}]"])
 def test_a_file_without_arms_is_refused(write, text):
     with pytest.raises(InvalidInput, match="holds no arms"):
         read_vector(write(text))
@@ -357,8 +360,18 @@ def test_a_damaged_file_is_refused_and_never_unpickled(write, content, tmp_path,
 def test_a_zip_of_arrays_is_refused(write):
     buffer = io.BytesIO()
     np.savez(buffer, a=np.ones(2))
-    with pytest.raises(InvalidInput, match=r"data\.npy"):
+    with pytest.raises(InvalidInput, match=r"data\.npy is a zip archive, .*; unpack it"):
         read_vector(write(buffer.getvalue(), "data.npy"))
+
+
+def test_a_compressed_file_is_refused_with_the_remedy(write):
+    with pytest.raises(InvalidInput, match="is compressed by gzip; unpack it"):
+        read_vector(write(gzip.compress(b"a,1\nb,2\n"), "data.csv"))
+
+
+def test_a_label_may_be_a_whole_text(write):
+    (label,) = read_vector(write("label,value\n" + 200_000 * "x" + ",1\n")).labels
+    assert len(label) == 200_000
 
 
 def test_parquet_is_read_where_pyarrow_is_installed(tmp_path):
@@ -439,7 +452,9 @@ LABELS = st.text(
     st.sampled_from("ab #\",;|\t\n'é日[{%1.")
     | st.characters(codec="utf-8", exclude_characters="\r\0")
 ).map(str.strip)
-NUMBERS = st.floats(-1e6, 1e6) | st.integers(0, 50).map(float)
+NUMBERS = (st.floats(-1e6, 1e6) | st.integers(0, 50).map(float)).filter(
+    lambda number: not POINT_THOUSANDS.fullmatch(str(number))  # which is ambiguous beside ;
+)
 
 
 @given(st.dictionaries(LABELS.filter(bool), NUMBERS, min_size=1), st.sampled_from(",;\t|"))

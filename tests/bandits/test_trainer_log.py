@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bandits import plotting
+from bandits.tables import FileWarning
 from bandits.trainer_log import describe_log, draw_logs, read_logs, summarise_log, write_csv
 from theory.checks import InvalidInput
 
@@ -224,6 +225,23 @@ def test_an_accuracy_that_is_stuck_is_said(read, accuracies, said):
     assert said is None or said in about[0]
 
 
+def test_of_steps_that_a_resumed_run_logs_again_the_last_count(read):
+    entries = [entry(s, -0.1 * s, -0.2 * s) for s in (1, 2, 3)]
+    with pytest.warns(FileWarning, match="2 entries of training repeat a step"):
+        (log,) = read([*entries, entry(2, -5.0, -6.0), entry(3, -7.0, -8.0)])
+    assert log.steps.tolist() == [1, 2, 3]
+    assert log.values["rewards/chosen"].tolist() == [-0.1, -5.0, -7.0]
+    nameless = {k: v for k, v in entries[1].items() if k != "step"}
+    with pytest.raises(InvalidInput, match="log_history entry 2: it has no step"):
+        read([entries[0], nameless, entries[2]])
+
+
+def test_decimal_commas_are_read(read):
+    text = HEADER.replace(",", ";") + "\n-40,5;-52,1;-38,2;-45,3\n"
+    (log,) = read(text, "a.csv")
+    assert log.values["logps/chosen"].tolist() == [-38.2, -40.5]
+
+
 def test_gaps_are_counted_and_left_out(read):
     history = [START, entry(10, math.nan, math.nan), entry(20, -0.2, -0.4, loss=math.nan)]
     (log,) = read([*history, entry(30, -0.2, -0.4)])
@@ -233,6 +251,7 @@ def test_gaps_are_counted_and_left_out(read):
     assert log.ends("rewards/chosen") == (0.0, -0.2)
     (lost,) = read([entry(1, math.nan, math.nan)])
     assert "no entry has finite rewards" in describe_log(lost)[0]
+    assert draw_logs([lost]).axes  # without a line, and without an error
 
 
 @pytest.mark.parametrize(
@@ -250,6 +269,10 @@ def test_gaps_are_counted_and_left_out(read):
          "'True' is not a number"),
         ("a.csv", "", "is empty"),
         ("a.csv", HEADER + "\n", "holds no entries below its header"),
+        ("a.csv", HEADER + "\n-1,-2,-3,-4\n-1,,-3,-4\n", "line 3: rejected_logps is ''"),
+        ("a.csv", HEADER + "\n40,-2,-3,-4\n", "chosen_logps is '40'; .* a number <= 0"),
+        ("a.csv", "step," + HEADER + "\n1,-1,-2,-3,-4\n,-1,-2,-3,-4\n", "line 3: it has no step"),
+        ("a.csv", "step,rewards/chosen\n1,2\n", "no rewards/rejected; found step"),
         ("a.csv", HEADER.replace("rejected_logps", "rejectd_logps", 1) + "\n1,2,3,4\n",
          "no rejected_logps; did you mean 'rejectd_logps'\\?; found"),
         ("a.csv", HEADER + "\n-1,-2,-3,-4\n-1,foo,-3,-4\n", "line 3: 'foo' is not a number"),

@@ -7,7 +7,7 @@ import xarray as xr
 
 from bandits.simulate import join, simulate, to_distribution
 from bandits.simulate.inputs import as_comparisons, as_vector
-from bandits.tables import Vector
+from bandits.tables import FileWarning, Vector
 from theory.checks import InvalidInput
 
 pytestmark = pytest.mark.filterwarnings("ignore::bandits.simulate.UndeterminedWarning")
@@ -80,12 +80,45 @@ def test_preferences_come_in_every_form(given):
         ([("a", "b", -1)], "count must be a finite number > 0"),
         ([("a", "b", 1, 2)], r"give \(winner, loser\)"),
         (pd.DataFrame(TABLE, columns=list(NAMES)), "same arms along rows and columns"),
+        ([("a", "b"), (None, "a")], r"preferences\[1\].*None is no arm"),
+        (pd.DataFrame({"winner": ["a", np.nan], "loser": ["b", "a"]}), "row 2: nan is no arm"),
+        (pd.DataFrame({"best": ["a"], "worst": ["b"]}), "fit no format; name them as one of"),
     ],
     ids=str,
 )
 def test_what_are_no_preferences_is_refused_in_a_sentence(given, message):
     with pytest.raises(InvalidInput, match=message):
         as_comparisons(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "labels", "counts"),
+    [
+        ([(0, 2), (1, 0)], ("0", "2", "1"), [1, 1]),  # tuples are pairs, of numbers too
+        ([[0, 2], [1, 0]], ("0", "1"), [2, 1]),  # lists are the rows of a table
+        (np.array([["0", "2"], ["1", "0"]]), ("0", "2", "1"), [1, 1]),
+        (
+            xr.DataArray(
+                [[0, 9], [1, 0]], dims=("loser", "winner"),
+                coords={"winner": ["x", "y"], "loser": ["x", "y"]},
+            ),
+            ("x", "y"), [1, 9],
+        ),
+    ],
+    ids=["pairs of numbers", "a table in lists", "pairs of texts", "named dimensions"],
+)  # fmt: skip
+def test_what_tells_pairs_from_tables_and_rows_from_columns(given, labels, counts):
+    found = as_comparisons(given)
+    assert found.labels == labels
+    assert found.counts.tolist() == counts
+
+
+def test_a_column_is_a_count_by_its_name_alone():
+    frame = pd.DataFrame(
+        {"winner": ["a", "b"], "loser": ["b", "a"], "year": [2020, 1], "count": [9, 1]}
+    )
+    with pytest.warns(FileWarning, match="took the columns winner, loser, count; dropped year"):
+        assert as_comparisons(frame).counts.tolist() == [9, 1]
 
 
 def test_arms_come_from_the_pairs_and_the_reference_is_uniform():
@@ -107,6 +140,10 @@ def test_tables_of_different_arms_are_joined_with_zeros():
     joined = join(vectors)
     assert joined["reference"].labels == joined["target"].labels == ("a", "b", "c")
     np.testing.assert_array_equal(joined["target"].values, [1, 0, 5])
+    logs = join(
+        {"reference": Vector(np.log([0.9, 0.1]), ("a", "b"))} | {"target": vectors["target"]}
+    )
+    assert logs["reference"].values[2] == -np.inf  # excluded, as 0 is among probabilities
     with pytest.raises(InvalidInput, match="reference names no arms"):
         join({"reference": Vector(np.ones(2), None)})
 

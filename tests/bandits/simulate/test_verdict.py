@@ -29,7 +29,7 @@ def test_an_end_above_the_start_is_worse():
 
 @pytest.mark.parametrize(("end", "worse"), [(0.01, False), (0.03, True)])
 def test_the_noise_of_samples_is_no_divergence(end, worse):
-    objective = np.linspace(0.0, end, len(STEPS))
+    objective = np.array([0.0, *np.full(len(STEPS) - 1, end)])
     assert (verdict(objective, sampled=True) is not None) == worse
     assert verdict(objective) is not None
 
@@ -38,6 +38,21 @@ def test_a_cycle_is_seen_where_the_objective_is_the_same_in_both_phases():
     swinging = np.where(STEPS[:, None] % 2, [0.9, 0.1], [0.1, 0.9])
     assert "does not settle" in verdict(0.693, swinging).sentence
     assert verdict(0.693, swinging, sampled=True) is None
+
+
+@pytest.mark.parametrize("last", [[2.4, 1.4, 1.0, 0.7, 0.44], [0.4, 0.6, 0.4, 0.6, 0.42]])
+def test_a_cycle_that_ends_low_is_seen_by_what_came_before(last):
+    objective = np.full(len(STEPS), 0.44)
+    objective[0], objective[-5:] = 0.693, last
+    assert "does not settle: what it lowers" in verdict(objective).sentence
+
+
+def test_of_samples_the_mean_of_the_last_steps_counts():
+    objective = np.full(len(STEPS), 0.5)
+    objective[0], objective[-1] = 0.693, 0.9
+    assert verdict(objective, sampled=True) is None
+    objective[-9:] = 0.9
+    assert "worse" in verdict(objective, sampled=True).sentence
 
 
 def test_a_policy_that_still_moves_one_way_is_on_its_way():
