@@ -240,14 +240,15 @@ class Compiler:
         run_bytes = _bytes(first_run) + _bytes(of_one.out_info)
         block = block_size(self.grid.runs_per_program, run_bytes, self.block_runs)
 
+        # A single run needs no batch axis: its conditions stay conditions, and it compiles faster.
+        traced = of_one
+        if block > 1:
+            of_block = jax.jit(jax.vmap(one_run, in_axes=(0, None), axis_size=block))
+            traced = of_block.trace(self.grid.arguments(np.zeros(block, int)), fixed)
+
         def lower(device: jax.Device) -> Lowered:
             with jax.default_device(device):
-                # A single run needs no batch axis: its conditions stay conditions, and it compiles
-                # faster.
-                if block == 1:
-                    return of_one.lower()
-                of_block = jax.jit(jax.vmap(one_run, in_axes=(0, None), axis_size=block))
-                return of_block.lower(self.grid.arguments(np.zeros(block, int)), fixed)
+                return traced.lower()
 
         lowered = {self.devices[0]: lower(self.devices[0])}
         # More lanes than blocks would have nothing to do.
