@@ -29,7 +29,7 @@ from bandits import animation, gallery, plotting, terminal, trainer_log
 from bandits import simulate as simulation
 from bandits.comparisons import read_comparisons
 from bandits.environments import ENVIRONMENTS
-from bandits.experiments import EXPERIMENTS, Claim, Experiment
+from bandits.experiments import EXPERIMENTS, AnyStudy, Claim
 from bandits.files import (
     make_folder,
     move_files,
@@ -636,13 +636,13 @@ def _require_places(*files: Path, said: Path | None = None) -> None:
             raise checks.InvalidInput(f"cannot write {said or file}: {reason}") from error
 
 
-def _select(names: tuple[str, ...]) -> list[Experiment]:
+def _select(names: tuple[str, ...]) -> list[AnyStudy]:
     for name in names:
         checks.require_known("experiment", name, EXPERIMENTS)
     return [EXPERIMENTS[name] for name in dict.fromkeys(names or EXPERIMENTS)]
 
 
-def _claims_of(experiment: Experiment, quick: bool) -> list[Claim]:
+def _claims_of(experiment: AnyStudy, quick: bool) -> list[Claim]:
     return experiment.claims(experiment.measure(quick))
 
 

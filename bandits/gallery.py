@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bandits import plotting
-from bandits.experiments import Claim, Experiment
+from bandits.experiments import AnyStudy, Claim
 from bandits.files import whole_files
 
 PAGE = "README.md"
@@ -32,7 +32,7 @@ class Made:
     seconds: float
 
 
-def make_figure(experiment: Experiment, folder: Path, quick: bool = False) -> Made:
+def make_figure(experiment: AnyStudy, folder: Path, quick: bool = False) -> Made:
     """Run an experiment and write its figure and data; all of its files appear, or none."""
     start = time.perf_counter()
     dataset = experiment.measure(quick)
@@ -44,7 +44,7 @@ def make_figure(experiment: Experiment, folder: Path, quick: bool = False) -> Ma
     return Made(paths, experiment.claims(dataset), time.perf_counter() - start)
 
 
-def make_page(measured: Iterable[tuple[Experiment, list[Claim]]], folder: Path) -> str:
+def make_page(measured: Iterable[tuple[AnyStudy, list[Claim]]], folder: Path) -> str:
     """Markdown that stands beside the pictures in ``folder`` and links to the code."""
     measured = list(measured)
     index = [f"- [{e.name}](#{e.name}): {e.question}" for e, _ in measured]
@@ -62,7 +62,7 @@ def make_page(measured: Iterable[tuple[Experiment, list[Claim]]], folder: Path) 
     )
 
 
-def _describe(experiment: Experiment, claims: list[Claim], folder: Path) -> str:
+def _describe(experiment: AnyStudy, claims: list[Claim], folder: Path) -> str:
     name = experiment.name
     commands = [f"modeseek figures {name}", f"modeseek claims {name}"]
     if experiment.animate:
@@ -96,5 +96,5 @@ def _row(claim: Claim) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _code(experiment: Experiment, folder: Path) -> str:
+def _code(experiment: AnyStudy, folder: Path) -> str:
     return Path(os.path.relpath(inspect.getfile(experiment.run), folder.resolve())).as_posix()

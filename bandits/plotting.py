@@ -188,6 +188,25 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
     return Figure(figsize=(width, height), layout=layout)
 
 
+def new_grid(
+    rows: int,
+    columns: int,
+    width: float,
+    height: float,
+    edges: tuple[float, float, float, float],
+    wspace: float = 0.0,
+    hspace: float = 0.0,
+) -> tuple[Figure, np.ndarray]:
+    """A figure and its panels ``[rows, columns]``, with one vertical axis for all.
+
+    Width and height are in inches, ``edges`` (left, bottom, right, top) in shares of them.
+    """
+    figure = new_figure(width, height)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    figure.subplots_adjust(*edges, wspace, hspace)
+    return figure, panels
+
+
 def new_panels(
     count: int,
     width: float,

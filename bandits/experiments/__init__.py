@@ -1,10 +1,9 @@
-"""The gallery: one module an experiment. A new one is a module and a line here."""
+"""The gallery: a new study is a class, or a module, and a line here."""
 
 from bandits.experiments import (
+    ablations,
     combinatorial,
-    complementarity,
     coverage_sweep,
-    data_distribution,
     displacement,
     four_aspects,
     generation_verification_gap,
@@ -12,27 +11,26 @@ from bandits.experiments import (
     kl_projections,
     learning_rate_sweep,
     lemmas,
-    length_batch_size,
+    length_ablations,
     length_models,
     length_problems,
-    length_sample_reuse,
     mass_relocation,
     mode_seeking,
-    negative_gradient,
-    on_policy_batch_size,
     online_offline_hypotheses,
     overoptimisation,
     partial_coverage,
     preference_log_probs,
     rlhf_dpo_equivalence,
-    sample_reuse,
     simplex_paths,
     unlabelled_prompts,
     weights,
 )
 from bandits.experiments.base import Claim, Experiment
+from bandits.experiments.study import Study
 
-EXPERIMENTS: dict[str, Experiment] = {
+AnyStudy = Experiment | type[Study]
+
+EXPERIMENTS: dict[str, AnyStudy] = {
     experiment.name: experiment
     for experiment in (
         mode_seeking.EXPERIMENT,
@@ -40,12 +38,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         learning_rate_sweep.EXPERIMENT,
         lemmas.EXPERIMENT,
         weights.EXPERIMENT,
-        data_distribution.EXPERIMENT,
-        on_policy_batch_size.EXPERIMENT,
-        sample_reuse.EXPERIMENT,
-        negative_gradient.EXPERIMENT,
+        ablations.DataDistribution,
+        ablations.OnPolicyBatchSize,
+        ablations.SampleReuse,
+        ablations.NegativeGradient,
         preference_log_probs.EXPERIMENT,
-        complementarity.EXPERIMENT,
+        ablations.Complementarity,
         combinatorial.EXPERIMENT,
         geometry_map.EXPERIMENT,
         partial_coverage.EXPERIMENT,
@@ -58,12 +56,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         simplex_paths.EXPERIMENT,
         length_problems.EXPERIMENT,
         length_models.EXPERIMENT,
-        length_batch_size.EXPERIMENT,
-        length_sample_reuse.EXPERIMENT,
+        length_ablations.LengthBatchSize,
+        length_ablations.LengthSampleReuse,
         overoptimisation.EXPERIMENT,
         four_aspects.EXPERIMENT,
         unlabelled_prompts.EXPERIMENT,
     )
 }
 
-__all__ = ["EXPERIMENTS", "Claim", "Experiment"]
+__all__ = ["EXPERIMENTS", "AnyStudy", "Claim", "Experiment", "Study"]

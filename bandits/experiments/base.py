@@ -96,7 +96,7 @@ class Experiment(Generic[SettingsT]):
     def claims(self, dataset: xr.Dataset) -> list[Claim]:
         """What ``judge`` says; the project vouches for full scale only, quick has no power."""
         claims = self.judge(dataset)
-        if dataset.attrs["scale"] == "full":
+        if dataset.attrs.get("scale", "full") == "full":
             return claims
         return [dataclasses.replace(claim, asserted=False) for claim in claims]
 

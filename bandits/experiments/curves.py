@@ -15,10 +15,8 @@ from theory.checks import InvalidInput
 
 def new_reward_panels(bottom: float = 0.13, height: float = 5.6) -> tuple[Figure, dict[str, Axes]]:
     """A figure with one panel a reward, R1 and R2, for expected rewards."""
-    figure = plotting.new_figure(13, height)
-    axes = figure.subplots(1, 2, sharey=True)
-    figure.subplots_adjust(0.065, bottom, 0.985, 0.92, wspace=0.06)
-    panels = dict(zip(("R1", "R2"), axes, strict=True))
+    figure, grid = plotting.new_grid(1, 2, 13, height, (0.065, bottom, 0.985, 0.92), 0.06)
+    panels = dict(zip(("R1", "R2"), grid[0], strict=True))
     panels["R1"].set(title="R1: the peak is far from the reference", ylabel="expected reward")
     panels["R2"].set(title="R2: the peak is near", ylim=(0, 1.04))
     return figure, panels
@@ -83,6 +81,44 @@ def draw_bar_row(
     style = {"error_kw": {"ecolor": plotting.INK, "elinewidth": 1.2}}
     at = np.arange(len(effect)) + shift
     axes.bar(at, effect, yerr=[effect - low, high - effect], **(style | bars))  # type: ignore[arg-type]
+
+
+def with_legend(figure: Figure, axes: Axes, ncols: int) -> Figure:
+    """Return the figure with the legend of a panel below all of them."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="lower center", ncols=ncols)
+    return figure
+
+
+def draw_start(axes: Axes, results: xr.DataArray) -> None:
+    """Draw the mean at the first step as a dotted line."""
+    start = float(results.isel(step=0).mean())
+    axes.axhline(start, color=plotting.INK, linestyle=":", linewidth=1.4, label="start")
+
+
+def draw_half_and_end(
+    axes: Axes, results: xr.DataArray, along: str, methods: Sequence[str]
+) -> None:
+    """Draw means against a coordinate, on a log scale: half-way (thin) and at the end (bold)."""
+    half, last = (int(step) for step in results["step"].values[1:])
+    for method in methods:
+        one, name = results.sel(loss=method), plotting.METHOD_LABELS[method]
+        for step, width in ((half, 1.2), (last, 3.0)):
+            line = {"linewidth": width, "label": f"{name}, {step} steps"}
+            draw_means(axes, one.sel(step=step), along, method, **line)
+    log_axis(axes, results[along].values)
+
+
+def log_axis(axes: Axes, values: np.ndarray) -> None:
+    """Make the horizontal axis logarithmic, with ticks at the values alone."""
+    axes.set_xscale("log")
+    axes.set_xticks(values, [str(value) for value in values])
+    axes.minorticks_off()
+
+
+def slope_per_decade(results: xr.DataArray, along: str) -> xr.DataArray:
+    """Return the slope of the regression on log10 of a coordinate."""
+    decades = np.log10(results[along]) - np.log10(results[along]).mean()
+    return (results * decades).sum(along) / (decades**2).sum()
 
 
 def over_seeds(results: xr.DataArray) -> Interval:

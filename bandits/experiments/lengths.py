@@ -23,7 +23,12 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.environments import CategoricalBandit, min_length, mode_length, skew_length
-from bandits.experiments.curves import draw_means, over_seeds, require_not_diverged
+from bandits.experiments.curves import (
+    draw_half_and_end,
+    over_seeds,
+    require_not_diverged,
+    with_legend,
+)
 from bandits.experiments.intervals import Interval
 from bandits.keys import split_into
 from bandits.losses import METHODS, Loss, Responses, make_pair, switch
@@ -430,18 +435,9 @@ def draw_over(dataset: xr.Dataset, along: str, label: str) -> Figure:
     figure = plotting.new_figure(16, 5.8)
     panels = figure.subplots(1, len(PROBLEMS))
     figure.subplots_adjust(0.066, 0.24, 0.99, 0.91, wspace=0.2)
-    half, last = (int(step) for step in dataset["step"].values[1:])
     for axes, problem in zip(panels, PROBLEMS, strict=True):
-        for method in dataset["loss"].values:
-            one = dataset["gold"].sel(loss=method, problem=problem)
-            name = plotting.METHOD_LABELS[method]
-            for step, width in ((half, 1.2), (last, 3.0)):
-                line = {"linewidth": width, "label": f"{name}, {step} steps"}
-                draw_means(axes, one.sel(step=step), along, method, **line)
-        axes.set(title=TITLES[problem], xscale="log", xlabel=label)
-        axes.set_xticks(dataset[along].values, [str(v) for v in dataset[along].values])
-        axes.minorticks_off()
+        gold = dataset["gold"].sel(problem=problem)
+        draw_half_and_end(axes, gold, along, dataset["loss"].values.tolist())
+        axes.set(title=TITLES[problem], xlabel=label)
     panels[0].set_ylabel("true reward")
-    handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="lower center", ncols=dataset.sizes["loss"])
-    return figure
+    return with_legend(figure, panels[0], ncols=dataset.sizes["loss"])

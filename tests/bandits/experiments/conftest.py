@@ -4,17 +4,21 @@ import pytest
 
 from bandits import plotting
 from bandits.experiments.base import Experiment
+from bandits.experiments.study import Study
 
 
 @pytest.fixture(autouse=True)
 def nothing_outside(monkeypatch):
     """No figure that a test draws has text or lines beyond its edges."""
-    draw = Experiment.draw
 
-    def draw_and_check(self, dataset):
-        figure = draw(self, dataset)
-        if figure.axes:
-            assert max(plotting.overflow(figure)) <= 0, f"{self.name} passes its edges"
-        return figure
+    def checked(draw):
+        def draw_and_check(self, dataset):
+            figure = draw(self, dataset)
+            if figure.axes:
+                assert max(plotting.overflow(figure)) <= 0, f"{self.name} passes its edges"
+            return figure
 
-    monkeypatch.setattr(Experiment, "draw", draw_and_check)
+        return draw_and_check
+
+    monkeypatch.setattr(Experiment, "draw", checked(Experiment.draw))
+    monkeypatch.setattr(Study, "draw", classmethod(checked(Study.draw.__func__)))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -10,14 +9,11 @@ import pytest
 import xarray as xr
 
 from bandits.experiments import (
+    AnyStudy,
+    ablations,
     combinatorial,
-    complementarity,
-    data_distribution,
     geometry_map,
-    negative_gradient,
-    on_policy_batch_size,
     preference_log_probs,
-    sample_reuse,
 )
 from bandits.experiments.published import Bandit
 
@@ -44,7 +40,7 @@ def from_data(far, near):
     return expected_reward(
         lambda data, loss, reward, step: finals[reward][sources.index(data)] if step else 0.2,
         data=sources,
-        loss=list(data_distribution.METHODS),
+        loss=list(ablations.DataDistribution.METHODS),
         reward=REWARDS,
         step=[0, 60],
     )
@@ -55,7 +51,7 @@ def from_batches(far, near):
     slopes = {"R1": far, "R2": near}
     return expected_reward(
         lambda loss, reward, batch, step: 0.6 - slopes[reward] * np.log10(batch / 50) * (step > 0),
-        loss=list(on_policy_batch_size.METHODS),
+        loss=list(ablations.OnPolicyBatchSize.METHODS),
         reward=REWARDS,
         batch=[50, 500, 5000],
         step=[0, 20, 40],
@@ -64,11 +60,11 @@ def from_batches(far, near):
 
 def from_passes(moderate, best_of_n, ppo):
     """Rewards lost on R1 with 5 passes, and with 60 by two methods."""
-    lost = {(loss, 5): moderate for loss in sample_reuse.METHODS}
+    lost = {(loss, 5): moderate for loss in ablations.SampleReuse.METHODS}
     lost |= {("best_of_n", 60): best_of_n, ("reward_weighted", 60): best_of_n, ("ppo", 60): ppo}
     dataset = expected_reward(
         lambda loss, reward, passes, step: 0.6 - lost.get((loss, passes), 0.0) * (step == 60),
-        loss=list(sample_reuse.METHODS),
+        loss=list(ablations.SampleReuse.METHODS),
         reward=REWARDS,
         passes=[1, 5, 60],
         step=[0, 30, 60],
@@ -84,7 +80,7 @@ def offline(contrastive_far, contrastive_near):
         lambda loss, reward, contexts, step: (
             contrastive if loss.startswith(("dpo", "ipo")) else others
         )[reward],
-        loss=list(negative_gradient.VARIANTS),
+        loss=list(ablations.NegativeGradient.VARIANTS),
         reward=REWARDS,
         contexts=[5, 20],
         step=[0, 60],
@@ -165,7 +161,7 @@ def maps(suffering):
 class Case(NamedTuple):
     """An experiment with results that bear its claims out, others that do not, and its labels."""
 
-    module: ModuleType
+    study: AnyStudy
     true: xr.Dataset
     false: xr.Dataset
     asserted: list[bool]
@@ -173,59 +169,59 @@ class Case(NamedTuple):
 
 
 CASES = {
-    case.module.EXPERIMENT.name: case
+    case.study.name: case
     for case in (
         Case(
-            data_distribution,
+            ablations.DataDistribution,
             from_data([0.3, 0.6, 0.9], [0.85, 0.85, 0.9]),
             from_data([0.9, 0.6, 0.3], [0.85, 0.85, 0.9]),
             [True] * 3,
             {"expected reward", "reference", "flat reference", "on-policy"},
         ),
         Case(
-            on_policy_batch_size,
+            ablations.OnPolicyBatchSize,
             from_batches(0.1, 0.01),
             from_batches(-0.1, 0.01),
             [True] * 4,
             {"expected reward", "batch size B, responses", "R2: the peak is near", "5000"},
         ),
         Case(
-            sample_reuse,
+            ablations.SampleReuse,
             from_passes(0.02, 0.3, 0.1),
             from_passes(0.2, -0.1, -0.05),
             [True] * 3,
             {"expected reward", "passes T over each batch", "responses drawn"},
         ),
         Case(
-            negative_gradient,
+            ablations.NegativeGradient,
             offline(0.7, 0.92),
             offline(0.2, 0.95),
             [True, True, False, True],
             {"expected reward", "training prompts"},
         ),
         Case(
-            preference_log_probs,
+            preference_log_probs.EXPERIMENT,
             log_ratios((3, -4), (-2, -6), 0.1),
             log_ratios((-1, 1), (1, 2), -0.1),
             [False, False, False, False, False, False, True, True],
             {"gradient steps", "nats over its start", "probability", "Winner, 5 prompts"},
         ),
         Case(
-            complementarity,
+            ablations.Complementarity,
             with_both([0.4, 0.8, 0.95], 0.88),
             with_both([0.4, 0.3, 0.3], 0.6),
             [True, True, False, False, False],
             {"expected reward", "collections of samples", "1 (offline)", "12"},
         ),
         Case(
-            combinatorial,
+            combinatorial.EXPERIMENT,
             sequences((0.3, 0.5), (0.4, 0.7)),
             sequences((0.7, 0.5), (0.6, 0.4)),
             [True, True, False, False],
             {"expected reward", "gradient steps"},
         ),
         Case(
-            geometry_map,
+            geometry_map.EXPERIMENT,
             maps(geometry_map.OFFLINE),
             maps(geometry_map.ON_POLICY),
             [True] * 2,
@@ -248,15 +244,15 @@ def case(request):
 
 
 def test_every_claim_holds_where_the_finding_does(case):
-    claims = case.module.judge(case.true)
+    claims = case.study.claims(case.true)
     assert [claim.holds for claim in claims] == [True] * len(case.asserted)
     assert [claim.asserted for claim in claims] == case.asserted
     assert all(claim.low <= claim.effect <= claim.high for claim in claims)
-    assert {claim.experiment for claim in claims} == {case.module.EXPERIMENT.name}
+    assert {claim.experiment for claim in claims} == {case.study.name}
 
 
 def test_every_claim_fails_where_the_finding_is_reversed(case):
-    assert not any(claim.holds for claim in case.module.judge(case.false))
+    assert not any(claim.holds for claim in case.study.claims(case.false))
 
 
 def test_noise_alone_bears_no_claim_of_a_difference_out():
@@ -267,7 +263,7 @@ def test_noise_alone_bears_no_claim_of_a_difference_out():
 
 
 def test_the_figure_is_labelled(case):
-    figure = case.module.EXPERIMENT.draw(case.true)
+    figure = case.study.draw(case.true)
     figure.draw_without_rendering()
     texts = {figure.get_supxlabel(), figure.get_supylabel()}
     for axes in figure.axes:
@@ -279,7 +275,7 @@ def test_the_figure_is_labelled(case):
 
 def judge(name, false=False):
     case = CASES[name]
-    return case.module.judge(case.false if false else case.true)
+    return case.study.claims(case.false if false else case.true)
 
 
 def test_the_effects_are_the_differences_that_were_put_in():
@@ -315,7 +311,7 @@ def test_notes_say_where_a_finding_ceases():
 def test_the_order_of_the_runs_does_not_matter(name):
     case = CASES[name]
     turned = case.true.isel(loss=slice(None, None, -1), reward=[1, 0], seed=[2, 0, 1])
-    for claim, expected in zip(case.module.judge(turned), judge(name), strict=True):
+    for claim, expected in zip(case.study.claims(turned), judge(name), strict=True):
         assert claim.effect == pytest.approx(expected.effect)
 
 

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from bandits.experiments.length_batch_size import EXPERIMENT, METHODS, Settings, judge
+from bandits.experiments.length_ablations import LengthBatchSize
 from bandits.experiments.lengths import PROBLEMS, TITLES, Lengths
 from theory.checks import InvalidInput
 
+METHODS, judge = LengthBatchSize.METHODS, LengthBatchSize.judge
 TINY = Lengths(max_length=6, mode=3.0, cut=3, pairs=40, bumps=4, seeds=2)
 BATCHES = [40, 200, 1000, 4000]
 
 
 @pytest.fixture(scope="module")
 def measured():
-    return EXPERIMENT.run(Settings(lengths=TINY, batches=(8, 24), minibatch=8, steps=6))
+    return LengthBatchSize(lengths=TINY, batches=(8, 24), minibatch=8, steps=6).run()
 
 
 def test_a_small_run_starts_at_the_reference_and_takes_the_same_first_step(measured):
@@ -97,12 +98,12 @@ def test_nan_does_not_hold(losses, batch):
 
 def test_quick_settings_are_not_vouched_for():
     for scale, asserted in (("quick", False), ("full", True)):
-        claims = EXPERIMENT.claims(results().assign_attrs(scale=scale))
+        claims = LengthBatchSize.claims(results().assign_attrs(scale=scale))
         assert {claim.asserted for claim in claims} == {asserted}
 
 
 def test_the_figure_has_a_panel_a_problem():
-    figure = EXPERIMENT.draw(results())
+    figure = LengthBatchSize.draw(results())
     figure.draw_without_rendering()
     assert [axes.get_title() for axes in figure.axes] == list(TITLES.values())
     for axes in figure.axes:

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from bandits.experiments.length_sample_reuse import EXPERIMENT, METHODS, Settings, judge
+from bandits.experiments.length_ablations import LengthSampleReuse
 from bandits.experiments.lengths import PROBLEMS, TITLES, Lengths
 from theory.checks import InvalidInput
 
+METHODS, judge = LengthSampleReuse.METHODS, LengthSampleReuse.judge
 TINY = Lengths(max_length=6, mode=3.0, cut=3, pairs=40, bumps=4, seeds=2)
 PASSES = [1, 5, 20, 100]
 LOST = {"best_of_n": 0.2, "reward_weighted": 0.1, "ppo": 0.1, "online_dpo": 0.1}
@@ -15,7 +16,7 @@ LOST = {"best_of_n": 0.2, "reward_weighted": 0.1, "ppo": 0.1, "online_dpo": 0.1}
 
 @pytest.fixture(scope="module")
 def measured():
-    return EXPERIMENT.run(Settings(lengths=TINY, passes=(1, 2), batch=8, steps=4))
+    return LengthSampleReuse(lengths=TINY, passes=(1, 2), batch=8, steps=4).run()
 
 
 def test_a_small_run_starts_at_the_reference_and_reuses_its_samples(measured):
@@ -95,14 +96,14 @@ def test_nan_does_not_hold(loss, passes, affected):
 
 
 def test_quick_settings_are_not_vouched_for():
-    quick = EXPERIMENT.claims(results().assign_attrs(scale="quick"))
+    quick = LengthSampleReuse.claims(results().assign_attrs(scale="quick"))
     assert [claim.asserted for claim in quick] == [False] * 3
-    full = EXPERIMENT.claims(results().assign_attrs(scale="full"))
+    full = LengthSampleReuse.claims(results().assign_attrs(scale="full"))
     assert [claim.asserted for claim in full] == [True, True, False]
 
 
 def test_the_figure_has_a_panel_a_problem():
-    figure = EXPERIMENT.draw(results())
+    figure = LengthSampleReuse.draw(results())
     figure.draw_without_rendering()
     assert [axes.get_title() for axes in figure.axes] == list(TITLES.values())
     for axes in figure.axes:
