@@ -266,15 +266,13 @@ def _require_steps(table: Table, rows: Sequence[int], steps: np.ndarray) -> None
 def _from_pairs(table: Table, columns: Mapping[str, int], beta: float) -> Log:
     """Return means over the pairs of each step; without steps, the reference comes first."""
     rows = range(len(table.rows))
-    chosen, rejected, ref_chosen, ref_rejected = (
-        _column(table, columns[name], rows) for name in LOG_PROBS
-    )
-    for name in LOG_PROBS:
-        for i, cell in enumerate(_column(table, columns[name], rows)):
-            if not cell <= 0:
-                given = str(table.rows[i][columns[name]])
-                why = "a log-probability is a number <= 0; give log π, not −log π"
-                table.refuse(i, f"{table.first()[columns[name]]} is {given!r}; {why}")
+    log_probs = {name: _column(table, columns[name], rows) for name in LOG_PROBS}
+    for name, column in log_probs.items():
+        for i in np.flatnonzero(~(column <= 0))[:1]:
+            given = str(table.rows[i][columns[name]])
+            why = "a log-probability is a number <= 0; give log π, not −log π"
+            table.refuse(i, f"{table.first()[columns[name]]} is {given!r}; {why}")
+    chosen, rejected, ref_chosen, ref_rejected = log_probs.values()
     steps = _column(table, columns.get("step"), rows)
     up, down = chosen - ref_chosen, rejected - ref_rejected
     if np.isnan(steps).all():

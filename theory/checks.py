@@ -190,10 +190,11 @@ def require_whole(name: str, value: ArrayLike, least: int = 1, most: int | None 
         return
     # Beyond 64 bits a whole number is an object to NumPy.
     is_whole = np.issubdtype(known.dtype, np.integer) or isinstance(value, int)
-    beyond = most is not None and bool((known > most).any()) if is_whole else True
-    if not is_whole or isinstance(value, bool) or beyond or (known < least).any():
-        allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise InvalidInput(f"{name} is {value}; it must be a whole number {allowed}")
+    is_whole &= not isinstance(value, bool)
+    if is_whole and (known >= least).all() and (most is None or (known <= most).all()):
+        return
+    allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise InvalidInput(f"{name} is {value}; it must be a whole number {allowed}")
 
 
 def require_multiple(name: str, value: ArrayLike, of: str, unit: int) -> None:

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
-from bandits.experiments.curves import draw_mean_line, require_no_nan
+from bandits.experiments.curves import draw_mean_line, log_axis, require_no_nan, with_legend
 from bandits.experiments.intervals import exact, mean_interval
 from bandits.fitting import minimize
 from bandits.losses import METHODS, make_pair
@@ -268,14 +268,10 @@ def plot(dataset: xr.Dataset) -> Figure:
                 axes, one.sel(learner=learner), "pairs", color=color, linestyle=line, label=learner
             )
         axes.axhline(1, color=plotting.INK, linewidth=1)
-        counts = dataset["pairs"].values
-        axes.set_xscale("log")
-        axes.set_xticks(counts, [str(n) for n in counts])
-        axes.minorticks_off()
+        log_axis(axes, dataset["pairs"].values)
         axes.set(title=PANELS[problem], xlabel="labelled pairs", ylim=(-0.03, 1.08))
     panels[0].set_ylabel("share of the optimum's reward")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=4)
-    return figure
+    return with_legend(figure, panels[0], ncols=4)
 
 
 def judge(dataset: xr.Dataset) -> list[Claim]:

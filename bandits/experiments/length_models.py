@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
-from bandits.experiments.curves import draw_bar_row, over_seeds, require_no_nan
+from bandits.experiments.curves import draw_bar_row, over_seeds, require_no_nan, with_legend
 from bandits.experiments.lengths import (
     POLICIES,
     REWARD_MODELS,
@@ -108,8 +108,7 @@ def plot(dataset: xr.Dataset) -> Figure:
         axes.set_xticks(range(len(models)), [f"{LABELS[p]}\n{LABELS[m]} reward" for p, m in models])
         axes.set_title(TITLES[problem])
     panels[0].set_ylabel("true reward, maximum lengths")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=len(NAMES))
-    return figure
+    return with_legend(figure, panels[0], ncols=len(NAMES))
 
 
 def judge(dataset: xr.Dataset) -> list[Claim]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.experiments.base import Claim, Experiment
-from bandits.experiments.curves import draw_means, over_seeds, require_no_nan
+from bandits.experiments.curves import draw_means, over_seeds, require_no_nan, with_legend
 from bandits.experiments.lengths import (
     PROBLEMS,
     TITLES,
@@ -92,8 +92,7 @@ def plot(dataset: xr.Dataset) -> Figure:
         panels[:, 0], ("reward", "KL to reference", *["probability"] * 2), strict=True
     ):
         axes.set_ylabel(label)
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="lower center", ncols=8)
-    return figure
+    return with_legend(figure, panels[0, 0], ncols=8)
 
 
 def _draw_lengths(axes: Axes, laws: xr.DataArray, step: int) -> None:
