@@ -57,9 +57,6 @@ def choose_collection(
     marks = METHODS[method]
     reuse = 15 if marks.reuses_samples else 1
     own_passes = reuse if passes is None else passes
-    if responses < 2:
-        raise checks.InvalidInput(f"responses is {responses}; a group needs at least 2 to compare")
-    checks.require_whole("batch", batch)
     checks.require_multiple("batch", batch, "responses", responses)
     in_batches = Schedule(steps, responses, batch, batch, own_passes if marks.on_policy else steps)
     in_batches.check()

@@ -154,7 +154,7 @@ REFUSED = {
     ),
     "a single response": (
         {"methods": ["ipo"], "responses": 1, "batch": 4},
-        "responses is 1; a group needs at least 2",
+        "responses is 1; it must be a whole number of at least 2",
     ),
     "a preference for an excluded arm": (
         {"reference": Vector(np.array([0.5, 0.5, 0.0, 0.0]), tuple("abcd")), "methods": ["dpo"]}
