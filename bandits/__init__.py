@@ -27,7 +27,7 @@ _load, __dir__, __all__ = lazy_loader.attach(
         "descent": ["descend", "log_spaced_steps"],
         "environments": ["CategoricalBandit"],
         "metrics": ["measure"],
-        "sweeps": ["static", "sweep"],
+        "sweeps": ["choices", "static", "sweep"],
         "sweeps.stored": ["stored_sweep"],
         "training": ["Schedule", "train"],
     },

@@ -3,7 +3,7 @@
 `bandits.sweeps.stored`, for the disk, is imported where it is needed: Zarr takes its time.
 """
 
-from bandits.sweeps.grid import static
+from bandits.sweeps.grid import choices, static
 from bandits.sweeps.sweep import DivergenceWarning, sweep
 
-__all__ = ["DivergenceWarning", "static", "sweep"]
+__all__ = ["DivergenceWarning", "choices", "static", "sweep"]

@@ -1,5 +1,6 @@
 """Axes and the grid they span: which runs there are, and in what order."""
 
+import functools
 import inspect
 import itertools
 import math
@@ -23,25 +24,112 @@ class static:  # noqa: N801 - reads as a word at the call: axes={"num_arms": sta
     values: Sequence[Any]
 
 
+class choices:  # noqa: N801 - as `static`: axes={"loss": choices("dpo", "ipo")}
+    """Marks named alternatives: they are vmapped, and the names are the axis of the results.
+
+    ``choices("dpo", "ipo")`` gives a run the number of its alternative, as `jax.lax.switch` takes
+    it. ``choices({"dpo": value, "ipo": value})`` gives it the value: a pytree whose structure all
+    alternatives share. Numbers and arrays in it are stacked. Functions in it become one function,
+    which calls that of the alternative; under vmap it calls each different one, and selects.
+
+    Raises InvalidInput for no alternative, names that occur twice, and values that do not match.
+    """
+
+    def __init__(self, *names: str | Mapping[str, Any]) -> None:
+        """Mark names, or one mapping of names to values."""
+        values = names[0] if len(names) == 1 and isinstance(names[0], Mapping) else None
+        self.names: tuple[str, ...] = tuple(names if values is None else values)  # type: ignore[arg-type]
+        if not self.names or not all(isinstance(name, str) for name in self.names):
+            raise checks.InvalidInput(
+                f"choices are {self.names!r}; give at least one name, or a mapping of names to "
+                "values"
+            )
+        twice = [name for name in self.names if self.names.count(name) > 1]
+        if twice:
+            raise checks.InvalidInput(
+                f"choices name {twice[0]!r} twice; give each a name of its own"
+            )
+        whole = range(len(self.names)) if values is None else values.values()
+        leaves, structures = zip(*(jax.tree.flatten(value) for value in whole), strict=True)
+        for name, structure in zip(self.names, structures, strict=True):
+            if structure != structures[0]:
+                raise checks.InvalidInput(
+                    f"choice {name!r} is {structure} but {self.names[0]!r} is {structures[0]}; "
+                    "give values of one structure"
+                )
+        self._structure = structures[0]
+        self._functions: dict[int, tuple[Any, ...]] = {}
+        self.values: dict[str, np.ndarray] = {}
+        for place, alternatives in enumerate(zip(*leaves, strict=True)):
+            self._add(place, alternatives)
+
+    def _add(self, place: int, alternatives: Sequence[Any]) -> None:
+        """Keep the alternatives of one leaf: functions once each, numbers stacked."""
+        if all(callable(alternative) for alternative in alternatives):
+            different: list[Any] = []
+            for alternative in alternatives:
+                if not any(_is_same(alternative, known) for known in different):
+                    different.append(alternative)
+            self._functions[place] = tuple(different)
+            alternatives = [
+                next(i for i, known in enumerate(different) if _is_same(alternative, known))
+                for alternative in alternatives
+            ]
+        stacked = _as_numbers(alternatives)
+        if stacked is None:
+            raise checks.InvalidInput(
+                f"choices give {', '.join(repr(a) for a in alternatives)} for one value; give "
+                "functions only, or numbers or arrays of one shape only"
+            )
+        self.values[str(place)] = stacked
+
+    def resolve(self, row: Mapping[str, Any]) -> Any:
+        """Return what a run gets, from its row of ``values``, which may be traced."""
+        leaves = [
+            _switch(row[str(place)], self._functions[place])
+            if place in self._functions
+            else row[str(place)]
+            for place in range(len(self.values))
+        ]
+        return jax.tree.unflatten(self._structure, leaves)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two functions are one, also where both are one with the same arguments bound."""
+    if isinstance(one, functools.partial) and isinstance(other, functools.partial):
+        return (one.func, one.args, one.keywords) == (other.func, other.args, other.keywords)
+    return bool(one == other)
+
+
+def _switch(index: Any, functions: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    """Return the function of the given index, which may be traced."""
+    if len(functions) == 1:
+        return functions[0]
+    return lambda *arguments: jax.lax.switch(index, list(functions), *arguments)
+
+
 @dataclass(frozen=True)
 class Axis:
     """One axis of a grid.
 
     Attributes:
       name: the argument of the run that it sets.
-      values: along the leading dimension; a NumPy array on a numeric axis, a list on a static one.
-      labels: the coordinate of the dataset, ``[len(values)]``.
+      values: along the leading dimension; a pytree of NumPy arrays on a vmapped axis, a list on a
+        static one.
+      labels: the coordinate of the dataset, ``[number of values]``.
       is_static: whether each value needs a program of its own.
+      resolve: from a vmapped axis' value to what the run gets.
     """
 
     name: str
     values: Any
     labels: np.ndarray
     is_static: bool
+    resolve: Callable[[Any], Any] = lambda value: value
 
     def __len__(self) -> int:
         """Number of values."""
-        return len(self.values)
+        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -71,8 +159,8 @@ class Grid:
 
     def programs(self) -> Iterator[tuple[dict[str, Any], Place]]:
         """The static arguments of each program, and the place of its runs in the whole grid."""
-        choices = [range(len(axis)) if axis.is_static else [None] for axis in self.axes]
-        for place in itertools.product(*choices):
+        indices = [range(len(axis)) if axis.is_static else [None] for axis in self.axes]
+        for place in itertools.product(*indices):
             arguments = {
                 axis.name: axis.values[index]
                 for axis, index in zip(self.axes, place, strict=True)
@@ -80,13 +168,18 @@ class Grid:
             }
             yield arguments, place
 
-    def arguments(self, runs: np.ndarray) -> dict[str, np.ndarray]:
-        """The numeric arguments of the given runs, each ``[len(runs), ...]``."""
+    def arguments(self, runs: np.ndarray) -> dict[str, Any]:
+        """The numeric arguments of the given runs: pytrees of arrays ``[len(runs), ...]``."""
         lengths = tuple(len(axis) for axis in self.numeric)
         places = np.unravel_index(runs, lengths) if lengths else ()
         return {
-            axis.name: axis.values[place] for axis, place in zip(self.numeric, places, strict=True)
+            axis.name: jax.tree.map(lambda values, at=place: values[at], axis.values)
+            for axis, place in zip(self.numeric, places, strict=True)
         }
+
+    def resolve(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a run gets from the numeric arguments of it alone, which may be traced."""
+        return {axis.name: axis.resolve(run[axis.name]) for axis in self.numeric}
 
 
 def make_grid(run: Callable[..., Any], axes: Mapping[str, Any], fixed: Mapping[str, Any]) -> Grid:
@@ -100,6 +193,10 @@ def make_grid(run: Callable[..., Any], axes: Mapping[str, Any], fixed: Mapping[s
 
 
 def _make_axis(name: str, values: Any) -> Axis:
+    if isinstance(values, choices):
+        for array in values.values.values():
+            _require_exact(name, array)
+        return Axis(name, values.values, np.array(values.names), False, values.resolve)
     is_static = isinstance(values, static)
     items = values.values if isinstance(values, static) else values
     try:

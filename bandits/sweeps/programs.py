@@ -275,16 +275,16 @@ class Compiler:
         return pool.submit(compile_all)
 
     def _one_run(self, static_arguments: Mapping[str, Any]) -> Callable[..., dict[str, jax.Array]]:
-        def one_run(numeric: dict[str, jax.Array], fixed: dict[str, Any]) -> dict[str, jax.Array]:
-            return _as_mapping(self.run(**numeric, **fixed, **static_arguments))
+        def one_run(numeric: dict[str, Any], fixed: dict[str, Any]) -> dict[str, jax.Array]:
+            return _as_mapping(self.run(**self.grid.resolve(numeric), **fixed, **static_arguments))
 
         return one_run
 
     def _alone(self, static_arguments: Mapping[str, Any]) -> Callable[..., dict[str, jax.Array]]:
         one_run = self._one_run(static_arguments)
 
-        def alone(numeric: dict[str, jax.Array], fixed: dict[str, Any]) -> dict[str, jax.Array]:
-            result = one_run({name: value[0] for name, value in numeric.items()}, fixed)
+        def alone(numeric: dict[str, Any], fixed: dict[str, Any]) -> dict[str, jax.Array]:
+            result = one_run(jax.tree.map(lambda value: value[0], numeric), fixed)
             return {name: jnp.asarray(value)[None] for name, value in result.items()}
 
         return alone

@@ -36,9 +36,9 @@ def sweep(
 ) -> xr.Dataset:
     """Call ``run`` on every point of a grid and label the results.
 
-    Numeric axes (numbers, or arrays stacked along a leading dimension) are vmapped. Every other
-    axis (strings, functions, numbers marked `static`) changes the program, which is compiled once
-    for each of its values.
+    Numeric axes (numbers, or arrays stacked along a leading dimension) and named `choices` are
+    vmapped. Every other axis (strings, functions, numbers marked `static`) changes the program,
+    which is compiled once for each of its values.
 
     The same grid gives the same bits whatever the memory and the number of devices: XLA rounds
     differently for different batch sizes, so runs are cut into blocks whose size follows from the

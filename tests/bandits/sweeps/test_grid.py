@@ -1,12 +1,14 @@
 """The grid: which runs there are, in what order, and which axes are refused."""
 
+import functools
 import itertools
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bandits.sweeps import static
+from bandits.sweeps import choices, static, sweep
 from bandits.sweeps.grid import make_grid
 from theory.checks import InvalidInput
 
@@ -104,3 +106,67 @@ def test_a_grid_without_axes_is_refused():
 
 def test_a_run_of_any_keywords_takes_any_axis():
     assert make_grid(lambda **_: {}, {"whatever": [1, 2]}, {}).shape == (2,)
+
+
+def power(x, by):
+    return x**by
+
+
+class Way(NamedTuple):
+    """A function with the numbers that go with it."""
+
+    apply: object
+    rate: object
+
+
+WAYS = {
+    "square": Way(functools.partial(power, by=2), [1.0, 0.0]),
+    "cube": Way(functools.partial(power, by=3), [0.0, 2.0]),
+    "square again": Way(functools.partial(power, by=2), [3.0, 3.0]),
+}
+
+
+def test_choices_of_values_give_a_run_the_functions_and_numbers_of_its_name():
+    def run(way, x):
+        return {"y": way.apply(x) * jnp.array(way.rate)}
+
+    results = sweep(run, {"way": choices(WAYS), "x": [2.0, 3.0]}, dims=["which"])["y"]
+    assert results["way"].values.tolist() == list(WAYS)
+    for name, way in WAYS.items():
+        for x in (2.0, 3.0):
+            np.testing.assert_allclose(
+                results.sel(way=name, x=x), way.apply(x) * np.array(way.rate)
+            )
+
+
+def test_choices_of_names_give_a_run_the_number_of_its_name():
+    results = sweep(lambda way: {"n": way}, {"way": choices("b", "a", "c")})
+    assert results["n"].to_series().to_dict() == {"b": 0, "a": 1, "c": 2}
+
+
+def test_one_function_bound_to_the_same_arguments_is_one_alternative():
+    axis = choices(WAYS)
+    np.testing.assert_array_equal(axis.values["0"], [0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "give at least one name"),
+        ([{}], "give at least one name"),
+        ([1, 2], "give at least one name"),
+        (["a", "b", "a"], "choices name 'a' twice"),
+        (
+            [{"a": 1.0, "b": (1.0, 2.0)}],
+            "choice 'b' is .* but 'a' is .*give values of one structure",
+        ),
+        ([{"a": 1.0, "b": max}], "give functions only, or numbers"),
+        ([{"a": [1.0], "b": np.zeros(2)}], "give values of one structure"),
+        ([{"a": np.zeros(1), "b": np.zeros(2)}], "arrays of one shape"),
+        ([{"a": "x", "b": "y"}], "give functions only, or numbers"),
+        ([{"a": 2**40, "b": 1}], "beyond 32 bits"),
+    ],
+)
+def test_choices_that_do_not_match_are_refused(names, message):
+    with pytest.raises(InvalidInput, match=message):
+        make_grid(lambda way: {}, {"way": choices(*names)}, {})
