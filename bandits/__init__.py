@@ -12,7 +12,6 @@ _load, __dir__, __all__ = lazy_loader.attach(
     submodules=[
         "descent",
         "environments",
-        "experiments",
         "losses",
         "metrics",
         "policies",
@@ -20,6 +19,7 @@ _load, __dir__, __all__ = lazy_loader.attach(
         "reward_models",
         "sampling",
         "simulate",
+        "studies",
         "sweeps",
         "training",
     ],

@@ -29,7 +29,6 @@ from bandits import animation, gallery, plotting, terminal, trainer_log
 from bandits import simulate as simulation
 from bandits.comparisons import read_comparisons
 from bandits.environments import ENVIRONMENTS
-from bandits.experiments import EXPERIMENTS, AnyStudy, Claim
 from bandits.files import (
     make_folder,
     move_files,
@@ -39,6 +38,7 @@ from bandits.files import (
 )
 from bandits.losses import METHODS
 from bandits.search import plan, read_spec
+from bandits.studies import STUDIES, AnyStudy, Claim
 from bandits.tables import read_vector
 from bandits.workers import MOST_PROCESSES, processes_for, side_by_side
 from bandits.xla import avoid_ynnpack
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from bandits.bench import Measurement
     from bandits.sweeps.stored import StoredSweep
 
-MOVING = [name for name, experiment in EXPERIMENTS.items() if experiment.animate]
-"""Experiments with a moving picture."""
+MOVING = [name for name, study in STUDIES.items() if study.animate]
+"""Studies with a moving picture."""
 
 MOST_FRAMES = 50
 """A second: a GIF cannot show more."""
@@ -78,20 +78,20 @@ Quick = Annotated[bool, tyro.conf.arg(help="Small settings that end within secon
 Processes = Annotated[
     int | None,
     tyro.conf.arg(
-        help=f"Experiments at a time; by default one a core, up to {MOST_PROCESSES}; one on a GPU."
+        help=f"Studies at a time; by default one a core, up to {MOST_PROCESSES}; one on a GPU."
     ),
 ]
 
 
 @app.command(name="list")
 def list_(kinds: Names = ()) -> int:
-    """Print the experiments, methods and environments.
+    """Print the studies, methods and environments.
 
     Args:
-        kinds: experiments, methods or environments; all of them if none is named.
+        kinds: studies, methods or environments; all of them if none is named.
     """
     tables = {
-        "experiments": _experiment_tables,
+        "studies": _study_tables,
         "methods": _method_tables,
         "environments": _environment_tables,
     }
@@ -104,10 +104,10 @@ def list_(kinds: Names = ()) -> int:
     return 0
 
 
-def _experiment_tables() -> list[Table]:
-    table = Table("experiment", "source", "question", title="Experiments")
-    for experiment in EXPERIMENTS.values():
-        table.add_row(experiment.name, escape(experiment.source), escape(experiment.question))
+def _study_tables() -> list[Table]:
+    table = Table("study", "source", "question", title="Studies")
+    for study in STUDIES.values():
+        table.add_row(study.name, escape(study.source), escape(study.question))
     return [table]
 
 
@@ -153,7 +153,7 @@ def figures(
     All of them together are a gallery, with a page that shows them with their claims.
 
     Args:
-        names: Experiments to run; all of them if none is named.
+        names: Studies to run; all of them if none is named.
     """
     selected, processes = _select(names), processes_for(processes)
     make_folder(out)
@@ -163,8 +163,8 @@ def figures(
     with scratch_folder(out) as scratch:
         make = functools.partial(gallery.make_figure, folder=scratch, quick=quick)
         with side_by_side(make, selected, processes, _prepare) as finished:
-            for experiment, made in finished:
-                claimed[experiment.name] = made.claims
+            for study, made in finished:
+                claimed[study.name] = made.claims
                 written = "  ".join(map(str, move_files(made.paths, out)))
                 console.print(f"{written}  {made.seconds:.1f} s", soft_wrap=True, markup=False)
     terminal.show(console, _claim_table([c for e in selected for c in claimed[e.name]]))
@@ -186,13 +186,13 @@ def claims(
     """Measure every claim; exit 1 if one that the project asserts does not hold.
 
     Args:
-        names: Experiments to run; all of them if none is named.
+        names: Studies to run; all of them if none is named.
     """
     selected, processes = _select(names), processes_for(processes)
     measure = functools.partial(_claims_of, quick=quick)
     with side_by_side(measure, selected, processes, _prepare) as measured:
-        of_each = {experiment.name: claims for experiment, claims in measured}
-    claimed = [claim for experiment in selected for claim in of_each[experiment.name]]
+        of_each = {study.name: claims for study, claims in measured}
+    claimed = [claim for study in selected for claim in of_each[study.name]]
     if json:
         print(_as_json([dataclasses.asdict(claim) for claim in claimed]))
     else:
@@ -450,17 +450,17 @@ def animate(
     quick: Quick = False,
     frames_per_second: Annotated[int, tyro.conf.arg(help="1 to 50.")] = 12,
 ) -> int:
-    """Write a moving picture of an experiment; a film needs ffmpeg, the others nothing."""
-    checks.require_known("experiment that moves", name, MOVING)
+    """Write a moving picture of a study; a film needs ffmpeg, the others nothing."""
+    checks.require_known("study that moves", name, MOVING)
     if not 1 <= frames_per_second <= MOST_FRAMES:
         raise checks.InvalidInput(
             f"frames_per_second is {frames_per_second}; it must be from 1 to {MOST_FRAMES}"
         )
     path = animation.choose_file(out)
-    experiment = EXPERIMENTS[name]
+    study = STUDIES[name]
     with whole_file(path) as part:
-        frames = experiment.film(experiment.measure(quick))
-        animation.save(frames, part, experiment.question, frames_per_second)
+        frames = study.film(study.measure(quick))
+        animation.save(frames, part, study.question, frames_per_second)
     console.print(
         f"{path}  {frames.number} frames, {decimal(path.stat().st_size)}",
         soft_wrap=True,
@@ -638,12 +638,12 @@ def _require_places(*files: Path, said: Path | None = None) -> None:
 
 def _select(names: tuple[str, ...]) -> list[AnyStudy]:
     for name in names:
-        checks.require_known("experiment", name, EXPERIMENTS)
-    return [EXPERIMENTS[name] for name in dict.fromkeys(names or EXPERIMENTS)]
+        checks.require_known("study", name, STUDIES)
+    return [STUDIES[name] for name in dict.fromkeys(names or STUDIES)]
 
 
-def _claims_of(experiment: AnyStudy, quick: bool) -> list[Claim]:
-    return experiment.claims(experiment.measure(quick))
+def _claims_of(study: AnyStudy, quick: bool) -> list[Claim]:
+    return study.claims(study.measure(quick))
 
 
 def _assignment(text: str) -> tuple[str, list[float]]:
@@ -663,11 +663,11 @@ def _claim_table(claimed: list[Claim]) -> Table:
     )  # fmt: skip
     for column in (0, 2, 3):  # the sentences get what the numbers leave
         table.columns[column].no_wrap = True
-    table.columns[1].min_width = max((len(claim.experiment) for claim in claimed), default=0)
+    table.columns[1].min_width = max((len(claim.study) for claim in claimed), default=0)
     for i, claim in enumerate(claimed):
-        if not i or claim.experiment != claimed[i - 1].experiment:
+        if not i or claim.study != claimed[i - 1].study:
             table.add_section()
-            heading = f"[bold]{escape(claim.experiment)}[/bold]  ({escape(claim.source)})"
+            heading = f"[bold]{escape(claim.study)}[/bold]  ({escape(claim.source)})"
             table.add_row("", heading, "", "")
         verdict = "yes" if claim.holds else "NO" if claim.asserted else "no*"
         statement = escape(claim.statement)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bandits import plotting
-from bandits.experiments import AnyStudy, Claim
 from bandits.files import whole_files
+from bandits.studies import AnyStudy, Claim
 
 PAGE = "README.md"
 """What code hosts show of a folder."""
@@ -32,23 +32,23 @@ class Made:
     seconds: float
 
 
-def make_figure(experiment: AnyStudy, folder: Path, quick: bool = False) -> Made:
-    """Run an experiment and write its figure and data; all of its files appear, or none."""
+def make_figure(study: AnyStudy, folder: Path, quick: bool = False) -> Made:
+    """Run a study and write its figure and data; all of its files appear, or none."""
     start = time.perf_counter()
-    dataset = experiment.measure(quick)
-    figure = experiment.draw(dataset)
-    paths = [folder / f"{experiment.name}.{kind}" for kind in ("png", "pdf", "nc")]
+    dataset = study.measure(quick)
+    figure = study.draw(dataset)
+    paths = [folder / f"{study.name}.{kind}" for kind in ("png", "pdf", "nc")]
     with whole_files(*paths) as parts:
         plotting.save(figure, *parts[:2])
         dataset.to_netcdf(parts[2], engine="scipy")
-    return Made(paths, experiment.claims(dataset), time.perf_counter() - start)
+    return Made(paths, study.claims(dataset), time.perf_counter() - start)
 
 
 def make_page(measured: Iterable[tuple[AnyStudy, list[Claim]]], folder: Path) -> str:
     """Markdown that stands beside the pictures in ``folder`` and links to the code."""
     measured = list(measured)
     index = [f"- [{e.name}](#{e.name}): {e.question}" for e, _ in measured]
-    parts = [_describe(experiment, claims, folder) for experiment, claims in measured]
+    parts = [_describe(study, claims, folder) for study, claims in measured]
     return "\n".join(
         [
             "# Gallery",
@@ -62,10 +62,10 @@ def make_page(measured: Iterable[tuple[AnyStudy, list[Claim]]], folder: Path) ->
     )
 
 
-def _describe(experiment: AnyStudy, claims: list[Claim], folder: Path) -> str:
-    name = experiment.name
+def _describe(study: AnyStudy, claims: list[Claim], folder: Path) -> str:
+    name = study.name
     commands = [f"modeseek figures {name}", f"modeseek claims {name}"]
-    if experiment.animate:
+    if study.animate:
         commands.append(f"modeseek animate {name} --out {name}.html")
     rows = [_row(claim) for claim in claims]
     return "\n".join(
@@ -73,9 +73,9 @@ def _describe(experiment: AnyStudy, claims: list[Claim], folder: Path) -> str:
             "",
             f"## {name}",
             "",
-            f"{experiment.question} *{experiment.source}.* [Code]({_code(experiment, folder)}).",
+            f"{study.question} *{study.source}.* [Code]({_code(study, folder)}).",
             "",
-            f"![{experiment.question}]({name}.png)",
+            f"![{study.question}]({name}.png)",
             "",
             "```",
             *commands,
@@ -96,5 +96,5 @@ def _row(claim: Claim) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _code(experiment: AnyStudy, folder: Path) -> str:
-    return Path(os.path.relpath(inspect.getfile(experiment.run), folder.resolve())).as_posix()
+def _code(study: AnyStudy, folder: Path) -> str:
+    return Path(os.path.relpath(inspect.getfile(study.run), folder.resolve())).as_posix()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from bandits.bench.base import Measurement, cost, interleaved, ratio
-from bandits.experiments import EXPERIMENTS
+from bandits.studies import STUDIES
 
 IMPORTS = {
     "import jax": "import jax",
@@ -62,7 +62,7 @@ def figure_times(names: Sequence[str] | None = None) -> Iterator[Measurement]:
 
     The first time every program is compiled, the second time compiled programs are read back.
     """
-    for name in EXPERIMENTS if names is None else names:
+    for name in STUDIES if names is None else names:
         limit = LIMITS.get(name, CATEGORICAL_LIMIT)
         yield from _twice(f"modeseek figures {name}", [name], limit)
     yield from _twice("modeseek figures --quick", ["--quick", *(names or ())], QUICK_LIMIT)

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Iterator
 
 from bandits.bench.base import Measurement, cost, interleaved
-from bandits.experiments.published import Bandit, run_methods
+from bandits.studies.t24.published import Bandit, run_methods
 
 SEEDS = 40
 PUBLISHED_SECONDS = {"ipo": "315 to 540", "best_of_n": "18 to 48"}

@@ -9,7 +9,7 @@ from PIL import Image
 
 from bandits import animation, plotting
 from bandits.animation import Frames
-from bandits.experiments import EXPERIMENTS
+from bandits.studies import STUDIES
 from theory.checks import InvalidInput
 
 
@@ -79,6 +79,6 @@ def test_another_kind_of_file_is_refused(tmp_path, name):
         animation.choose_file(tmp_path / name)
 
 
-def test_three_experiments_move():
-    moving = {name for name, experiment in EXPERIMENTS.items() if experiment.animate}
+def test_three_studies_move():
+    moving = {name for name, study in STUDIES.items() if study.animate}
     assert moving == {"mode_seeking", "simplex_paths", "displacement"}

@@ -23,11 +23,11 @@ from matplotlib.figure import Figure
 import bandits
 from bandits import cli
 from bandits.environments import ENVIRONMENTS
-from bandits.experiments import EXPERIMENTS
-from bandits.experiments.base import Experiment
-from bandits.experiments.intervals import Interval
 from bandits.losses import METHODS
 from bandits.reward_models import fit_tabular
+from bandits.studies import STUDIES
+from bandits.studies.base import Experiment
+from bandits.studies.intervals import Interval
 
 # What the command says of a run stays a warning here, as it does for users.
 pytestmark = [
@@ -121,13 +121,13 @@ def assert_refused(result, *words):
         assert word in err
 
 
-def test_list_names_every_experiment_method_and_environment(command):
+def test_list_names_every_study_method_and_environment(command):
     code, out, err = command("list")
     assert (code, err) == (0, "")
-    for name in (*EXPERIMENTS, *METHODS, "far", "near"):
+    for name in (*STUDIES, *METHODS, "far", "near"):
         assert name in out
-    for experiment in EXPERIMENTS.values():
-        assert experiment.source in out
+    for study in STUDIES.values():
+        assert study.source in out
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
@@ -136,22 +136,22 @@ def test_list_cuts_no_name(command, monkeypatch, width):
     _, out, _ = command("list")
     methods = METHODS.values()
     defaults = [f"{k}={v:g}" for m in methods for k, v in m.hyperparameters.items()]
-    for name in (*EXPERIMENTS, *METHODS, *ENVIRONMENTS, *defaults):
+    for name in (*STUDIES, *METHODS, *ENVIRONMENTS, *defaults):
         assert re.search(rf"(?<!\S){re.escape(name)}(?!\S)", out), name
 
 
 def test_list_prints_the_lists_that_are_named(command):
-    code, out, _ = command("list", "environments", "experiments")
+    code, out, _ = command("list", "environments", "studies")
     assert code == 0
-    assert 0 < out.index(" Environments ") < out.index(" Experiments ")
+    assert 0 < out.index(" Environments ") < out.index(" Studies ")
     assert " Methods " not in out
     assert "Raises" not in out
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
 def test_claims_cut_no_name(command, monkeypatch, width):
-    name = "an_experiment_of_28_letters_"
-    monkeypatch.setattr(cli, "EXPERIMENTS", {name: fake_experiment(name, True)})
+    name = "a_study_of_28_letters_of_all"
+    monkeypatch.setattr(cli, "STUDIES", {name: fake_study(name, True)})
     monkeypatch.setattr(cli.console, "width", width)
     _, out, _ = command("claims")
     assert f"{name}  (nowhere)" in out or f" {name} " in out
@@ -193,7 +193,7 @@ STREAMS = {
     "list >&-": (1, "modeseek: cannot write to stdout: Bad file descriptor\n"),
     "--help > /dev/full": (1, "modeseek: cannot write to stdout: No space left on device\n"),
     "list 2>&-": (0, ""),
-    "claims lemas > /dev/full": (2, "modeseek: unknown experiment 'lemas'; did you mean"),
+    "claims lemas > /dev/full": (2, "modeseek: unknown study 'lemas'; did you mean"),
     "claims lemas 2> /dev/full": (2, ""),
     "list | head -1": (1, ""),
     "list": (0, ""),
@@ -230,10 +230,10 @@ def test_figures_writes_a_picture_and_its_data_and_prints_the_claims(folder):
     assert not is_blank(picture)
     assert vector.read_bytes().startswith(b"%PDF")
     with xr.open_dataset(data, engine="scipy") as dataset:
-        assert dataset.experiment == "mass_relocation"
+        assert dataset.study == "mass_relocation"
         assert dict(dataset.sizes) == {"pair": 2, "instance": 5000, "category": 2}
         assert json.loads(dataset.settings)["instances"] == 5000
-        claims = EXPERIMENTS["mass_relocation"].judge(dataset)
+        claims = STUDIES["mass_relocation"].judge(dataset)
     assert all(claim.holds for claim in claims)
     assert "mass_relocation.png" in result.stdout
     for case in ("Case 1", "Case 2", "Case 3"):
@@ -245,10 +245,10 @@ def test_claims_prints_a_json_list_with_the_three_cases_of_the_theorem(command):
     assert (code, err) == (0, "")
     claims = json.loads(out)
     for claim in claims:
-        assert {"experiment", "source", "statement", "effect", "low", "high", "holds"} <= set(claim)
+        assert {"study", "source", "statement", "effect", "low", "high", "holds"} <= set(claim)
         assert claim["low"] <= claim["effect"] <= claim["high"]
         assert isinstance(claim["holds"], bool)
-    assert {claim["experiment"] for claim in claims} == {"mode_seeking", "mass_relocation"}
+    assert {claim["study"] for claim in claims} == {"mode_seeking", "mass_relocation"}
     for case in ("Case 1", "Case 2", "Case 3"):
         (claim,) = [c for c in claims if c["statement"].startswith(case)]
         assert "5,000 of 5,000 instances agree" in claim["statement"]
@@ -256,13 +256,13 @@ def test_claims_prints_a_json_list_with_the_three_cases_of_the_theorem(command):
         assert claim["source"] == "T24, Theorem 6.5"
 
 
-def fake_experiment(name, holds, asserted=True, effect=1.0):
+def fake_study(name, holds, asserted=True, effect=1.0):
     def judge(dataset):
         interval = Interval(effect, 0.5, 1.5)
         said = {"asserted": asserted, "note": "With E[a] of [b]."}
-        return [experiment.claim(f"{name} is so", interval, holds, **said)]
+        return [study.claim(f"{name} is so", interval, holds, **said)]
 
-    experiment = Experiment(
+    study = Experiment(
         name=name,
         source="nowhere",
         question="is it?",
@@ -272,7 +272,7 @@ def fake_experiment(name, holds, asserted=True, effect=1.0):
         plot=lambda dataset: Figure(),
         judge=judge,
     )
-    return experiment
+    return study
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
@@ -284,10 +284,10 @@ def test_claims_exits_1_only_where_an_asserted_claim_fails(
     command, monkeypatch, form, holds, asserted, expected
 ):
     fakes = {
-        "good": fake_experiment("good", True),
-        "other": fake_experiment("other", holds, asserted),
+        "good": fake_study("good", True),
+        "other": fake_study("other", holds, asserted),
     }
-    monkeypatch.setattr(cli, "EXPERIMENTS", fakes)
+    monkeypatch.setattr(cli, "STUDIES", fakes)
     code, out, _ = command("claims", "--processes", "1", *form)
     assert code == expected
     assert "good is so" in out
@@ -296,16 +296,16 @@ def test_claims_exits_1_only_where_an_asserted_claim_fails(
         assert [claim["holds"] for claim in json.loads(out)] == [True, holds]
 
 
-def test_only_the_experiments_named_are_run_and_each_once(command, monkeypatch):
-    fakes = {name: fake_experiment(name, True) for name in ("first", "second", "third")}
-    monkeypatch.setattr(cli, "EXPERIMENTS", fakes)
+def test_only_the_studies_named_are_run_and_each_once(command, monkeypatch):
+    fakes = {name: fake_study(name, True) for name in ("first", "second", "third")}
+    monkeypatch.setattr(cli, "STUDIES", fakes)
     _, out, _ = command("claims", "third", "first", "third", "--json", "--processes", "1")
-    assert [claim["experiment"] for claim in json.loads(out)] == ["third", "first"]
+    assert [claim["study"] for claim in json.loads(out)] == ["third", "first"]
 
 
 @pytest.mark.parametrize(("flag", "size"), [(["--quick"], 2), ([], 3)])
 def test_figures_replaces_what_an_earlier_run_wrote(command, monkeypatch, folder, flag, size):
-    monkeypatch.setattr(cli, "EXPERIMENTS", {"fake": fake_experiment("fake", True)})
+    monkeypatch.setattr(cli, "STUDIES", {"fake": fake_study("fake", True)})
     (folder / "figures").mkdir()
     (folder / "figures" / "fake.nc").write_text("old")
     code, _, _ = command("figures", *flag)
@@ -554,7 +554,7 @@ REFUSED = {
     "misspelt list": (["list", "Method"], "unknown list 'Method'; did you mean 'methods'?"),
     "misspelt command": (["Figure"], "unknown command 'Figure'; did you mean 'figures'?"),
     "misspelt figure": (["figures", "mode_seking"], "'mode_seking'; did you mean 'mode_seeking'?"),
-    "misspelt claim": (["claims", "mass"], "unknown experiment 'mass'", "allowed: mode_seeking"),
+    "misspelt claim": (["claims", "mass"], "unknown study 'mass'", "allowed: mode_seeking"),
     "neither reward nor target": (SIMULATE, "either a reward or a target"),
     "both reward and target": ([*TO_TARGET, "--reward", "reward.csv"], "either a reward or"),
     "malformed CSV": ([*SIMULATE, "--target", "malformed.csv"], "line 3: 'half' is not a number"),
@@ -654,7 +654,7 @@ def test_what_cannot_be_parsed_exits_2_without_a_traceback(command, folder, argu
 
 @pytest.mark.parametrize("name", ["a[b]c", "x[/b]", "ä ö"])
 def test_an_output_folder_may_have_any_name(command, monkeypatch, name):
-    monkeypatch.setattr(cli, "EXPERIMENTS", {"fake": fake_experiment("fake", True)})
+    monkeypatch.setattr(cli, "STUDIES", {"fake": fake_study("fake", True)})
     code, out, _ = command("figures", "--out", name)
     assert code == 0
     assert f"{name}/fake.png" in out
@@ -703,8 +703,8 @@ STOPS = {
 )
 def test_a_stop_is_one_sentence_and_leaves_nothing(command, monkeypatch, folder, arguments, stop):
     run, code = STOPS[stop]
-    fake = dataclasses.replace(EXPERIMENTS["mode_seeking"], run=run)
-    monkeypatch.setitem(EXPERIMENTS, "mode_seeking", fake)
+    fake = dataclasses.replace(STUDIES["mode_seeking"], run=run)
+    monkeypatch.setitem(STUDIES, "mode_seeking", fake)
     monkeypatch.setattr("bandits.explorer.run", run)
     before = listing(folder)
     assert command(*arguments) == (code, "", f"modeseek: {stop.partition(',')[0]}\n")
@@ -717,17 +717,17 @@ def test_a_warning_is_said_once(command, monkeypatch):
             warnings.warn(text, stacklevel=1)
         return xr.Dataset()
 
-    fakes = {n: dataclasses.replace(fake_experiment(n, True), run=warn) for n in ("a", "b")}
-    monkeypatch.setattr(cli, "EXPERIMENTS", fakes)
+    fakes = {n: dataclasses.replace(fake_study(n, True), run=warn) for n in ("a", "b")}
+    monkeypatch.setattr(cli, "STUDIES", fakes)
     _, _, err = command("claims", "--processes", "1")
     assert err == "modeseek: warning: this is odd\nmodeseek: warning: and this\n"
 
 
 def test_animate_writes_a_moving_picture(command, folder, monkeypatch):
     monkeypatch.setitem(
-        EXPERIMENTS, "mode_seeking", dataclasses.replace(
-            EXPERIMENTS["mode_seeking"],
-            quick=dataclasses.replace(EXPERIMENTS["mode_seeking"].quick, last_step=3),
+        STUDIES, "mode_seeking", dataclasses.replace(
+            STUDIES["mode_seeking"],
+            quick=dataclasses.replace(STUDIES["mode_seeking"].quick, last_step=3),
         ),
     )  # fmt: skip
     code, out, err = command("animate", "mode_seeking", "--quick", "--out", "a.html")
@@ -740,7 +740,7 @@ def test_animate_writes_a_moving_picture(command, folder, monkeypatch):
     ("arguments", "words"),
     [
         (("mode_seking", "--out", "a.gif"), ("did you mean 'mode_seeking'",)),
-        (("weights", "--out", "a.gif"), ("unknown experiment that moves 'weights'",)),
+        (("weights", "--out", "a.gif"), ("unknown study that moves 'weights'",)),
         (("mode_seeking", "--out", "a.avi"), ("must end in .html, .gif or .mp4",)),
         (("mode_seeking", "--out", "no/a.gif"), ("cannot write no/a.gif: No such file",)),
         (("mode_seeking", "--out", "a.gif", "--frames-per-second", "0"), ("from 1 to 50",)),

@@ -3,8 +3,8 @@
 import dataclasses
 import re
 
-from bandits.experiments import EXPERIMENTS, Claim
 from bandits.gallery import make_page
+from bandits.studies import STUDIES, Claim
 
 
 def claim(**changes):
@@ -13,20 +13,20 @@ def claim(**changes):
 
 
 def page(folder, *claims, name="mode_seeking"):
-    return make_page([(EXPERIMENTS[name], list(claims))], folder)
+    return make_page([(STUDIES[name], list(claims))], folder)
 
 
-def test_it_shows_every_experiment_with_picture_question_source_command_and_code(tmp_path):
-    text = make_page([(one, []) for one in EXPERIMENTS.values()], tmp_path)
-    for name, experiment in EXPERIMENTS.items():
-        assert f"- [{name}](#{name}): {experiment.question}\n" in text
+def test_it_shows_every_study_with_picture_question_source_command_and_code(tmp_path):
+    text = make_page([(one, []) for one in STUDIES.values()], tmp_path)
+    for name, study in STUDIES.items():
+        assert f"- [{name}](#{name}): {study.question}\n" in text
         assert f"## {name}\n" in text
         assert f"]({name}.png)" in text
-        assert f"*{experiment.source}.*" in text
+        assert f"*{study.source}.*" in text
         assert f"\nmodeseek figures {name}\nmodeseek claims {name}\n" in text
-        assert (f"modeseek animate {name} " in text) == bool(experiment.animate)
+        assert (f"modeseek animate {name} " in text) == bool(study.animate)
     links = re.findall(r"\[Code\]\((.*?)\)", text)
-    assert len(links) == len(EXPERIMENTS)
+    assert len(links) == len(STUDIES)
     assert all((tmp_path / link).resolve().is_file() for link in links)
 
 

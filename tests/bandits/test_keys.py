@@ -22,30 +22,31 @@ import xarray as xr
 import bandits
 from bandits import keys, pretraining, threefry
 from bandits.bench import peers, updates
-from bandits.experiments import (
-    aspects,
-    combinatorial,
-    coverage_sweep,
-    generation_verification_gap,
-    geometry_map,
-    kl_projections,
-    lemmas,
-    mass_relocation,
-    online_offline_hypotheses,
-    overoptimisation,
-    preference_log_probs,
-    rlhf_dpo_equivalence,
-    simplex_paths,
-    weights,
-)
-from bandits.experiments.lengths import Lengths, train_lengths
-from bandits.experiments.published import LEARNING_RATES, LEAST_GAP, Bandit, run_methods
 from bandits.explorer import runs as explorer
 from bandits.losses import METHODS
 from bandits.policies import tabular_softmax
 from bandits.preferences import covering_fraction, label_pairs
 from bandits.search import parse_spec, plan
 from bandits.simulate import simulate
+from bandits.studies.i24 import aspects, overoptimisation
+from bandits.studies.s25 import (
+    coverage_sweep,
+    generation_verification_gap,
+    kl_projections,
+    online_offline_hypotheses,
+    rlhf_dpo_equivalence,
+    simplex_paths,
+)
+from bandits.studies.t24 import (
+    combinatorial,
+    geometry_map,
+    lemmas,
+    mass_relocation,
+    preference_log_probs,
+    weights,
+)
+from bandits.studies.t24.lengths import Lengths, train_lengths
+from bandits.studies.t24.published import LEARNING_RATES, LEAST_GAP, Bandit, run_methods
 from bandits.sweeps import programs, sweep
 
 ROOT = f"{Path(bandits.__file__).parent}/"
@@ -168,7 +169,7 @@ SMALL = {"steps": 4, "seeds": 4, "groups": 3, "instances": 3, "problems": 2, "ju
 
 
 def quick(module):
-    """Run an experiment at quick settings, and less of them still where that uses as many keys."""
+    """Run a study at quick settings, and less of them still where that uses as many keys."""
     settings = module.EXPERIMENT.quick
     fields = {field.name for field in dataclasses.fields(settings)}
     return lambda: module.run(
@@ -177,11 +178,11 @@ def quick(module):
 
 
 def with_own_keys():
-    """The modules of experiments that mention keys; all others hand seeds on to one of `RUNS`."""
-    folder = Path(bandits.__file__).parent / "experiments"
+    """The modules of studies that mention keys; all others hand seeds on to one of `RUNS`."""
+    folder = Path(bandits.__file__).parent / "studies"
     found = {
         path.stem
-        for path in folder.glob("*.py")
+        for path in folder.rglob("*.py")
         if re.search("jax.random|split_", path.read_text())
     }
     return found - {"partial_coverage", "displacement"}  # expected updates: nothing is drawn
@@ -226,15 +227,15 @@ RUNS = {
 }  # fmt: skip
 
 
-def test_every_experiment_with_keys_of_its_own_is_run_here():
+def test_every_study_with_keys_of_its_own_is_run_here():
     assert with_own_keys() == set(RUNS)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", RUNS)
-def test_no_key_of_an_experiment_serves_twice(uses, monkeypatch, name):
+def test_no_key_of_an_study_serves_twice(uses, monkeypatch, name):
     if name == "online_offline_hypotheses":
-        # Half its panels are those of another experiment, whose problems have seeds of their own.
+        # Half its panels are those of another study, whose problems have seeds of their own.
         nothing = ("pairs", "seed", "learner"), np.zeros((1, 1, 1))
         found = xr.Dataset({"accuracy": nothing, "share": nothing})
         monkeypatch.setattr(generation_verification_gap, "run", lambda settings: found)

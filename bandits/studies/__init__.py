@@ -1,0 +1,67 @@
+"""The gallery: a new study is a class, or a module, and a line here."""
+
+from bandits.studies.base import Claim, Experiment
+from bandits.studies.i24 import four_aspects, overoptimisation, unlabelled_prompts
+from bandits.studies.s25 import (
+    coverage_sweep,
+    displacement,
+    generation_verification_gap,
+    kl_projections,
+    online_offline_hypotheses,
+    partial_coverage,
+    rlhf_dpo_equivalence,
+    simplex_paths,
+)
+from bandits.studies.study import Study
+from bandits.studies.t24 import (
+    ablations,
+    combinatorial,
+    geometry_map,
+    learning_rate_sweep,
+    lemmas,
+    length_ablations,
+    length_models,
+    length_problems,
+    mass_relocation,
+    mode_seeking,
+    preference_log_probs,
+    weights,
+)
+
+AnyStudy = Experiment | type[Study]
+
+STUDIES: dict[str, AnyStudy] = {
+    experiment.name: experiment
+    for experiment in (
+        mode_seeking.EXPERIMENT,
+        mass_relocation.EXPERIMENT,
+        learning_rate_sweep.EXPERIMENT,
+        lemmas.EXPERIMENT,
+        weights.EXPERIMENT,
+        ablations.DataDistribution,
+        ablations.OnPolicyBatchSize,
+        ablations.SampleReuse,
+        ablations.NegativeGradient,
+        preference_log_probs.EXPERIMENT,
+        ablations.Complementarity,
+        combinatorial.EXPERIMENT,
+        geometry_map.EXPERIMENT,
+        partial_coverage.EXPERIMENT,
+        displacement.EXPERIMENT,
+        rlhf_dpo_equivalence.EXPERIMENT,
+        generation_verification_gap.EXPERIMENT,
+        coverage_sweep.EXPERIMENT,
+        online_offline_hypotheses.EXPERIMENT,
+        kl_projections.EXPERIMENT,
+        simplex_paths.EXPERIMENT,
+        length_problems.EXPERIMENT,
+        length_models.EXPERIMENT,
+        length_ablations.LengthBatchSize,
+        length_ablations.LengthSampleReuse,
+        overoptimisation.EXPERIMENT,
+        four_aspects.EXPERIMENT,
+        unlabelled_prompts.EXPERIMENT,
+    )
+}
+
+__all__ = ["STUDIES", "AnyStudy", "Claim", "Experiment", "Study"]

@@ -1,0 +1,443 @@
+"""T24's synthetic length problems: a reward learned from preferences, judged by the true one.
+
+The response is a length, from 0 to T; the policy a table of hazards, started at a broad,
+right-skewed reference. *Min*: shorter is better. *Mode*: the reference's most probable length is
+best. *Skew*: as Min, but the preference data hold short responses only. The data are pairs of the
+reference, labelled by the true (gold) reward with noise. Offline preference methods learn from
+them; a reward model, the proxy, is fitted to them, and all other methods are trained against it.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from matplotlib.figure import Figure
+
+from bandits import plotting
+from bandits.environments import CategoricalBandit, min_length, mode_length, skew_length
+from bandits.keys import split_into
+from bandits.losses import METHODS, Loss, Responses, make_pair, switch
+from bandits.policies import Params, Policy, hazard_table, recurrent
+from bandits.policies.variable_length import lengths
+from bandits.preferences import preference_probabilities
+from bandits.reward_models import fit_linear, fit_network, network_rewards
+from bandits.sampling import sample_categorical
+from bandits.studies.curves import (
+    draw_half_and_end,
+    over_seeds,
+    require_not_diverged,
+    with_legend,
+)
+from bandits.studies.intervals import Interval
+from bandits.sweeps import sweep
+from bandits.training import Collect, Minibatch, Schedule, from_dataset, on_policy, train
+from theory import checks, distributions
+from theory.checks import InvalidInput
+from theory.variable_length import table_of_lengths
+
+PROBLEMS = ("min", "mode", "skew")
+TITLES = {
+    "min": "Min: shorter is better",
+    "mode": "Mode: the usual length is best",
+    "skew": "Skew: as Min, short data only",
+}
+POLICIES = ("hazard_table", "recurrent")
+"""A logit for each place, and a network that reads the tokens before beside such a table."""
+
+REWARD_MODELS = ("bumps", "network")
+"""A sum of bumps over the lengths, solved exactly, and a multilayer perceptron of the length."""
+
+ATTRIBUTES = {
+    "gold": {"long_name": "true reward", "units": "maximum lengths"},
+    "proxy": {"long_name": "learned reward", "units": "maximum lengths"},
+    "reference_kl": {"long_name": "KL(policy‖reference)", "units": "nats"},
+    "mean_length": {"long_name": "mean length", "units": "tokens"},
+}
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The problems and their data.
+
+    Attributes:
+      max_length: T.
+      mode: of the reference's lengths.
+      spread: of their logarithm.
+      cut: the longest response in the data of Skew.
+      pairs: labelled pairs.
+      temperature: of the labeller, in units of the gold reward, > 0.
+      policy: one of `POLICIES`.
+      width: of the recurrent one's state.
+      bumps: of the first of `REWARD_MODELS`.
+      widths: of the hidden layers of the second.
+      ridge: Of either reward model, relative to the mean loss of a label: the prior of a weight
+        has standard deviation 1/√(ridge × labels), in nats of log-odds.
+      beta: of every method with a KL penalty, in nats of log-odds: of DPO as it is, of policy
+        gradients times the temperature, which makes it the same in units of the reward.
+      learning_rate: of Adam.
+      seeds: independent data and training.
+    """
+
+    max_length: int = 40
+    mode: float = 12.0
+    spread: float = 0.6
+    cut: int = 12
+    pairs: int = 500
+    temperature: float = 0.05
+    policy: str = "hazard_table"
+    width: int = 16
+    bumps: int = 8
+    widths: tuple[int, ...] = (32, 32)
+    ridge: float = 1e-4
+    beta: float = 0.1
+    learning_rate: float = 0.03
+    seeds: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no problem."""
+        checks.require_positive("beta", self.beta)
+        checks.require_finite("ridge", self.ridge)
+        checks.require_nonnegative("ridge", self.ridge)
+        checks.require_known("policy", self.policy, POLICIES)
+        if min(self.widths, default=0) < 1:
+            raise InvalidInput(f"widths is {self.widths}; every hidden layer needs a unit")
+        for name, least in (("bumps", 2), ("cut", 2), ("pairs", 1), ("width", 1)):
+            if getattr(self, name) < least:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; at least {least} is needed")
+
+    def loss(self, method: str) -> Loss:
+        """The method with the problem's β."""
+        units = {"contrastive": 1.0, "policy gradient": self.temperature}
+        if "beta" not in METHODS[method].hyperparameters:
+            return METHODS[method].bind()
+        return METHODS[method].bind(beta=self.beta * units[METHODS[method].family])
+
+    def bandit(self, problem: str) -> CategoricalBandit:
+        """The gold problem over lengths."""
+        checks.require_known("problem", problem, PROBLEMS)
+        if problem == "skew":
+            return skew_length(self.max_length, self.cut, self.mode, self.spread)
+        build = {"min": min_length, "mode": mode_length}[problem]
+        return build(self.max_length, self.mode, self.spread)
+
+    def start(self, reference: Float[Array, " K"], key: PRNGKeyArray) -> tuple[Policy, Params]:
+        """The policy, and its parameters at the reference."""
+        table = table_of_lengths(reference, jnp.zeros(1))
+        if self.policy == "hazard_table":
+            return hazard_table(1, self.max_length), table
+        policy = recurrent(1, self.max_length, self.width)
+        return policy, policy.init(table, key)
+
+    def features(self) -> Float[Array, "K F"]:
+        """Bumps over the lengths, evenly spread, as wide as they are apart."""
+        every = jnp.arange(self.max_length + 1)[:, None]
+        centres = jnp.linspace(0, self.max_length, self.bumps)
+        return jnp.exp(-(((every - centres) / (self.max_length / (self.bumps - 1))) ** 2))
+
+
+class _Keys(NamedTuple):
+    """What one seed decides."""
+
+    pairs: PRNGKeyArray
+    reward_model: PRNGKeyArray
+    policy: PRNGKeyArray
+    training: PRNGKeyArray
+
+
+def _keys(seed: Int[Array, ""]) -> _Keys:
+    return split_into(_Keys, jax.random.key(seed))
+
+
+def draw_pairs(
+    key: PRNGKeyArray, law: Float[Array, " K"], gold: Float[Array, " K"], settings: Lengths
+) -> Int[Array, "n 2"]:
+    """Pairs of lengths from a law, the preferred one first."""
+    draw_key, label_key = jax.random.split(key)
+    drawn = sample_categorical(draw_key, law, 2 * settings.pairs).reshape(-1, 2)
+    wins = preference_probabilities(gold, settings.temperature)[drawn[:, 0], drawn[:, 1]]
+    right = jax.random.uniform(label_key, wins.shape) < wins
+    return jnp.where(right[:, None], drawn, drawn[:, ::-1])
+
+
+def fit_proxy(
+    pairs: Int[Array, "n 2"],
+    features: Float[Array, "K F"],
+    ridge: ArrayLike,
+    weights: ArrayLike = 1.0,
+) -> Float[Array, " K"]:
+    """Return the reward of every length, linear in features, learned from pairs.
+
+    Args:
+      pairs: Lengths ``[n, 2]``, the preferred one first.
+      features: ``[K, F]``, a row for each length from 0.
+      ridge: Relative to the mean loss of a label, > 0 where the pairs are separable.
+      weights: ``[n]`` or one for all, how often each pair counts.
+    """
+    counts = _count(pairs, len(features), weights)
+    return features @ fit_linear(features, counts, ridge * counts.sum())
+
+
+def _count(pairs: Int[Array, "n 2"], size: int, weights: ArrayLike = 1.0) -> Float[Array, "K K"]:
+    """How often one length was preferred to another; two of one length say nothing."""
+    counts = jnp.zeros((size, size)).at[pairs[:, 0], pairs[:, 1]].add(weights)
+    return jnp.where(jnp.eye(size, dtype=bool), 0.0, counts)
+
+
+class Learned(NamedTuple):
+    """The problems, their data, and what reward models make of them: R problems, G models.
+
+    Attributes:
+      golds: ``[R, K]``.
+      reference: ``[K]``, log-probabilities.
+      pairs: ``[R, S, n, 2]``, for each seed, the preferred length first.
+      proxies: ``[G, R, S, K]``, learned rewards in units of the gold one, with its mean under the
+        reference.
+    """
+
+    golds: Float[Array, "R K"]
+    reference: Float[Array, " K"]
+    pairs: Int[Array, "R S n 2"]
+    proxies: Float[Array, "G R S K"]
+
+
+def require_noise(settings: Lengths) -> None:
+    """Refuse a labeller without noise: the rewards behind its labels have no finite unit."""
+    checks.require_positive("temperature", settings.temperature)
+
+
+def learn_proxies(settings: Lengths, reward_models: Sequence[str] = REWARD_MODELS[:1]) -> Learned:
+    """Draw the data of every problem and seed, and fit reward models to them; one program."""
+    require_noise(settings)
+    bandits = [settings.bandit(problem) for problem in PROBLEMS]
+    reference = bandits[0].reference_log_probs
+    laws = jnp.stack([bandit.data_law() for bandit in bandits])
+    golds = jnp.stack([bandit.reward for bandit in bandits])
+    pairs, fitted = _draw_and_fit(settings, tuple(reward_models), laws, golds)
+    # A constant is not learned: the proxy is given the gold one's mean under the reference.
+    probs = jnp.exp(reference)
+    proxies = fitted - (fitted @ probs)[..., None] + (golds @ probs)[:, None, None]
+    return Learned(golds, reference, pairs, proxies)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _draw_and_fit(
+    settings: Lengths,
+    reward_models: tuple[str, ...],
+    laws: Float[Array, "R K"],
+    golds: Float[Array, "R K"],
+) -> tuple[Int[Array, "R S n 2"], Float[Array, "G R S K"]]:
+    def one(
+        law: Float[Array, " K"], gold: Float[Array, " K"], seed: Int[Array, ""]
+    ) -> tuple[Int[Array, "n 2"], Float[Array, "G K"]]:
+        keys = _keys(seed)
+        pairs = draw_pairs(keys.pairs, law, gold, settings)
+        fitted = [_FIT[model](settings, keys.reward_model, pairs) for model in reward_models]
+        return pairs, settings.temperature * jnp.stack(fitted)
+
+    over_seeds = jax.vmap(one, in_axes=(None, None, 0))
+    seeds = jnp.arange(settings.seeds)
+    pairs, fitted = jax.vmap(over_seeds, in_axes=(0, 0, None))(laws, golds, seeds)
+    return pairs, jnp.moveaxis(fitted, 2, 0)
+
+
+def _fit_bumps(
+    settings: Lengths, key: PRNGKeyArray, pairs: Int[Array, "n 2"]
+) -> Float[Array, " K"]:
+    del key  # the fit is exact
+    return fit_proxy(pairs, settings.features(), settings.ridge)
+
+
+def _fit_network(
+    settings: Lengths, key: PRNGKeyArray, pairs: Int[Array, "n 2"]
+) -> Float[Array, " K"]:
+    """Of the length itself, scaled to [-1, 1]."""
+    scaled = jnp.linspace(-1.0, 1.0, settings.max_length + 1)[:, None]
+    counts = _count(pairs, len(scaled))
+    ridge = settings.ridge * counts.sum()
+    layers = fit_network(key, scaled, counts, widths=settings.widths, ridge=ridge)
+    return network_rewards(layers, scaled)
+
+
+_FIT = dict(zip(REWARD_MODELS, (_fit_bumps, _fit_network), strict=True))
+
+
+def train_lengths(
+    settings: Lengths,
+    methods: Sequence[str],
+    axes: Mapping[str, Any],
+    *,
+    steps: int,
+    record: Sequence[int],
+    minibatch: int = 40,
+    group: int = 4,
+    batch: int | None = None,
+    reuse: int = 1,
+    most_batch: int | None = None,
+) -> xr.Dataset:
+    """Train methods that are all offline, on pairs, or all on-policy, against the proxy.
+
+    Args:
+      settings: the problems.
+      methods: names; the axis ``loss``.
+      axes: others, each a list: ``problem``, of `PROBLEMS`; ``reward_model``, of `REWARD_MODELS`,
+        by default the first; ``batch``, B, and ``passes``, T, of on-policy methods.
+      steps: gradient steps.
+      record: when policies are judged.
+      minibatch: M, in responses.
+      group: C of on-policy methods; of offline ones it is 2.
+      batch: B, where it is no axis; by default the minibatch.
+      reuse: T of methods that reuse samples, where it is no axis; of the others it is 1.
+      most_batch: the largest B, where it is an axis.
+
+    Returns:
+      Gold and proxy reward, KL from the reference, mean length and the law of the length.
+    """
+    if not methods:
+        raise InvalidInput("methods is empty; name at least one")
+    for name in methods:
+        checks.require_known("method", name, METHODS)
+    offline = not METHODS[methods[0]].on_policy
+    if any(METHODS[name].on_policy == offline for name in methods):
+        raise InvalidInput(f"methods is {methods}; give offline ones or on-policy ones, not both")
+    named = {
+        "problem": (PROBLEMS, list(axes.get("problem", PROBLEMS))),
+        "reward_model": (REWARD_MODELS, list(axes.get("reward_model", REWARD_MODELS[:1]))),
+    }
+    for axis, (known, chosen) in named.items():
+        if not chosen:
+            raise InvalidInput(f"axis {axis!r} is empty; give at least one value")
+        for name in chosen:
+            checks.require_known(axis, name, known)
+    losses = [settings.loss(name) for name in methods]
+    passes_of = jnp.array([reuse if METHODS[name].reuses_samples else 1 for name in methods])
+    learned = learn_proxies(settings, named["reward_model"][1])
+
+    def run_one(
+        loss: Int[Array, ""],
+        problem: Int[Array, ""],
+        seed: Int[Array, ""],
+        learned: Learned,
+        passes_of: Int[Array, " n"],
+        reward_model: ArrayLike = 0,
+        batch: ArrayLike = batch or minibatch,
+        passes: ArrayLike | None = None,
+    ) -> dict[str, Array]:
+        gold, reference = learned.golds[problem], learned.reference
+        proxy, pairs = learned.proxies[reward_model, problem, seed], learned.pairs[problem, seed]
+        keys = _keys(seed)
+        policy, start = settings.start(reference, keys.policy)
+        if offline:
+            whole = 2 * settings.pairs
+            schedule = Schedule(steps, 2, minibatch, whole, steps)
+            collect = from_dataset(_dataset(pairs, reference, settings.max_length), schedule)
+        else:
+            renewed = passes_of[loss] if passes is None else passes
+            schedule = Schedule(steps, group, minibatch, batch, renewed, most_batch)
+            collect = _on_lengths(policy, proxy, reference, schedule)
+
+        def evaluate(params: Params) -> dict[str, Array]:
+            law = policy.log_probs(params, None)
+            probs = jnp.exp(law)
+            return {
+                "gold": probs @ gold,
+                "proxy": probs @ proxy,
+                "reference_kl": distributions.kl_divergence(law, reference),
+                "mean_length": probs @ jnp.arange(settings.max_length + 1),
+                "length_probability": probs,
+            }
+
+        return train(
+            keys.training,
+            policy,
+            start,
+            switch(loss, losses),
+            collect,
+            schedule,
+            optax.adam(settings.learning_rate),
+            evaluate,
+            record,
+        )
+
+    numbered = {
+        "problem": np.array([PROBLEMS.index(name) for name in named["problem"][1]]),
+        "reward_model": np.arange(len(named["reward_model"][1])),
+    }
+    labels = {axis: chosen for axis, (_, chosen) in named.items() if axis in {"problem", *axes}}
+    dataset = sweep(
+        run_one,
+        {
+            "loss": np.arange(len(methods)),
+            **axes,
+            **{axis: numbered[axis] for axis in labels},
+            "seed": np.arange(settings.seeds),
+        },
+        fixed={"learned": learned, "passes_of": passes_of},
+        dims=["step", "length"],
+        coords={"step": list(record), "length": np.arange(settings.max_length + 1)},
+        attributes=ATTRIBUTES,
+        block_runs=16,
+    ).assign_coords({"loss": list(methods), **labels})
+    require_not_diverged(dataset)
+    return dataset
+
+
+def _on_lengths(
+    policy: Policy, proxy: Float[Array, " K"], reference: Float[Array, " K"], schedule: Schedule
+) -> Collect:
+    return on_policy(
+        policy,
+        None,
+        lambda _, responses: proxy[lengths(responses)],
+        schedule,
+        reference_log_prob=lambda _, responses: reference[lengths(responses)],
+    )
+
+
+def _dataset(pairs: Int[Array, "n 2"], reference: Float[Array, " K"], max_length: int) -> Minibatch:
+    """The labelled pairs as responses of one content token, repeated, then stops."""
+    responses = (jnp.arange(max_length + 1) < pairs[..., None]).astype(int)
+
+    def group(pair: Int[Array, " 2"]) -> Responses:
+        log_probs = reference[pair]
+        # Two of one length say nothing.
+        return make_pair(log_probs, reference_log_probs=log_probs, told_apart=pair[0] != pair[1])
+
+    return Minibatch(None, responses, jax.vmap(group)(pairs))
+
+
+def ahead_of_others(gold: xr.DataArray, method: str) -> tuple[str, Interval]:
+    """The best of the other methods on average, and the method's reward minus its own, by seed."""
+    best = str(_others(gold, method).idxmax("loss").item())
+    return best, over_seeds(gold.sel(loss=method) - gold.sel(loss=best))
+
+
+def behind_others(gold: xr.DataArray, method: str) -> tuple[str, Interval]:
+    """The worst of the other methods on average, and its reward minus the method's, by seed."""
+    worst = str(_others(gold, method).idxmin("loss").item())
+    return worst, over_seeds(gold.sel(loss=worst) - gold.sel(loss=method))
+
+
+def _others(gold: xr.DataArray, method: str) -> xr.DataArray:
+    means = gold.mean([dim for dim in gold.dims if dim != "loss"])
+    return means.sel(loss=means["loss"] != method)
+
+
+def draw_over(dataset: xr.Dataset, along: str, label: str) -> Figure:
+    """A panel a problem: gold reward over B or T, half-way (thin) and at the end (bold)."""
+    figure = plotting.new_figure(16, 5.8)
+    panels = figure.subplots(1, len(PROBLEMS))
+    figure.subplots_adjust(0.066, 0.24, 0.99, 0.91, wspace=0.2)
+    for axes, problem in zip(panels, PROBLEMS, strict=True):
+        gold = dataset["gold"].sel(problem=problem)
+        draw_half_and_end(axes, gold, along, dataset["loss"].values.tolist())
+        axes.set(title=TITLES[problem], xlabel=label)
+    panels[0].set_ylabel("true reward")
+    return with_legend(figure, panels[0], ncols=dataset.sizes["loss"])

@@ -1,0 +1,230 @@
+"""T24's one-dimensional bandit as published: a network on contexts that the reward ignores.
+
+K = 100 arms, the tanh-Cauchy reference, a bump of reward whose peak is far from the reference's
+bulk (R1, arm 70) or in it (R2, arm 20); contexts uniform in [0, 1]^100; a network per seed,
+distilled to the reference. Everything but the sizes is a sweep axis, the method included: it costs
+nothing beside the network, and one program serves all.
+
+To end within seconds, experiments take fewer on-policy collections than the hundred published (16
+to 20 of 15 steps), and prompts from the lower part of the published 5 to 200. The loss of a prompt
+is the mean over its own pairs, so a prompt without any adds nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from bandits import pretraining
+from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
+from bandits.keys import split_seed
+from bandits.losses import METHODS, preferences_by_reward, switch
+from bandits.metrics import ATTRIBUTES
+from bandits.policies import Params, Policy
+from bandits.policies.network import Dense
+from bandits.pretraining import BLOCK_RUNS as BLOCK_RUNS
+from bandits.pretraining import Start as Start
+from bandits.pretraining import published_network
+from bandits.studies.curves import require_not_diverged
+from bandits.sweeps import sweep
+from bandits.training import Schedule, on_bandit, train
+from theory import distributions
+
+NUM_ARMS = 100
+
+PEAKS = {"R1": 70, "R2": 20}
+"""The two rewards by the arm of their peak: far from the reference's bulk, and in it."""
+
+LEAST_GAP = 0.2
+"""Pairs of the published data differ by at least this much reward."""
+
+LEARNING_RATES = {"likelihood": 1e-2, "contrastive": 3e-3, "policy gradient": 3e-3}
+"""Of Adam: as published for best-of-N and for IPO, and taken over by the other methods."""
+
+
+@dataclass(frozen=True)
+class Bandit:
+    """The problem and its sizes.
+
+    Attributes:
+      width: of the reward's bump, in arms.
+      context_size: numbers in a context.
+      responses: N, to each prompt.
+      most_contexts: training contexts a seed has in store.
+      fresh_contexts: on which policies are judged.
+      seeds: independent repeats: network, contexts, samples.
+    """
+
+    width: float = 10.0
+    context_size: int = pretraining.CONTEXT_SIZE
+    responses: int = 10
+    most_contexts: int = pretraining.TRAINING_CONTEXTS
+    fresh_contexts: int = pretraining.FRESH_CONTEXTS
+    seeds: int = 5
+
+    def policy(self) -> Policy:
+        """The network, the same object for equal bandits."""
+        return published_network(NUM_ARMS, self.context_size)
+
+
+class Variant(NamedTuple):
+    """A method as it is run.
+
+    Attributes:
+      method: its name in `bandits.losses.METHODS`.
+      least_gap: pairs of responses whose rewards differ by less are not labelled.
+    """
+
+    method: str
+    least_gap: float = LEAST_GAP
+
+
+def run_methods(
+    bandit: Bandit,
+    methods: Sequence[str] | Mapping[str, Variant],
+    axes: Mapping[str, Any],
+    *,
+    steps: int,
+    contexts: int = 10,
+    record: Sequence[int] | None = None,
+    minibatch: int | None = None,
+    most_batch: int | None = None,
+) -> xr.Dataset:
+    """Train each method by Algorithm 1 from every seed's start, over further axes.
+
+    Args:
+      bandit: the problem.
+      methods: names from `bandits.losses.METHODS`, or variants by name; the axis ``loss``.
+      axes: others, each a list: ``reward`` (of `PEAKS`); ``batch``, B; ``passes``, T;
+        ``temperature`` of the offline data's law; ``contexts``, marked `static`. Without, B is
+        everything and T all steps: offline training. A `static` B or T costs a program for each
+        value, and saves drawing samples at steps that reuse them.
+      steps: gradient steps.
+      contexts: training prompts.
+      record: when the policy is judged.
+      minibatch: M, in responses; by default all prompts at once.
+      most_batch: the largest B, where it is an axis.
+
+    Returns:
+      ``expected_reward`` and ``reference_kl`` over loss, the axes, seed and step.
+    """
+    record = tuple(record or (0, steps))
+    if not isinstance(methods, Mapping):
+        methods = {name: Variant(name) for name in methods}
+    chosen = [METHODS[variant.method] for variant in methods.values()]
+    distinct = list(dict.fromkeys(variant.method for variant in methods.values()))
+    losses = [METHODS[name].bind() for name in distinct]
+    which = [distinct.index(variant.method) for variant in methods.values()]
+    gaps = [variant.least_gap for variant in methods.values()]
+    policy = bandit.policy()
+
+    def run_one(
+        loss: Int[Array, ""],
+        seed: Int[Array, ""],
+        start: Start,
+        learning_rates: Float[Array, " n"],
+        least_gaps: Float[Array, " n"],
+        which: Int[Array, " n"],
+        reference_log_probs: Float[Array, " K"],
+        reward: ArrayLike = PEAKS["R1"],
+        batch: ArrayLike | None = None,
+        passes: ArrayLike = steps,
+        temperature: ArrayLike = 1.0,
+        contexts: int = contexts,
+    ) -> dict[str, Array]:
+        params = jax.tree.map(lambda leaf: leaf[seed], start.params)
+        problem = CategoricalBandit(
+            bump_reward(NUM_ARMS, reward, bandit.width), reference_log_probs
+        )
+        everything = contexts * bandit.responses
+        schedule = Schedule(
+            steps=steps,
+            group=bandit.responses,
+            minibatch=minibatch or everything,
+            batch=everything if batch is None else batch,
+            passes=passes,
+            most_batch=most_batch,
+        )
+        collect = on_bandit(
+            policy,
+            problem,
+            schedule,
+            prompts=start.contexts[seed, :contexts],
+            label=lambda _, rewards: preferences_by_reward(rewards, least_gaps[loss]),
+        )
+        return train(
+            split_seed(seed).training,
+            policy,
+            params,
+            switch(which[loss], losses),
+            collect,
+            schedule,
+            optax.adam(learning_rates[loss]),
+            lambda p: judge_policy(
+                policy, p, start.fresh[seed], problem.reward, reference_log_probs
+            ),
+            record,
+            behaviour=temper(params, temperature),
+        )
+
+    peaks = {"reward": [PEAKS[name] for name in axes["reward"]]} if "reward" in axes else {}
+    dataset = sweep(
+        run_one,
+        {"loss": np.arange(len(methods)), **axes, **peaks, "seed": np.arange(bandit.seeds)},
+        fixed={
+            "start": make_starts(bandit),
+            "learning_rates": np.array([LEARNING_RATES[m.family] for m in chosen], np.float32),
+            "least_gaps": np.array(gaps, np.float32),
+            "which": np.array(which),
+            "reference_log_probs": tanh_cauchy_reference(NUM_ARMS),
+        },
+        dims=["step"],
+        coords={"step": list(record)},
+        attributes=ATTRIBUTES,
+        block_runs=BLOCK_RUNS,
+    )
+    dataset = dataset.assign_coords(loss=list(methods))
+    if peaks:
+        dataset = dataset.assign_coords(reward=list(axes["reward"]))
+    require_not_diverged(dataset)
+    return dataset
+
+
+def temper(layers: list[Dense], temperature: ArrayLike) -> list[Dense]:
+    """The network whose policy is π^(1/τ)/Z: its last layer divided by τ."""
+    *hidden, last = layers
+    return [*hidden, jax.tree.map(lambda x: x / temperature, last)]
+
+
+def judge_policy(
+    policy: Policy,
+    params: Params,
+    contexts: Float[Array, "n d"],
+    reward: Float[Array, " K"],
+    reference_log_probs: Float[Array, " K"],
+) -> dict[str, Float[Array, ""]]:
+    """Expected reward and KL from the reference, exact given the contexts, averaged over them."""
+    log_probs = jax.vmap(policy.log_probs, in_axes=(None, 0))(params, contexts)
+    return {
+        "expected_reward": jnp.mean(jnp.exp(log_probs) @ reward),
+        "reference_kl": jnp.mean(distributions.kl_divergence(log_probs, reference_log_probs)),
+    }
+
+
+def make_starts(bandit: Bandit) -> Start:
+    """A distilled network and fresh contexts for every seed."""
+    return pretraining.make_starts(
+        bandit.policy(),
+        jnp.arange(bandit.seeds),
+        tanh_cauchy_reference(NUM_ARMS),
+        context_size=bandit.context_size,
+        training_contexts=bandit.most_contexts,
+        fresh_contexts=bandit.fresh_contexts,
+    )

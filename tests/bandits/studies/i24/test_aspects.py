@@ -1,0 +1,417 @@
+"""What the recipes of I24 come to: the learned reward, prompts, data, tuning and training."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import special
+
+from bandits.contextual import draw_preferences, random_contextual_bandit
+from bandits.metrics import DIVERGED_AT
+from bandits.studies.i24 import aspects
+from bandits.studies.i24.aspects import (
+    GENERAL,
+    POLICIES,
+    TARGET,
+    Aspects,
+    Recipe,
+    prepare,
+    train_recipes,
+    tuned,
+)
+from theory.checks import InvalidInput
+
+KEY = jax.random.key(20240414)
+D, K = 4, 3
+TINY = Aspects(
+    num_arms=K,
+    num_features=D,
+    most_pairs=40,
+    most_prompts=20,
+    reward_steps=60,
+    steps=30,
+    minibatch=8,
+    learning_rates=(0.02, 0.1),
+    betas=(0.1,),
+    widths=(8,),
+    fresh=64,
+    seeds=3,
+)
+BEST = Recipe(pairs=40, label_noise=0.0, reward_features=D, reward_pairs=40)
+RECIPES = {"best": BEST, "flipped": BEST._replace(label_noise=1.0)}
+
+fit_reward = jax.jit(aspects._fit_reward, static_argnums=0)
+training_prompts = jax.jit(aspects._training_prompts, static_argnums=0)
+dataset_of = jax.jit(aspects._dataset)
+
+
+@pytest.fixture(scope="module")
+def bandit():
+    return random_contextual_bandit(KEY, K, D)
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    return prepare(TINY, RECIPES)
+
+
+@pytest.fixture(scope="module")
+def trained(prepared):
+    """Both methods and both classes of policies, in two programs."""
+    return {
+        (method, policy): train_recipes(TINY, method, list(RECIPES), prepared, policy)
+        for method, policy in (("ppo", "linear"), ("dpo", "network"))
+    }
+
+
+# The learned reward
+
+
+@pytest.fixture(scope="module")
+def much(bandit):
+    """Many pairs without noise."""
+    settings = dataclasses.replace(TINY, most_pairs=4000, reward_steps=200)
+    prompts = bandit.draw_prompts(KEY, GENERAL, 4000)
+    pairs = draw_preferences(KEY, bandit, prompts, temperature=0.1)
+    recipe = BEST._replace(pairs=4000, reward_pairs=4000)
+    return settings, prompts, pairs, recipe
+
+
+def test_the_reward_model_recovers_the_order_of_true_rewards_with_many_clean_pairs(bandit, much):
+    learned = np.asarray(fit_reward(*much))
+    fresh = bandit.draw_prompts(jax.random.key(1), GENERAL, 200)
+    true, found = np.asarray(bandit.rewards(fresh)), np.asarray(fresh @ learned)
+    gaps, learned_gaps = (r[:, :, None] - r[:, None, :] for r in (true, found))
+    clear = gaps > 0.1
+    assert clear.sum() > 200
+    assert (learned_gaps[clear] > 0).mean() > 0.995
+    # Centred, the weights are the true ones, up to the temperature and a shrinkage by the ridge.
+    centred = [w - w.mean(axis=1, keepdims=True) for w in (np.asarray(bandit.weights), learned)]
+    assert np.corrcoef(*(w.ravel() for w in centred))[0, 1] > 0.99
+
+
+def test_flipped_labels_teach_the_opposite(bandit, much):
+    settings, prompts, pairs, recipe = much
+    learned, opposite = (fit_reward(settings, prompts, p, recipe) for p in (pairs, pairs[:, ::-1]))
+    np.testing.assert_allclose(opposite, -learned, atol=1e-3)
+
+
+@pytest.mark.parametrize(("features", "seen"), [(1, [0]), (2, [0, 2]), (4, [0, 1, 2, 3])])
+def test_the_reward_model_sees_nothing_of_hidden_features(much, features, seen):
+    settings, prompts, pairs, recipe = much
+    recipe = recipe._replace(reward_features=features)
+    hidden = np.setdiff1d(np.arange(D), seen)
+    learned = np.asarray(fit_reward(settings, prompts, pairs, recipe))
+    assert (learned[hidden] == 0).all()
+    assert (learned[seen] != 0).all()
+    other = prompts.at[:, hidden].set(7.0)
+    np.testing.assert_array_equal(fit_reward(settings, other, pairs, recipe), learned)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 6, 8, 12])
+def test_as_many_features_are_seen_as_asked_and_some_of_either_domain(count):
+    settings = dataclasses.replace(TINY, num_features=12, most_pairs=4, reward_steps=2)
+    prompts = jnp.ones((4, 12))
+    pairs = jnp.array([[0, 1]] * 4)
+    learned = fit_reward(settings, prompts, pairs, Recipe(4, reward_pairs=4, reward_features=count))
+    seen = np.asarray(learned != 0).any(axis=1)
+    assert seen.sum() == count
+    if count > 1:
+        assert abs(int(seen[:6].sum()) - int(seen[6:].sum())) <= 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "first"),
+    [
+        (BEST._replace(reward_pairs=10), 10),
+        (BEST._replace(pairs=10), 10),
+        (BEST._replace(pairs=15, reward_pairs=10), 10),
+        (BEST, 40),
+    ],
+)
+def test_the_reward_model_is_fitted_to_the_first_pairs_alone(bandit, recipe, first):
+    prompts = bandit.draw_prompts(KEY, GENERAL, 40)
+    pairs = draw_preferences(KEY, bandit, prompts)
+    learned = fit_reward(TINY, prompts, pairs, recipe)
+    others = jnp.arange(40)[:, None] >= first
+    changed = fit_reward(
+        TINY, jnp.where(others, 9.0, prompts), jnp.where(others, pairs[:, ::-1], pairs), recipe
+    )
+    np.testing.assert_array_equal(changed, learned)
+    last = jnp.arange(40)[:, None] == first - 1
+    differ = fit_reward(TINY, prompts, jnp.where(last, jnp.array([0, 2]), pairs), recipe)
+    again = fit_reward(TINY, prompts, jnp.where(last, jnp.array([2, 0]), pairs), recipe)
+    assert (np.asarray(differ) != np.asarray(again)).any()
+
+
+def test_two_equal_responses_teach_nothing(bandit):
+    prompts = bandit.draw_prompts(KEY, GENERAL, 40)
+    learned = fit_reward(TINY, prompts, jnp.full((40, 2), 1), BEST)
+    np.testing.assert_array_equal(learned, 0)
+
+
+# Prompts
+
+
+def uses(prompts, labelled, bandit, key):
+    """How often each labelled prompt, general one and target one is among the prompts."""
+    general_key, target_key, _ = jax.random.split(key, 3)
+    general = bandit.draw_prompts(general_key, GENERAL, TINY.most_prompts)
+    target = bandit.draw_prompts(target_key, TARGET, TINY.most_prompts)
+    assert len(prompts) == TINY.most_pairs + 2 * TINY.most_prompts
+    is_one = [
+        np.isclose(np.asarray(prompts)[:, None], kind, atol=1e-5).all(-1)
+        for kind in (labelled, general, target)
+    ]
+    assert (np.concatenate(is_one, axis=1).sum(1) == 1).all()
+    return [found.sum(0) for found in is_one]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "general", "target"),
+    [(1, 0, 0), (40, 0, 0), (7, 0, 0), (5, 10, 0), (5, 0, 20), (5, 20, 3), (40, 20, 20)],
+)
+def test_the_asked_prompts_and_no_others_are_used_equally_often(bandit, pairs, general, target):
+    recipe = BEST._replace(pairs=pairs, general_prompts=general, target_prompts=target)
+    labelled = bandit.draw_prompts(jax.random.key(1), GENERAL, TINY.most_pairs)
+    prompts = training_prompts(TINY, KEY, bandit, labelled, recipe)
+    least, left_over = divmod(len(prompts), pairs + general + target)
+    found = uses(prompts, labelled, bandit, KEY)
+    for times, asked in zip(found, (pairs, general, target), strict=True):
+        assert not times[asked:].any()
+        assert np.isin(times[:asked], [least, least + 1]).all()
+    assert (np.concatenate(found) == least + 1).sum() == left_over
+
+
+def test_chance_decides_which_prompts_are_used_once_more(bandit):
+    """Of 2 labelled prompts and 1 of the target domain, 2 are used 27 times and 1 is 26 times."""
+    recipe = BEST._replace(pairs=2, target_prompts=1)
+    labelled = bandit.draw_prompts(jax.random.key(1), GENERAL, TINY.most_pairs)
+    more = []
+    for key in jax.random.split(KEY, 60):
+        prompts = training_prompts(TINY, key, bandit, labelled, recipe)
+        of_labelled, _, of_target = uses(prompts, labelled, bandit, key)
+        more.append(np.array([*of_labelled[:2], of_target[0]]) == 27)
+    np.testing.assert_allclose(np.mean(more, axis=0), 2 / 3, atol=0.2)
+
+
+# DPO's data
+
+
+def test_the_dataset_repeats_the_first_pairs_and_ignores_those_of_equal_responses(bandit):
+    prompts = bandit.draw_prompts(KEY, GENERAL, 7)
+    pairs = jnp.array([[0, 1], [2, 2], [2, 0], [1, 0], [1, 1], [0, 2], [2, 1]])
+    data = dataset_of(bandit, prompts, pairs, 3)
+    at = [0, 1, 2, 0, 1, 2, 0]
+    np.testing.assert_array_equal(data.contexts, prompts[jnp.array(at)])
+    np.testing.assert_array_equal(data.responses, pairs[jnp.array(at)])
+    first_wins = np.array([[0, 1], [0, 0]])
+    expected = [first_wins * (a != 1) for a in at]
+    np.testing.assert_array_equal(data.groups.pair_weights, expected)
+    logits = np.asarray(prompts[jnp.array(at)] @ bandit.reference_weights, np.float64)
+    reference = np.take_along_axis(special.log_softmax(logits, axis=-1), pairs[jnp.array(at)], 1)
+    for name in ("log_probs", "reference_log_probs", "behaviour_log_probs"):
+        np.testing.assert_allclose(getattr(data.groups, name), reference, rtol=1e-5)
+    np.testing.assert_array_equal(data.groups.rewards, 0)
+
+
+def test_a_dataset_of_all_pairs_holds_each_once(bandit):
+    prompts = bandit.draw_prompts(KEY, GENERAL, 7)
+    pairs = draw_preferences(KEY, bandit, prompts)
+    data = dataset_of(bandit, prompts, pairs, 7)
+    np.testing.assert_array_equal(data.contexts, prompts)
+    np.testing.assert_array_equal(data.responses, pairs)
+
+
+# What is prepared
+
+
+def test_recipes_share_bandits_and_prompts_and_differ_in_what_they_say(prepared):
+    assert prepared.recipes == ("best", "flipped")
+    assert prepared.bandit.weights.shape == (3, D, K)
+    assert prepared.pairs.responses.shape == (2, 3, 40, 2)
+    assert prepared.learned.shape == (2, 3, D, K)
+    assert prepared.prompts.shape == (2, 3, 80, D)
+    assert prepared.fresh.shape == (3, 2, 2, 64, D)
+    best, flipped = prepared.pairs.responses
+    np.testing.assert_array_equal(np.sort(best), np.sort(flipped))
+    assert (np.asarray(best) != np.asarray(flipped)).any(axis=(1, 2)).all()
+    np.testing.assert_array_equal(prepared.prompts[0], prepared.prompts[1])
+    contexts = np.asarray(prepared.pairs.contexts)
+    np.testing.assert_array_equal(contexts[0], contexts[1])
+    assert not (contexts[0, 0] == contexts[0, 1]).any()
+    assert np.corrcoef(np.ravel(prepared.learned[0]), np.ravel(prepared.learned[1]))[0, 1] < -0.3
+
+
+# policies are tuned and judged, are drawn by the key of the training prompts: they are the same.
+def test_fresh_prompts_are_not_those_of_training(prepared):
+    fresh = np.asarray(prepared.fresh)[:, :, GENERAL].reshape(3, -1, 1, D)
+    training = np.asarray(prepared.prompts)[0][:, None]
+    assert not np.isclose(fresh, training, atol=1e-5).all(-1).any()
+
+
+def test_fresh_prompts_have_the_spread_of_their_domain(prepared):
+    fresh = np.asarray(prepared.fresh, np.float64)
+    tuning, judging = fresh[:, 0], fresh[:, 1]
+    assert not (tuning == judging).all(-1).any()
+    own = np.array([[True, True, False, False], [False, False, True, True]])
+    spread = fresh.std(axis=(0, 1, 3))
+    np.testing.assert_allclose(spread, np.where(own, 1.0, 0.3), rtol=0.15)
+
+
+# Tuning
+
+
+def made(**tables):
+    """Hand-made shares: of two recipes, two learning rates, two betas, two seeds, two domains."""
+    dims = ("recipe", "learning_rate", "beta", "seed", "domain")
+    coords = {
+        "recipe": ["a", "b"],
+        "learning_rate": [0.1, 0.2],
+        "beta": [1.0, 2.0],
+        "seed": [0, 1],
+        "domain": ["general", "target"],
+    }
+    return xr.Dataset({name: (dims, values) for name, values in tables.items()}, coords)
+
+
+def test_policies_are_tuned_by_what_is_validated_and_judged_by_their_share():
+    share = np.arange(32.0).reshape(2, 2, 2, 2, 2)
+    validated = np.zeros_like(share)
+    # [learning rate, beta] that is best, by recipe, seed and domain.
+    best = {
+        (0, 0, 0): (0, 1), (0, 1, 0): (1, 0), (1, 0, 0): (0, 0), (1, 1, 0): (1, 1),
+        (0, 0, 1): (1, 1), (0, 1, 1): (0, 0), (1, 0, 1): (1, 0), (1, 1, 1): (0, 1),
+    }  # fmt: skip
+    for (recipe, seed, domain), (rate, beta) in best.items():
+        validated[recipe, rate, beta, seed, domain] = 0.5
+    dataset = made(share=share, validated=validated)
+    found = tuned(dataset)
+    assert set(found.coords) == set(found.dims) == {"recipe", "seed", "domain"}
+    for name in found.dims:
+        np.testing.assert_array_equal(found[name], dataset[name])
+    for (recipe, seed, domain), (rate, beta) in best.items():
+        at = found.isel(recipe=recipe, seed=seed, domain=domain)
+        assert at == share[recipe, rate, beta, seed, domain]
+
+
+def test_what_is_validated_best_need_not_have_the_best_share():
+    share = np.zeros((2, 2, 2, 2, 2))
+    share[:, 0, 0] = 1
+    validated = -share
+    assert (tuned(made(share=share, validated=validated)) == 0).all()
+
+
+# Training
+
+
+@pytest.mark.parametrize("which", [("ppo", "linear"), ("dpo", "network")])
+def test_runs_are_labelled_and_finite_and_none_is_above_the_best_response(trained, which):
+    dataset = trained[which]
+    assert dataset["share"].dims == ("recipe", "learning_rate", "beta", "seed", "domain")
+    assert dataset["recipe"].values.tolist() == list(RECIPES)
+    assert dataset["domain"].values.tolist() == ["general", "target"]
+    np.testing.assert_allclose(dataset["learning_rate"], TINY.learning_rates, rtol=1e-6)
+    assert (dataset[DIVERGED_AT] == -1).all()
+    for name in ("share", "validated"):
+        assert np.isfinite(dataset[name]).all()
+        assert (dataset[name] <= 1 + 1e-5).all()
+    assert (dataset["share"] != dataset["validated"]).all()
+
+
+@pytest.mark.parametrize("which", [("ppo", "linear"), ("dpo", "network")])
+def test_training_gains_true_reward_and_on_flipped_labels_loses_it(trained, which):
+    share = tuned(trained[which]).sel(domain="general").mean("seed")
+    assert share.sel(recipe="best") > 0.15
+    mean = trained[which]["share"].sel(domain="general").mean(["seed", "learning_rate"])
+    assert (mean.sel(recipe="flipped") < 0).all()
+
+
+@pytest.mark.parametrize("names", [["flipped"], ["flipped", "best"]])
+def test_recipes_are_trained_by_name_whatever_their_order(prepared, trained, names):
+    dataset = train_recipes(TINY, "ppo", names, prepared)
+    assert dataset["recipe"].values.tolist() == names
+    expected = trained["ppo", "linear"]["share"].sel(recipe=names)
+    np.testing.assert_allclose(dataset["share"], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("policy_class", POLICIES)
+def test_both_classes_start_at_the_reference_whose_share_is_zero(bandit, policy_class):
+    policy, start = aspects._policy(TINY, policy_class, bandit, KEY)
+    prompts = jnp.stack([bandit.draw_prompts(KEY, domain, 64) for domain in (GENERAL, TARGET)])
+    found = jax.vmap(policy.log_probs, (None, 0))(start, prompts[0])
+    np.testing.assert_allclose(found, bandit.reference_log_probs(prompts[0]), atol=1e-6)
+    np.testing.assert_allclose(aspects._share(bandit, policy, start, prompts), 0, atol=1e-6)
+
+
+def test_the_share_is_one_of_the_best_response_and_linear_in_between(bandit):
+    policy, reference = aspects._policy(TINY, "linear", bandit, KEY)
+    prompts = jnp.stack([bandit.draw_prompts(KEY, domain, 64) for domain in (GENERAL, TARGET)])
+    best = 1e6 * bandit.weights
+    np.testing.assert_allclose(aspects._share(bandit, policy, best, prompts), 1, atol=1e-5)
+    uniform = aspects._share(bandit, policy, jnp.zeros((D, K)), prompts)
+    for found, of_domain in zip(uniform, np.asarray(prompts, np.float64), strict=True):
+        rewards = of_domain @ np.asarray(bandit.weights) / D**0.5
+        start = special.softmax(of_domain @ np.asarray(reference), axis=1)
+        earned = (start * rewards).sum(1).mean()
+        expected = (rewards.mean() - earned) / (rewards.max(1).mean() - earned)
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+# Bad input
+
+
+@pytest.fixture
+def traced_only(monkeypatch):
+    """Runs are traced, not trained."""
+
+    def trace(run, axes, *, fixed, **_):
+        jax.eval_shape(run, **{name: jnp.asarray(v[0]) for name, v in axes.items()}, **fixed)
+        pytest.fail("it was accepted")
+
+    monkeypatch.setattr(aspects, "sweep", trace)
+
+
+@pytest.mark.parametrize(("method", "policy"), [("dop", "linear"), ("ppo", "liner")])
+@pytest.mark.usefixtures("traced_only")
+def test_unknown_methods_and_policies_are_refused(prepared, method, policy):
+    with pytest.raises(InvalidInput):
+        train_recipes(TINY, method, list(RECIPES), prepared, policy)
+
+
+@pytest.mark.usefixtures("traced_only")
+def test_recipes_that_were_not_prepared_are_refused_with_the_nearest_name(prepared):
+    with pytest.raises(InvalidInput, match="unknown recipe 'fliped'; did you mean 'flipped'"):
+        train_recipes(TINY, "ppo", ["best", "fliped"], prepared)
+
+
+@pytest.mark.usefixtures("traced_only")
+def test_no_recipes_are_refused(prepared):
+    with pytest.raises(InvalidInput, match="recipes is empty"):
+        train_recipes(TINY, "ppo", [], prepared)
+    with pytest.raises(InvalidInput, match="recipes is empty"):
+        prepare(TINY, {})
+
+
+# numbers of pairs or prompts that were not used.
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pairs": 41},
+        {"general_prompts": 21},
+        {"target_prompts": 21},
+        {"reward_features": D + 1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_recipe_that_asks_for_more_than_there_is_is_refused(change):
+    with pytest.raises(InvalidInput):
+        prepare(TINY, {"best": BEST, "more": BEST._replace(**change)})
+
+
+def test_a_recipe_out_of_range_is_refused():
+    with pytest.raises(InvalidInput):
+        prepare(TINY, {"best": BEST, "worse": BEST._replace(label_noise=1.5)})

@@ -1,0 +1,466 @@
+"""Four hypotheses: pairs counted, optima solved again by scipy, and claims that can fail."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import optimize, stats
+from scipy.special import log_expit, log_softmax
+
+from bandits.policies import all_sequences
+from bandits.preferences import preference_probabilities
+from bandits.studies.s25 import generation_verification_gap as gap
+from bandits.studies.s25.online_offline_hypotheses import (
+    EXPERIMENT,
+    HELD,
+    HELD_LABELS,
+    LABELS,
+    WIDER,
+    _count_pairs,
+    _gaps,
+    _problem,
+    judge,
+)
+from theory.checks import InvalidInput
+from theory.generation_verification import token_features
+
+SEEDS = 3
+SETTINGS = dataclasses.replace(
+    EXPERIMENT.quick,
+    values=2,
+    seeds=SEEDS,
+    steps=400,
+    verification=gap.Settings(values=2, pairs=(50,), seeds=4),
+)
+BETA = SETTINGS.beta
+FEATURES = np.asarray(token_features(all_sequences(2, 3), 2), np.float64)
+
+
+def of_gap(settings):
+    """What the other study measures: 0.95 by the small search, 0.4 by the large one.
+
+    A random reward is learned by the large one alone, at 0.4 too; one token by all.
+    """
+    random = np.random.default_rng(0)
+    seeds = settings.seeds
+    share = np.empty((3, 1, seeds, 4))
+    share[:, 0] = np.array([[0.95, 0.95, 0.4, 0.4], [0.1, 0.1, 0.4, 0.4], [0.9] * 4])[:, None]
+    share += random.normal(0, 0.01, (3, 1, seeds, 1))
+    # A little for every learner of its own, so that no interval is a point.
+    share += random.normal(0, 1e-3, share.shape)
+    accuracy = np.empty((3, 1, seeds, 2, 4))
+    accuracy[:] = [[0.9, 0.9, 0.6, 0.6], [0.8, 0.8, 0.5, 0.5]]
+    accuracy += random.normal(0, 0.01, accuracy.shape)
+    coords = {
+        "problem": list(gap.PANELS), "pairs": [50], "seed": range(seeds),
+        "judged_on": ["data's law", "best of many"], "learner": list(gap.LEARNERS),
+    }  # fmt: skip
+    return xr.Dataset(
+        {
+            "share": (("problem", "pairs", "seed", "learner"), share),
+            "accuracy": (("problem", "pairs", "seed", "judged_on", "learner"), accuracy),
+            "label_accuracy": (("problem", "pairs", "seed"), np.full((3, 1, seeds), 0.9)),
+        },
+        coords,
+    )
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """The two that are run here; the gap has tests of its own."""
+    asked = []
+
+    def instead(settings):
+        asked.append(settings)
+        return of_gap(settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gap, "run", instead)
+        dataset = EXPERIMENT.run(SETTINGS)
+    assert asked == [SETTINGS.verification]
+    return dataset
+
+
+count_pairs = jax.jit(_count_pairs, static_argnames=("number", "labels"))
+problem = jax.jit(lambda seed: _problem(seed, jnp.asarray(FEATURES, jnp.float32), SETTINGS))
+
+
+@functools.cache
+def problem_of(seed):
+    """Reward, log π_ref, noisy and clean counts, in numpy."""
+    reward, reference, keys = problem(seed)
+    noisy, clean = (
+        count_pairs(
+            key,
+            preference_probabilities(reward, temperature),
+            reference,
+            number=number,
+            labels=labels,
+        )
+        for key, temperature, number, labels in (
+            (keys.noisy_pairs, 1.0, SETTINGS.noisy_pairs, SETTINGS.labels),
+            (keys.clean_pairs, 0.0, SETTINGS.clean_pairs, 1),
+        )
+    )
+    return tuple(np.asarray(x, np.float64) for x in (reward, reference, noisy, clean))
+
+
+def fit(counts, ridge):
+    """Additive reward by maximum likelihood, which is DPO's implicit one on product policies."""
+
+    def loss(w):
+        margins = (FEATURES @ w)[:, None] - FEATURES @ w
+        return -(counts * log_expit(margins)).sum() / counts.sum() + ridge / 2 * w @ w
+
+    return FEATURES @ optimize.minimize(loss, np.zeros(FEATURES.shape[1]), tol=1e-12).x
+
+
+def soft_optimum(reward, reference):
+    return log_softmax(reference + reward / BETA)
+
+
+def kl(one, other):
+    return np.exp(one) @ (one - other)
+
+
+# Pairs
+
+
+def counted(number, key=0, reference=(0.5, 0.3, 0.2), wins=None, labels=1):
+    with np.errstate(divide="ignore"):
+        log_probs = jnp.log(jnp.asarray(reference))
+    size = len(reference)
+    wins = jnp.full((size, size), 0.5) if wins is None else jnp.asarray(wins)
+    key = jax.random.key(key)
+    return np.asarray(count_pairs(key, wins, log_probs, number=number, labels=labels))
+
+
+@pytest.mark.parametrize("number", [1, 20, 150])
+@pytest.mark.parametrize("labels", [1, 2])
+def test_as_many_pairs_are_counted_as_asked_and_none_of_a_response_with_itself(number, labels):
+    for key in range(3):
+        counts = counted(number, key, labels=labels)
+        assert counts.sum() == number * labels
+        np.testing.assert_array_equal((counts + counts.T) % labels, 0)
+        np.testing.assert_array_equal(np.diag(counts), 0)
+        np.testing.assert_array_equal(counts, np.round(counts))
+        assert (counts >= 0).all()
+
+
+def test_pairs_follow_the_reference_without_replacement_and_the_labeller():
+    probs, number = np.array([0.5, 0.3, 0.2]), 40_000
+    wins = np.array([[0.5, 0.9, 0.3], [0.1, 0.5, 0.6], [0.7, 0.4, 0.5]])
+    counts = counted(number, reference=probs, wins=wins)
+    # First i and then j of the rest, or the other way round.
+    drawn = np.outer(probs, probs) * (1 / (1 - probs)[:, None] + 1 / (1 - probs))
+    apart = ~np.eye(3, dtype=bool)
+    expected = (number * drawn * wins)[apart]
+    assert expected.sum() == pytest.approx(number)
+    assert stats.chisquare(counts[apart], expected).pvalue > 1e-3
+
+
+def test_every_label_of_a_pair_is_drawn_of_its_own():
+    """All pairs are of the same two responses: of two labels 0, 1 or 2 are the first's."""
+    wins = np.array([[0.5, 0.7], [0.3, 0.5]])
+    keys = jax.random.split(jax.random.key(0), 3000)
+    log_probs = jnp.log(jnp.array([0.6, 0.4]))
+    count = jax.vmap(lambda key: _count_pairs(key, jnp.asarray(wins), log_probs, 1, 2))
+    first = np.asarray(jax.jit(count)(keys))[:, 0, 1]
+    found = np.bincount(first.astype(int), minlength=3)
+    expected = 3000 * stats.binom(2, 0.7).pmf([0, 1, 2])
+    assert stats.chisquare(found, expected).pvalue > 1e-3
+
+
+def test_an_excluded_response_is_never_drawn():
+    counts = counted(500, reference=(0.6, 0.0, 0.3, 0.1))
+    assert counts.sum() == 500
+    assert not counts[1].any()
+    assert not counts[:, 1].any()
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+def test_a_sure_labeller_is_obeyed_and_keys_differ(labels):
+    wins = np.triu(np.ones((3, 3)), 1) + np.eye(3) / 2
+    counts = counted(200, wins=wins, labels=labels)
+    assert counts.sum() == 200 * labels
+    np.testing.assert_array_equal(np.tril(counts), 0)
+    assert (counted(200, 1) != counted(200, 2)).any()
+
+
+def test_a_problem_is_additive_and_of_its_seed():
+    for seed in range(2):
+        reward, reference, *_ = problem_of(seed)
+        for values in (reward, reference):
+            columns = np.column_stack([FEATURES, np.ones(8)])
+            fitted = columns @ np.linalg.lstsq(columns, values, rcond=None)[0]
+            np.testing.assert_allclose(fitted, values, atol=1e-5)
+        assert np.exp(reference).sum() == pytest.approx(1, abs=1e-6)
+        assert np.ptp(reward - reference) > 0.1
+    assert np.abs(problem_of(0)[0] - problem_of(1)[0]).max() > 0.1
+
+
+# H1 and H2
+
+
+def test_a_small_run_is_labelled(measured):
+    assert measured["label_share"].dims == ("learner", "seed")
+    assert measured["learner"].values.tolist() == list(LABELS)
+    assert measured["reference_kl"].dims == ("loss", "seed", "step")
+    assert measured["held_value"].dims == ("loss", "seed", "step")
+    assert measured["loss"].values.tolist() == list(HELD)
+    assert (measured["step"][0], measured["step"][-1]) == (0, 400)
+    assert measured["gap_share"].dims == ("problem", "gap_seed", "gap_learner")
+    assert measured["accuracy"].dims == ("problem", "gap_seed", "judged_on", "gap_learner")
+    expected = of_gap(SETTINGS.verification).isel(pairs=0)
+    np.testing.assert_array_equal(measured["gap_share"], expected["share"])
+    np.testing.assert_array_equal(measured["accuracy"], expected["accuracy"])
+
+
+def test_offline_dpo_and_learned_labels_end_at_the_optimum_of_the_fitted_reward(measured):
+    """One convex problem, solved by scipy; with true labels the end is the true optimum.
+
+    Of each pair in the data there is half a label more for either order.
+    """
+    for seed in range(SEEDS):
+        reward, reference, noisy, _ = problem_of(seed)
+
+        def value(log_probs, reward=reward, reference=reference):
+            return np.exp(log_probs) @ reward - BETA * kl(log_probs, reference)
+
+        start, best = value(reference), value(soft_optimum(reward, reference))
+        smoothed = noisy + 0.5 * (noisy + noisy.T > 0)
+        assert smoothed.sum() > noisy.sum()
+        learned = value(soft_optimum(fit(smoothed, 0.0), reference))
+        expected = (learned - start) / (best - start)
+        assert expected < 1
+        found = measured["label_share"].sel(seed=seed)
+        for name in LABELS[:2]:
+            assert float(found.sel(learner=name)) == pytest.approx(expected, abs=3e-3)
+        assert float(found.sel(learner=LABELS[2])) == pytest.approx(1, abs=1e-3)
+
+
+def prior_ridges():
+    """By what they are called, of the law of true token rewards and of a wider one."""
+    ridge = 1 / (SETTINGS.clean_pairs * SETTINGS.reward_scale**2)
+    return {"rlhf": ridge, "rlhf, wide prior": ridge / WIDER**2}
+
+
+def test_rlhf_ends_at_the_kl_of_its_soft_optimum_and_all_start_at_the_reference(measured):
+    np.testing.assert_allclose(measured["reference_kl"].sel(step=0), 0, atol=1e-6)
+    for seed in range(SEEDS):
+        _, reference, _, clean = problem_of(seed)
+        for name, ridge in prior_ridges().items():
+            expected = kl(soft_optimum(fit(clean, ridge), reference), reference)
+            found = measured["reference_kl"].sel(loss=name, seed=seed, step=400)
+            assert float(found) == pytest.approx(expected, rel=0.01)
+
+
+def test_values_are_of_the_true_reward_with_the_penalty(measured):
+    for seed in range(SEEDS):
+        reward, reference, _, clean = problem_of(seed)
+        start = measured["held_value"].sel(seed=seed, step=0)
+        np.testing.assert_allclose(start, np.exp(reference) @ reward, atol=1e-5)
+        for name, ridge in prior_ridges().items():
+            end = soft_optimum(fit(clean, ridge), reference)
+            expected = np.exp(end) @ reward - BETA * kl(end, reference)
+            found = measured["held_value"].sel(loss=name, seed=seed, step=400)
+            assert float(found) == pytest.approx(expected, abs=0.02)
+
+
+def test_hypo_stays_nearer_than_dpo(measured):
+    last = measured["reference_kl"].isel(step=-1)
+    assert (last.sel(loss="hypo") < last.sel(loss="dpo")).all()
+    assert (last > 0.1).all()
+
+
+def test_with_a_wide_prior_rlhf_goes_most_of_the_way_to_dpo(measured):
+    """Its class is that of DPO's policies: only the prior of its reward tells them apart."""
+    last = measured["reference_kl"].isel(step=-1)
+    gap = last.sel(loss="dpo") - last.sel(loss="rlhf")
+    assert (gap > 0.1).all()
+    assert (abs(last.sel(loss="dpo") - last.sel(loss="rlhf, wide prior")) < 0.5 * gap).all()
+
+
+# Claims
+
+
+def made(seeds=6):
+    random = np.random.default_rng(1)
+    gaps = of_gap(gap.Settings(pairs=(50,), seeds=seeds)).isel(pairs=0)
+    gaps = gaps.rename(seed="gap_seed", learner="gap_learner")
+    share = np.array([0.9, 0.9, 0.99])[:, None] + random.normal(0, 0.02, seeds)
+    share[1] += random.normal(0, 1e-3, seeds)
+    distance, value = np.zeros((2, 4, seeds, 3))
+    distance[..., 1] = np.array([1.5, 1.5, 1.0, 1.5])[:, None] + random.normal(0, 0.1, (4, seeds))
+    distance[..., 2] = distance[..., 1] + np.array([2.5, 0.1, -0.2, 2.0])[:, None]
+    distance[0, :, 2] += random.normal(0, 0.1, seeds)
+    value[..., 2] = np.array([0.2, 0.6, 0.75, 0.3])[:, None]
+    return xr.Dataset(
+        {
+            "label_share": (("learner", "seed"), share),
+            "reference_kl": (("loss", "seed", "step"), distance),
+            "held_value": (("loss", "seed", "step"), value),
+            "accuracy": gaps["accuracy"],
+            "gap_share": gaps["share"],
+        },
+        {"learner": list(LABELS), "seed": range(seeds), "loss": list(HELD), "step": [0, 5, 9]},
+    )
+
+
+def failing(dataset):
+    return [i for i, claim in enumerate(judge(dataset)) if not claim.holds]
+
+
+def test_every_claim_holds_where_the_finding_does():
+    claims = judge(made())
+    assert [claim.holds for claim in claims] == [True] * 5
+    assert [claim.statement[:2] for claim in claims] == ["H1", "H2", "Wh", "H5", "H6"]
+    assert [claim.effect for claim in claims] == pytest.approx([0, 2.4, 2.7, 0.3, 0.85], abs=0.15)
+    assert all(claim.low < claim.effect < claim.high for claim in claims)
+    beginning = "The exact preference of every pair of its own samples, far more than the data hold"
+    assert claims[0].note.startswith(f"{beginning}, adds 0.09 [")
+
+
+def test_notes_say_where_each_ends_and_how_large_the_gaps_are():
+    dataset = made()
+    dataset["reference_kl"][..., 1] = np.array([1.5, 1.5, 1.2, 1.5])[:, None]
+    dataset["reference_kl"][..., 2] = np.array([4.0, 1.501, 1.0, 3.5])[:, None]
+    share = np.array([[0.95, 0, 0, 0.4], [0, 0, 0.4, 0.41], [0.9, 0, 0, 0.9]])
+    dataset["gap_share"].values[:] = share[:, None]
+    claims = judge(dataset)
+    assert claims[1].note == (
+        "In the second half of the steps DPO moves by 2.5 [2.5, 2.5], HyPO by +0.001. They end at "
+        "DPO 4.00, HyPO 1.50 nats. The true reward less β KL at the end: DPO 0.20, HyPO 0.60, "
+        "RLHF 0.75, RLHF, wide prior 0.30."
+    )
+    assert claims[2].note == (
+        "RLHF ends at 1.00 nats with the narrow prior and at 3.50 with the wide one; DPO, which "
+        "has none, at 4.00."
+    )
+    assert claims[4].note == (
+        "The gaps: additive 0.55 [0.55, 0.55], random -0.41 [-0.41, -0.41], one token 0 [0, 0]."
+    )
+    dataset["gap_share"].loc[{"problem": "one token", "gap_learner": gap.DPO_ALL}] += 1e-6
+    assert judge(dataset)[4].note.endswith("one token 0 [0, 0].")  # no −0
+
+
+def set_to(name, value, **where):
+    return lambda dataset: dataset[name].loc.__setitem__(where, value)
+
+
+SPREAD = xr.DataArray([1.0, -1.0] * 3, dims="seed")
+GAP_SPREAD = SPREAD.rename(seed="gap_seed")
+
+
+def added(name, value, **where):
+    def change(dataset):
+        dataset[name].loc[where] += value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (added("label_share", 0.03, learner=LABELS[1]), [0]),
+        (added("label_share", -0.03, learner=LABELS[1]), [0]),
+        (added("label_share", 0.05 * SPREAD, learner=LABELS[1]), [0]),
+        (added("label_share", 0.3, learner=LABELS[2]), []),
+        (set_to("reference_kl", 1.0, loss="dpo"), [1]),
+        (set_to("reference_kl", 4.5, loss="dpo", step=5), [1]),  # it no longer moves
+        (set_to("reference_kl", 9.0, loss="hypo", step=9), [1]),
+        (added("reference_kl", 2.4, loss="hypo", step=9), [1]),  # as far as DPO
+        (set_to("reference_kl", 1.0, loss="hypo"), []),
+        (added("reference_kl", 9 * SPREAD, loss="dpo", step=9), [1]),
+        (set_to("reference_kl", 1.0, loss="dpo", step=0), []),
+        (set_to("reference_kl", 9.0, loss="rlhf", step=9), [2]),
+        (set_to("reference_kl", 0.7, loss="rlhf, wide prior", step=9), [2]),
+        (added("reference_kl", 9 * SPREAD, loss="rlhf, wide prior", step=9), [2]),
+        (set_to("reference_kl", 9.0, loss="rlhf, wide prior", step=5), []),
+        (set_to("accuracy", 0.9, judged_on="best of many", gap_learner=gap.DPO_ALL), [3]),
+        (
+            added("accuracy", 2 * GAP_SPREAD, judged_on="best of many", gap_learner=gap.DPO_ALL),
+            [3],
+        ),
+        (set_to("accuracy", 0.9, judged_on="data's law", gap_learner=gap.DPO_ALL), []),
+        (set_to("accuracy", 0.9, problem="random", gap_learner=gap.DPO_ALL), []),
+        (set_to("gap_share", 0.05, problem="simple", gap_learner=gap.RLHF_ADDITIVE), [4]),
+        (set_to("gap_share", 0.97, problem="random", gap_learner=gap.RLHF_ADDITIVE), [4]),
+        (set_to("gap_share", 0.97, problem="random", gap_learner=gap.RLHF_TABLE), []),
+        (set_to("gap_share", 0.1, problem="one token", gap_learner=gap.RLHF_ADDITIVE), []),
+        (added("gap_share", 9 * GAP_SPREAD, problem="simple", gap_learner=gap.RLHF_ADDITIVE), [4]),
+    ],
+)
+def test_each_finding_that_fails_fails_its_claim_and_no_other(change, expected):
+    dataset = made()
+    change(dataset)
+    assert failing(dataset) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "claim"),
+    [("label_share", 0), ("reference_kl", 1), ("accuracy", 3), ("gap_share", 4)],
+)
+@pytest.mark.parametrize("first", [True, False], ids=["one", "all"])
+def test_results_that_are_undefined_do_not_hold(name, claim, first):
+    dataset = made()
+    seed = "seed" if "seed" in dataset[name].dims else "gap_seed"
+    dataset[name].loc[{seed: 0} if first else {}] = np.nan
+    try:
+        found = failing(dataset)
+    except InvalidInput:  # an interval refuses them
+        return
+    assert claim in found
+
+
+def test_the_gap_is_that_of_one_learner_over_another_on_all_problems():
+    dataset = made()
+    assert list(_gaps(dataset)) == list(gap.PANELS)
+    for problem, found in _gaps(dataset).items():
+        one = dataset["gap_share"].sel(problem=problem).values
+        np.testing.assert_allclose(found, one[:, 0] - one[:, 3])
+
+
+def test_the_middle_is_the_record_nearest_to_half_of_the_steps():
+    """Records are spaced by logarithms: of 0, 1, 4, 6 and 9 it is 4."""
+    dataset = made().isel(step=[0, 0, 1, 2, 2]).assign_coords(step=[0, 1, 4, 6, 9])
+    path = dataset["reference_kl"].sel(loss="dpo")
+    moved = float((path[:, 4] - path[:, 2]).mean())
+    assert f"DPO moves by {moved:.3f} [" in judge(dataset)[1].note
+
+
+def test_quick_settings_are_not_vouched_for():
+    for scale, asserted in (("quick", False), ("full", True)):
+        claims = EXPERIMENT.claims(made().assign_attrs(scale=scale))
+        assert {claim.asserted for claim in claims} == {asserted}
+
+
+def test_the_figure_has_a_panel_a_hypothesis(measured):
+    figure = EXPERIMENT.draw(measured)
+    figure.draw_without_rendering()
+    assert [axes.get_title()[:2] for axes in figure.axes] == ["H1", "H2", "H5", "H6"]
+    assert [axes.get_subplotspec().get_geometry()[:3] for axes in figure.axes] == [
+        (2, 2, place) for place in range(4)
+    ]
+    labels, held, generalise, gaps = figure.axes
+
+    def heights(axes):
+        return [bar.get_height() for bar in axes.patches]
+
+    means = measured["label_share"].mean("seed")
+    np.testing.assert_allclose(heights(labels), means, rtol=1e-5)
+    assert [line.get_label() for line in held.lines] == list(HELD_LABELS)
+    assert HELD_LABELS == ("DPO", "HyPO", "RLHF", "RLHF, wide prior")
+    assert len({(line.get_color(), line.get_linestyle()) for line in held.lines}) == 4
+    for line, name in zip(held.lines, HELD, strict=True):
+        path = measured["reference_kl"].sel(loss=name).mean("seed")[1:]
+        np.testing.assert_allclose(line.get_ydata(), path, rtol=1e-5)
+    accuracy = measured["accuracy"].sel(problem="simple").mean("gap_seed")
+    both = [accuracy.sel(gap_learner=name).values for name in (gap.RLHF_ADDITIVE, gap.DPO_ALL)]
+    np.testing.assert_allclose(heights(generalise), np.concatenate(both))
+    expected = [float(values.mean()) for values in _gaps(measured).values()]
+    np.testing.assert_allclose(heights(gaps), expected, atol=1e-12)

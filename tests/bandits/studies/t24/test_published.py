@@ -1,0 +1,165 @@
+"""The published bandit, tiny: where runs start, what is recorded, and what each setting changes."""
+
+import jax
+import numpy as np
+import pytest
+
+from bandits.environments import bump_reward, tanh_cauchy_reference
+from bandits.studies.t24 import published
+from bandits.studies.t24.published import (
+    NUM_ARMS,
+    Bandit,
+    Variant,
+    judge_policy,
+    run_methods,
+    temper,
+)
+from theory.checks import InvalidInput
+
+BANDIT = Bandit(context_size=4, seeds=2, most_contexts=6, fresh_contexts=4)
+STEPS, CONTEXTS = 6, 4
+judge = jax.jit(judge_policy, static_argnums=0)
+VARIANTS = {
+    "best_of_n": Variant("best_of_n"),
+    "ipo": Variant("ipo"),
+    "published pairs": Variant("preference_likelihood"),
+    "all pairs": Variant("preference_likelihood", least_gap=0.0),
+    "no pairs": Variant("preference_likelihood", least_gap=9.0),
+}
+
+
+@pytest.fixture(scope="module")
+def starts():
+    return published.make_starts(BANDIT)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    axes = {"reward": ["R1", "R2"], "passes": [1, STEPS], "temperature": [1.0, 4.0]}
+    return run_methods(BANDIT, VARIANTS, axes, steps=STEPS, contexts=CONTEXTS, record=(0, 3, STEPS))
+
+
+def one_start(starts, seed=0):
+    return jax.tree.map(lambda leaf: leaf[seed], starts)
+
+
+def test_every_seed_starts_at_the_reference_with_contexts_of_its_own(starts):
+    assert starts.contexts.shape == (2, 6, 4)
+    assert starts.fresh.shape == (2, 4, 4)
+    rows = np.concatenate([starts.contexts, starts.fresh], axis=1).reshape(-1, 4)
+    assert len(np.unique(rows, axis=0)) == 20
+    assert (rows >= 0).all()
+    assert (rows <= 1).all()
+    first, second = (jax.tree.leaves(one_start(starts.params, seed)) for seed in (0, 1))
+    assert all((a != b).any() for a, b in zip(first, second, strict=True))
+    reference = tanh_cauchy_reference(NUM_ARMS)
+    start = one_start(starts)
+    judged = judge(BANDIT.policy(), start.params, start.contexts, reference, reference)
+    assert 0 < judged["reference_kl"] < 0.05
+
+
+def test_a_policy_is_judged_by_its_means_over_contexts(starts):
+    start, policy = one_start(starts), BANDIT.policy()
+    reward = bump_reward(NUM_ARMS, 20, 10.0)
+    reference = tanh_cauchy_reference(NUM_ARMS)
+    log_p = np.array(jax.vmap(policy.log_probs, (None, 0))(start.params, start.fresh), float)
+    found = judge(policy, start.params, start.fresh, reward, reference)
+    kl = (np.exp(log_p) * (log_p - np.array(reference, float))).sum(axis=1)
+    expected = (np.exp(log_p) @ np.array(reward, float)).mean()
+    assert found["expected_reward"] == pytest.approx(expected, rel=1e-5)
+    assert found["reference_kl"] == pytest.approx(kl.mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_tempering_divides_the_log_probabilities(starts, temperature):
+    start, policy = one_start(starts), BANDIT.policy()
+    found = policy.log_probs(temper(start.params, temperature), start.fresh[0])
+    expected = jax.nn.log_softmax(policy.log_probs(start.params, start.fresh[0]) / temperature)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_policy_is_the_same_object_for_equal_bandits():
+    assert BANDIT.policy() is Bandit(context_size=4, seeds=9).policy()
+
+
+def test_results_are_labelled_and_in_range(measured):
+    dims = ("loss", "reward", "passes", "temperature", "seed", "step")
+    assert measured["expected_reward"].dims == measured["reference_kl"].dims == dims
+    assert measured["loss"].values.tolist() == list(VARIANTS)
+    assert measured["reward"].values.tolist() == ["R1", "R2"]
+    assert measured["passes"].values.tolist() == [1, STEPS]
+    assert measured["step"].values.tolist() == [0, 3, STEPS]
+    assert ((measured["expected_reward"] >= 0) & (measured["expected_reward"] <= 1)).all()
+    assert (measured["reference_kl"] >= 0).all()
+    assert measured["reference_kl"].attrs["units"] == "nats"
+
+
+def test_all_runs_of_a_seed_start_at_one_policy_and_the_seeds_differ(measured):
+    start = measured.isel(step=0)
+    for name in ("expected_reward", "reference_kl"):
+        seeds = start[name].transpose("seed", "reward", ...).values.reshape(2, 2, -1)
+        np.testing.assert_allclose(seeds - seeds[..., :1], 0, atol=1e-6)
+    kl = start["reference_kl"].isel(loss=0, reward=0, passes=0, temperature=0)
+    assert kl[0] != kl[1]
+    assert (kl < 0.05).all()
+
+
+def test_the_rewards_are_far_and_near(measured):
+    start = measured["expected_reward"].isel(step=0)
+    assert (start.sel(reward="R1") < 0.15).all()
+    assert (start.sel(reward="R2") > 0.3).all()
+
+
+def final(dataset, **where):
+    return dataset["expected_reward"].isel(step=-1).sel(**where).values
+
+
+def test_a_run_alone_equals_the_same_run_beside_others_and_is_offline_by_default(measured):
+    everything = CONTEXTS * BANDIT.responses
+    alone = run_methods(
+        BANDIT,
+        ["ipo"],
+        {"reward": ["R2"], "batch": [everything]},
+        steps=STEPS,
+        contexts=CONTEXTS,
+        record=(0, 3, STEPS),
+        most_batch=everything,
+    )
+    among = measured.sel(loss="ipo", reward="R2", passes=STEPS, temperature=1.0)
+    assert alone["expected_reward"].dims == ("loss", "reward", "batch", "seed", "step")
+    for name in ("expected_reward", "reference_kl"):
+        np.testing.assert_allclose(alone[name].squeeze(), among[name], rtol=1e-3, atol=1e-4)
+
+
+def test_offline_and_on_policy_runs_share_their_first_samples_and_part_later(measured):
+    for name in ("best_of_n", "ipo"):
+        on_policy, offline = (
+            final(measured, loss=name, reward="R2", passes=t, temperature=1.0) for t in (1, STEPS)
+        )
+        assert (np.abs(on_policy - offline) > 1e-4).all()
+
+
+def test_the_temperature_of_the_offline_data_matters(measured):
+    narrow, wide = (
+        final(measured, loss="ipo", reward="R2", passes=STEPS, temperature=t) for t in (1.0, 4.0)
+    )
+    assert (np.abs(narrow - wide) > 1e-4).all()
+
+
+def test_the_least_gap_of_a_variant_decides_which_pairs_it_learns_from(measured):
+    published_pairs, all_pairs, no_pairs = (
+        final(measured, loss=name, reward="R1", passes=STEPS, temperature=1.0)
+        for name in ("published pairs", "all pairs", "no pairs")
+    )
+    assert (np.abs(published_pairs - all_pairs) > 1e-4).all()
+    start = measured["expected_reward"].sel(loss="no pairs", reward="R1").isel(step=0)
+    np.testing.assert_allclose(no_pairs, start.isel(passes=0, temperature=0), rtol=1e-5)
+
+
+def test_a_divergence_is_refused(monkeypatch):
+    monkeypatch.setitem(published.LEARNING_RATES, "contrastive", 3e38)
+    with (
+        pytest.warns(UserWarning, match="NaN"),
+        pytest.raises(InvalidInput, match=r"2 of 2 runs diverged, the first after \d+ steps at"),
+    ):
+        run_methods(BANDIT, ["ipo"], {"reward": ["R2"]}, steps=3, contexts=CONTEXTS)
