@@ -8,7 +8,8 @@ import functools
 from collections.abc import Iterator
 
 from bandits.bench.base import Measurement, cost, interleaved
-from bandits.studies.t24.published import Bandit, run_methods
+from bandits.studies.t24.published import PEAKS, Bandit, run_methods
+from bandits.sweeps import choices
 
 SEEDS = 40
 PUBLISHED_SECONDS = {"ipo": "315 to 540", "best_of_n": "18 to 48"}
@@ -17,14 +18,14 @@ PUBLISHED_SECONDS = {"ipo": "315 to 540", "best_of_n": "18 to 48"}
 
 def published_runs(repeats: int) -> Iterator[Measurement]:
     """Seconds a run, compilation included unless the compilation cache is on."""
-    bandit, rewards = Bandit(seeds=SEEDS), ["R1", "R2"]
+    bandit = Bandit(seeds=SEEDS)
 
     def run(method: str) -> None:
-        run_methods(bandit, [method], {"reward": rewards}, contexts=5, steps=200)
+        run_methods(bandit, [method], {"reward": choices(PEAKS)}, contexts=5, steps=200)
 
     workloads = {method: functools.partial(run, method) for method in PUBLISHED_SECONDS}
     seconds = interleaved(workloads, repeats)
     for method, measured in seconds.items():
-        runs = len(rewards) * SEEDS
+        runs = len(PEAKS) * SEEDS
         note = f"the published code took {PUBLISHED_SECONDS[method]} s; ours in a sweep of {runs}"
         yield cost(f"published run: {method}", measured, "s a run", runs, note=note)

@@ -28,23 +28,10 @@ from bandits.policies import tabular_softmax
 from bandits.preferences import covering_fraction, label_pairs
 from bandits.search import parse_spec, plan
 from bandits.simulate import simulate
-from bandits.studies.i24 import aspects, overoptimisation
-from bandits.studies.s25 import (
-    coverage_sweep,
-    generation_verification_gap,
-    kl_projections,
-    online_offline_hypotheses,
-    rlhf_dpo_equivalence,
-    simplex_paths,
-)
-from bandits.studies.t24 import (
-    combinatorial,
-    geometry_map,
-    lemmas,
-    mass_relocation,
-    preference_log_probs,
-    weights,
-)
+from bandits.studies import STUDIES, Experiment
+from bandits.studies.i24 import aspects
+from bandits.studies.s25 import generation_verification_gap
+from bandits.studies.t24 import preference_log_probs
 from bandits.studies.t24.lengths import Lengths, train_lengths
 from bandits.studies.t24.published import LEARNING_RATES, LEAST_GAP, Bandit, run_methods
 from bandits.sweeps import programs, sweep
@@ -168,13 +155,20 @@ ASPECTS = dataclasses.replace(
 SMALL = {"steps": 4, "seeds": 4, "groups": 3, "instances": 3, "problems": 2, "judged": 4}
 
 
-def quick(module):
+def quick(name):
     """Run a study at quick settings, and less of them still where that uses as many keys."""
-    settings = module.EXPERIMENT.quick
-    fields = {field.name for field in dataclasses.fields(settings)}
-    return lambda: module.run(
-        dataclasses.replace(settings, **{n: v for n, v in SMALL.items() if n in fields})
-    )
+    study = STUDIES[name]
+    fields = dataclasses.fields(study.full if isinstance(study, Experiment) else study)
+    changes = {field.name: SMALL[field.name] for field in fields if field.name in SMALL}
+    if isinstance(study, Experiment):
+        study.run(dataclasses.replace(study.quick, **changes))
+    else:
+        study(**(study.quick | changes)).run()
+
+
+def module_of(name):
+    """The module of a study, or of what studies share."""
+    return STUDIES[name].run.__module__.rpartition(".")[2] if name in STUDIES else name
 
 
 def with_own_keys():
@@ -217,18 +211,18 @@ RUNS = {
     "lengths": run_lengths,
     "aspects": run_aspects,
     **{
-        module.__name__.rpartition(".")[2]: quick(module)
-        for module in (
-            combinatorial, coverage_sweep, generation_verification_gap, geometry_map,
-            kl_projections, lemmas, mass_relocation, online_offline_hypotheses, overoptimisation,
-            rlhf_dpo_equivalence, simplex_paths, weights,
+        name: functools.partial(quick, name)
+        for name in (
+            "combinatorial", "coverage_sweep", "generation_verification_gap", "geometry_map",
+            "kl_projections", "lemmas", "mass_relocation", "online_offline_hypotheses",
+            "overoptimisation", "rlhf_dpo_equivalence", "simplex_paths", "weights",
         )
     },
 }  # fmt: skip
 
 
 def test_every_study_with_keys_of_its_own_is_run_here():
-    assert with_own_keys() == set(RUNS)
+    assert with_own_keys() == set(map(module_of, RUNS))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -12,10 +12,10 @@ from bandits import plotting
 from bandits.studies import curves
 from bandits.studies.base import Claim
 from bandits.studies.study import Study, claim, surely_below
-from bandits.studies.t24.published import Bandit, Variant, run_methods
-from bandits.sweeps import static
+from bandits.studies.t24.published import PEAKS, Bandit, Variant, run_methods
+from bandits.sweeps import choices, static
 
-FAR_AND_NEAR = ["R1", "R2"]
+FAR_AND_NEAR = choices(PEAKS)
 
 
 class DataDistribution(Study):
@@ -185,7 +185,7 @@ class SampleReuse(Study):
         """Above, reward against T after all steps; below, on R1 against the samples so far."""
         figure, panels = plotting.new_grid(2, 2, 13, 10, (0.07, 0.07, 0.985, 0.96), 0.06, 0.3)
         steps = int(dataset["step"][-1])
-        for axes, reward in zip(panels[0], FAR_AND_NEAR, strict=True):
+        for axes, reward in zip(panels[0], PEAKS, strict=True):
             for method in cls.METHODS:
                 one = dataset["expected_reward"].sel(loss=method, reward=reward, step=steps)
                 curves.draw_means(axes, one, "passes", method)

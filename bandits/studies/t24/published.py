@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 from bandits import pretraining
 from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.keys import split_seed
-from bandits.losses import METHODS, preferences_by_reward, switch
+from bandits.losses import METHODS, Loss, preferences_by_reward
 from bandits.metrics import ATTRIBUTES
 from bandits.policies import Params, Policy
 from bandits.policies.network import Dense
@@ -33,7 +33,7 @@ from bandits.pretraining import BLOCK_RUNS as BLOCK_RUNS
 from bandits.pretraining import Start as Start
 from bandits.pretraining import published_network
 from bandits.studies.curves import require_not_diverged
-from bandits.sweeps import sweep
+from bandits.sweeps import choices, sweep
 from bandits.training import Schedule, on_bandit, train
 from theory import distributions
 
@@ -70,20 +70,34 @@ class Bandit:
     seeds: int = 5
 
     def policy(self) -> Policy:
-        """The network, the same object for equal bandits."""
+        """Return the network, the same object for equal bandits."""
         return published_network(NUM_ARMS, self.context_size)
 
 
-class Variant(NamedTuple):
-    """A method as it is run.
+class Learner(NamedTuple):
+    """What a run trains with.
 
     Attributes:
-      method: its name in `bandits.losses.METHODS`.
+      loss: the method.
+      learning_rate: of Adam.
       least_gap: pairs of responses whose rewards differ by less are not labelled.
     """
 
+    loss: Loss
+    learning_rate: ArrayLike
+    least_gap: ArrayLike
+
+
+class Variant(NamedTuple):
+    """A method as it is run: its name in `bandits.losses.METHODS`, and `Learner.least_gap`."""
+
     method: str
     least_gap: float = LEAST_GAP
+
+    def learner(self) -> Learner:
+        """Return the method with the learning rate of its family."""
+        method = METHODS[self.method]
+        return Learner(method.bind(), LEARNING_RATES[method.family], self.least_gap)
 
 
 def run_methods(
@@ -102,10 +116,10 @@ def run_methods(
     Args:
       bandit: the problem.
       methods: names from `bandits.losses.METHODS`, or variants by name; the axis ``loss``.
-      axes: others, each a list: ``reward`` (of `PEAKS`); ``batch``, B; ``passes``, T;
-        ``temperature`` of the offline data's law; ``contexts``, marked `static`. Without, B is
-        everything and T all steps: offline training. A `static` B or T costs a program for each
-        value, and saves drawing samples at steps that reuse them.
+      axes: others: ``reward``, `choices` of peaks; and lists: ``batch``, B; ``passes``, T;
+        ``temperature`` of the offline data's law; ``contexts``, marked `static`. Without, the peak
+        is R1's, B is everything and T all steps: offline training. A `static` B or T costs a
+        program for each value, and saves drawing samples at steps that reuse them.
       steps: gradient steps.
       contexts: training prompts.
       record: when the policy is judged.
@@ -118,20 +132,12 @@ def run_methods(
     record = tuple(record or (0, steps))
     if not isinstance(methods, Mapping):
         methods = {name: Variant(name) for name in methods}
-    chosen = [METHODS[variant.method] for variant in methods.values()]
-    distinct = list(dict.fromkeys(variant.method for variant in methods.values()))
-    losses = [METHODS[name].bind() for name in distinct]
-    which = [distinct.index(variant.method) for variant in methods.values()]
-    gaps = [variant.least_gap for variant in methods.values()]
     policy = bandit.policy()
 
     def run_one(
-        loss: Int[Array, ""],
+        loss: Learner,
         seed: Int[Array, ""],
         start: Start,
-        learning_rates: Float[Array, " n"],
-        least_gaps: Float[Array, " n"],
-        which: Int[Array, " n"],
         reference_log_probs: Float[Array, " K"],
         reward: ArrayLike = PEAKS["R1"],
         batch: ArrayLike | None = None,
@@ -144,45 +150,36 @@ def run_methods(
             bump_reward(NUM_ARMS, reward, bandit.width), reference_log_probs
         )
         everything = contexts * bandit.responses
+        batch = everything if batch is None else batch
         schedule = Schedule(
-            steps=steps,
-            group=bandit.responses,
-            minibatch=minibatch or everything,
-            batch=everything if batch is None else batch,
-            passes=passes,
-            most_batch=most_batch,
+            steps, bandit.responses, minibatch or everything, batch, passes, most_batch
         )
         collect = on_bandit(
             policy,
             problem,
             schedule,
             prompts=start.contexts[seed, :contexts],
-            label=lambda _, rewards: preferences_by_reward(rewards, least_gaps[loss]),
+            label=lambda _, rewards: preferences_by_reward(rewards, loss.least_gap),
         )
         return train(
-            split_seed(seed).training,
-            policy,
-            params,
-            switch(which[loss], losses),
-            collect,
-            schedule,
-            optax.adam(learning_rates[loss]),
+            split_seed(seed).training, policy, params, loss.loss, collect, schedule,
+            optax.adam(loss.learning_rate),
             lambda p: judge_policy(
                 policy, p, start.fresh[seed], problem.reward, reference_log_probs
             ),
             record,
             behaviour=temper(params, temperature),
-        )
+        )  # fmt: skip
 
-    peaks = {"reward": [PEAKS[name] for name in axes["reward"]]} if "reward" in axes else {}
     dataset = sweep(
         run_one,
-        {"loss": np.arange(len(methods)), **axes, **peaks, "seed": np.arange(bandit.seeds)},
+        {
+            "loss": choices({name: variant.learner() for name, variant in methods.items()}),
+            **axes,
+            "seed": np.arange(bandit.seeds),
+        },
         fixed={
             "start": make_starts(bandit),
-            "learning_rates": np.array([LEARNING_RATES[m.family] for m in chosen], np.float32),
-            "least_gaps": np.array(gaps, np.float32),
-            "which": np.array(which),
             "reference_log_probs": tanh_cauchy_reference(NUM_ARMS),
         },
         dims=["step"],
@@ -190,15 +187,12 @@ def run_methods(
         attributes=ATTRIBUTES,
         block_runs=BLOCK_RUNS,
     )
-    dataset = dataset.assign_coords(loss=list(methods))
-    if peaks:
-        dataset = dataset.assign_coords(reward=list(axes["reward"]))
     require_not_diverged(dataset)
     return dataset
 
 
 def temper(layers: list[Dense], temperature: ArrayLike) -> list[Dense]:
-    """The network whose policy is π^(1/τ)/Z: its last layer divided by τ."""
+    """Return the network whose policy is π^(1/τ)/Z: its last layer is divided by τ."""
     *hidden, last = layers
     return [*hidden, jax.tree.map(lambda x: x / temperature, last)]
 
@@ -210,7 +204,7 @@ def judge_policy(
     reward: Float[Array, " K"],
     reference_log_probs: Float[Array, " K"],
 ) -> dict[str, Float[Array, ""]]:
-    """Expected reward and KL from the reference, exact given the contexts, averaged over them."""
+    """Return expected reward and KL from the reference, exact means over contexts."""
     log_probs = jax.vmap(policy.log_probs, in_axes=(None, 0))(params, contexts)
     return {
         "expected_reward": jnp.mean(jnp.exp(log_probs) @ reward),
@@ -219,7 +213,7 @@ def judge_policy(
 
 
 def make_starts(bandit: Bandit) -> Start:
-    """A distilled network and fresh contexts for every seed."""
+    """Return a distilled network and contexts for every seed."""
     return pretraining.make_starts(
         bandit.policy(),
         jnp.arange(bandit.seeds),

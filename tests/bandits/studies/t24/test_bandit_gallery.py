@@ -1,6 +1,5 @@
 """Trained studies: claims hold or fail as the numbers say, and small runs are sane."""
 
-import dataclasses
 import itertools
 from typing import NamedTuple
 
@@ -8,9 +7,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from bandits.studies import AnyStudy
-from bandits.studies.t24 import ablations, combinatorial, geometry_map, preference_log_probs
-from bandits.studies.t24.published import Bandit
+from bandits.studies import STUDIES, AnyStudy
+from bandits.studies.t24 import ablations, preference_log_probs
+from bandits.studies.t24.combinatorial import Combinatorial
+from bandits.studies.t24.geometry_map import OFFLINE, ON_POLICY, SAMPLED, GeometryMap
 
 REWARDS = ["R1", "R2"]
 
@@ -134,7 +134,7 @@ def sequences(best_of_n, ipo):
 
     return expected_reward(
         value,
-        loss=list(combinatorial.NAMES),
+        loss=list(Combinatorial.METHODS),
         reward=REWARDS,
         data=["offline", "on-policy"],
         step=[0, 15, 30],
@@ -147,19 +147,25 @@ def maps(suffering):
         lambda loss, peak, coverage: (
             0.9 - (loss in suffering) * (0.4 * (peak - 20) / 60 + 0.3 * (1 - coverage))
         ),
-        loss=list(geometry_map.NAMES),
+        loss=SAMPLED,
         peak=[20, 50, 80],
         coverage=[0.5, 1.0],
     ).assign_coords(distance=("peak", [4, 34, 64]), mass=("coverage", [0.9, 1.0]))
 
 
 class Case(NamedTuple):
-    """An study with results that bear its claims out, others that do not, and its labels."""
+    """Results that bear a study's claims out, others that do not, and what the study says of them.
+
+    Attributes:
+      effects: those that were put in, where the claims hold.
+      labels: texts of the figure.
+    """
 
     study: AnyStudy
     true: xr.Dataset
     false: xr.Dataset
     asserted: list[bool]
+    effects: list[float]
     labels: set[str]
 
 
@@ -171,6 +177,7 @@ CASES = {
             from_data([0.3, 0.6, 0.9], [0.85, 0.85, 0.9]),
             from_data([0.9, 0.6, 0.3], [0.85, 0.85, 0.9]),
             [True] * 3,
+            [0.6, 0.55, 0.3],
             {"expected reward", "reference", "flat reference", "on-policy"},
         ),
         Case(
@@ -178,6 +185,7 @@ CASES = {
             from_batches(0.1, 0.01),
             from_batches(-0.1, 0.01),
             [True] * 4,
+            [0.1, 0.09] * 2,
             {"expected reward", "batch size B, responses", "R2: the peak is near", "5000"},
         ),
         Case(
@@ -185,6 +193,7 @@ CASES = {
             from_passes(0.02, 0.3, 0.1),
             from_passes(0.2, -0.1, -0.05),
             [True] * 3,
+            [0.02, 0.7 / 3, 0.2],
             {"expected reward", "passes T over each batch", "responses drawn"},
         ),
         Case(
@@ -192,13 +201,15 @@ CASES = {
             offline(0.7, 0.92),
             offline(0.2, 0.95),
             [True, True, False, True],
+            [0.4, 0.4, 0.4, 0.02],
             {"expected reward", "training prompts"},
         ),
         Case(
-            preference_log_probs.EXPERIMENT,
+            STUDIES["preference_log_probs"],
             log_ratios((3, -4), (-2, -6), 0.1),
             log_ratios((-1, 1), (1, 2), -0.1),
             [False, False, False, False, False, False, True, True],
+            [0.5 * (7 + 4) - 0.5, 3, -2, 0.1] * 2,
             {"gradient steps", "nats over its start", "probability", "Winner, 5 prompts"},
         ),
         Case(
@@ -206,20 +217,23 @@ CASES = {
             with_both([0.4, 0.8, 0.95], 0.88),
             with_both([0.4, 0.3, 0.3], 0.6),
             [True, True, False, False, False],
+            [0.3, 0.4, 0.35, 0.55, 0.02],
             {"expected reward", "collections of samples", "1 (offline)", "12"},
         ),
         Case(
-            combinatorial.EXPERIMENT,
+            Combinatorial,
             sequences((0.3, 0.5), (0.4, 0.7)),
             sequences((0.7, 0.5), (0.6, 0.4)),
             [True, True, False, False],
+            [0.25, 0.5 * (1 / 3 + 2 / 5) - 1, 0.1, 0.2],
             {"expected reward", "gradient steps"},
         ),
         Case(
-            geometry_map.EXPERIMENT,
-            maps(geometry_map.OFFLINE),
-            maps(geometry_map.ON_POLICY),
+            GeometryMap,
+            maps(OFFLINE),
+            maps(ON_POLICY),
             [True] * 2,
+            [0.4, 0.15],
             {
                 "C1: arms from the reference's median to the reward's peak",
                 "C2: mass of the reference on the arms covered",
@@ -238,22 +252,18 @@ def case(request):
     return CASES[request.param]
 
 
-def test_every_claim_holds_where_the_finding_does(case):
+def test_claims_hold_where_the_finding_does_and_fail_where_it_is_reversed(case):
     claims = case.study.claims(case.true)
     assert [claim.holds for claim in claims] == [True] * len(case.asserted)
     assert [claim.asserted for claim in claims] == case.asserted
-    assert all(claim.low <= claim.effect <= claim.high for claim in claims)
-    assert {claim.study for claim in claims} == {case.study.name}
-
-
-def test_every_claim_fails_where_the_finding_is_reversed(case):
+    assert [claim.effect for claim in claims] == pytest.approx(case.effects, abs=0.01)
     assert not any(claim.holds for claim in case.study.claims(case.false))
 
 
 def test_noise_alone_bears_no_claim_of_a_difference_out():
     dataset = sequences((0.5, 0.5), (0.5, 0.5))
     noise = np.random.default_rng(1).normal(0, 0.1, dataset["expected_reward"].shape)
-    far, _, offline_gain, both = combinatorial.judge(dataset + noise)
+    far, _, offline_gain, both = Combinatorial.judge(dataset + noise)
     assert [claim.holds for claim in (far, offline_gain, both)] == [False] * 3
 
 
@@ -268,36 +278,26 @@ def test_the_figure_is_labelled(case):
     assert case.labels <= texts
 
 
-def judge(name, false=False):
+@pytest.mark.parametrize(
+    ("name", "bears_out", "place", "parts"),
+    [
+        ("on_policy_batch_size", True, 0, ["The smallest batch is the best."]),
+        ("on_policy_batch_size", False, 0,
+         ["The smallest batch is not the best: B = 50 gives 0.6", "B = 5000 0.8"]),
+        ("negative_gradient", True, 0, ["By the number of prompts: +0.40 with 5, +0.40 with 20."]),
+        ("geometry_map", True, 1, ["Best over the whole grid: ", ", 0.90 on average."]),
+        ("combinatorial", True, 2, ["best-of-N gains +0.10", ", IPO gains +0.20"]),
+    ],
+)  # fmt: skip
+def test_notes_say_where_a_finding_ceases(name, bears_out, place, parts):
     case = CASES[name]
-    return case.study.claims(case.false if false else case.true)
+    note = case.study.claims(case.true if bears_out else case.false)[place].note
+    assert all(part in note for part in parts)
 
 
-def test_the_effects_are_the_differences_that_were_put_in():
-    expected = {
-        "data_distribution": [0.6, 0.55, 0.3],
-        "on_policy_batch_size": [0.1, 0.09] * 2,
-        "sample_reuse": [0.02, 0.7 / 3, 0.2],
-        "negative_gradient": [0.4, 0.4, 0.4, 0.02],
-        "preference_log_probs": [0.5 * (7 + 4) - 0.5, 3, -2, 0.1] * 2,
-        "complementarity": [0.3, 0.4, 0.35, 0.55, 0.02],
-        "combinatorial": [0.25, 0.5 * (1 / 3 + 2 / 5) - 1, 0.1, 0.2],
-        "geometry_map": [0.4, 0.15],
-    }
-    for name, values in expected.items():
-        found = [claim.effect for claim in judge(name)]
-        assert found == pytest.approx(values, abs=0.01), name
-
-
-def test_notes_say_where_a_finding_ceases():
-    best = judge("on_policy_batch_size", false=True)[0].note
-    assert best.startswith("The smallest batch is not the best: B = 50 gives 0.6")
-    assert "B = 5000 0.8" in best
-    assert judge("on_policy_batch_size")[0].note == "The smallest batch is the best."
-    assert judge("negative_gradient")[0].note == (
-        "By the number of prompts: +0.40 with 5, +0.40 with 20."
-    )
-    never = judge("preference_log_probs", false=True)[4].note
+def test_the_note_of_log_probabilities_says_when_the_margin_never_widens():
+    case = CASES["preference_log_probs"]
+    never = case.study.claims(case.false)[4].note
     assert "The loser moves by" not in never
     assert "60" not in never  # the margin of Pref-FT is wider at the end
 
@@ -306,57 +306,17 @@ def test_notes_say_where_a_finding_ceases():
 def test_the_order_of_the_runs_does_not_matter(name):
     case = CASES[name]
     turned = case.true.isel(loss=slice(None, None, -1), reward=[1, 0], seed=[2, 0, 1])
-    for claim, expected in zip(case.study.claims(turned), judge(name), strict=True):
-        assert claim.effect == pytest.approx(expected.effect)
-
-
-TINY = Bandit(context_size=4, seeds=2, most_contexts=6, fresh_contexts=4)
-
-
-@pytest.fixture(scope="module")
-def followed():
-    return preference_log_probs.run(
-        preference_log_probs.Settings(TINY, reward="R2", contexts=(4,), steps=4, records=2)
-    )
-
-
-def test_a_small_run_of_preference_log_probs_is_labelled_and_widens_the_margin(followed):
-    assert dict(followed.sizes) == {"loss": 3, "contexts": 1, "seed": 2, "step": 3}
-    for name in ("winner", "loser", "outside"):
-        assert followed[name].dims == ("loss", "contexts", "seed", "step")
-        assert followed[name].attrs["units"]
-    assert followed["loss"].values.tolist() == list(preference_log_probs.NAMES)
-    assert followed["step"].values.tolist() == [0, 2, 4]
-    start = followed.isel(step=0)
-    for name in ("winner", "loser", "outside"):  # all methods of a seed learn from the same pairs
-        np.testing.assert_allclose(start[name], start[name].isel(loss=[0] * 3), rtol=1e-5)
-    assert ((followed["outside"] >= 0) & (followed["outside"] <= 1)).all()
-    margin = followed["winner"] - followed["loser"]
-    grown = (margin.isel(step=-1) - margin.isel(step=0)).sel(loss=["dpo", "ipo"])
-    assert (grown > 0).all()
-
-
-def test_log_probabilities_over_the_start_are_0_at_the_start(followed):
-    start = followed[["winner", "loser"]].isel(step=0).to_array()
-    np.testing.assert_allclose(start, 0, atol=1e-5)
+    found, expected = (case.study.claims(results) for results in (turned, case.true))
+    assert [c.effect for c in found] == pytest.approx([c.effect for c in expected])
 
 
 def test_a_small_run_of_sequences_starts_all_methods_of_a_seed_at_one_reward():
-    settings = dataclasses.replace(
-        combinatorial.EXPERIMENT.quick,
-        num_values=30,
-        length=2,
-        model_width=4,
-        steps=4,
-        passes=2,
-        prompts=2,
-        responses=4,
-        judged=40,
-    )
-    dataset = combinatorial.run(settings)
+    dataset = Combinatorial(
+        num_values=30, length=2, layers=1, heads=2, model_width=4, steps=4, passes=2, prompts=2,
+        responses=4, judged=40, seeds=2,
+    ).run()  # fmt: skip
     reward = dataset["expected_reward"]
-    assert reward.dims == ("loss", "reward", "data", "seed", "step")
-    assert reward.shape == (2, 2, 2, 2, 3)
+    assert dict(reward.sizes) == {"loss": 2, "reward": 2, "data": 2, "seed": 2, "step": 3}
     assert dataset["data"].values.tolist() == ["offline", "on-policy"]
     assert dataset["reward"].values.tolist() == REWARDS
     assert ((reward >= 0) & (reward <= 1)).all()
@@ -368,19 +328,18 @@ def test_a_small_run_of_sequences_starts_all_methods_of_a_seed_at_one_reward():
 
 
 def test_a_small_map_holds_every_sampled_method_and_the_distance_of_every_peak():
-    settings = dataclasses.replace(
-        geometry_map.EXPERIMENT.quick, num_arms=40, width=6.0, peaks=(8, 30), steps=40, batch=20,
+    dataset = GeometryMap(
+        num_arms=40, width=6.0, peaks=(8, 30), coverages=(0.5, 1.0), seeds=2, steps=40, batch=20,
         passes=2,
-    )  # fmt: skip
-    dataset = geometry_map.run(settings)
+    ).run()  # fmt: skip
     reward = dataset["expected_reward"]
-    assert reward.dims == ("loss", "peak", "coverage", "seed")
-    assert reward.shape == (17, 2, 2, 2)
+    assert dict(reward.sizes) == {"loss": 17, "peak": 2, "coverage": 2, "seed": 2}
     assert not {"forward_kl", "reverse_kl"} & set(dataset["loss"].values)
-    assert (dataset["distance"].sel(peak=30) - dataset["distance"].sel(peak=8)) == 22
+    assert dataset["distance"].sel(peak=30) - dataset["distance"].sel(peak=8) == 22
     assert ((reward >= 0) & (reward <= 1)).all()
-    learned = reward.sel(loss="best_of_n", peak=8).mean("seed")
-    supervised = reward.sel(loss="supervised", peak=8).mean("seed")
+    learned, supervised = (
+        reward.sel(loss=name, peak=8).mean("seed") for name in ("best_of_n", "supervised")
+    )
     assert (learned > supervised).all()
-    seeds = reward.sel(loss="ppo", peak=8, coverage=1.0)
-    assert seeds[0] != seeds[1]
+    first, second = reward.sel(loss="ppo", peak=8, coverage=1.0)
+    assert first != second

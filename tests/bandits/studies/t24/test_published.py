@@ -8,16 +8,19 @@ from bandits.environments import bump_reward, tanh_cauchy_reference
 from bandits.studies.t24 import published
 from bandits.studies.t24.published import (
     NUM_ARMS,
+    PEAKS,
     Bandit,
     Variant,
     judge_policy,
     run_methods,
     temper,
 )
+from bandits.sweeps import choices
 from theory.checks import InvalidInput
 
 BANDIT = Bandit(context_size=4, seeds=2, most_contexts=6, fresh_contexts=4)
 STEPS, CONTEXTS = 6, 4
+NEAR = choices({"R2": PEAKS["R2"]})
 judge = jax.jit(judge_policy, static_argnums=0)
 VARIANTS = {
     "best_of_n": Variant("best_of_n"),
@@ -35,7 +38,7 @@ def starts():
 
 @pytest.fixture(scope="module")
 def measured():
-    axes = {"reward": ["R1", "R2"], "passes": [1, STEPS], "temperature": [1.0, 4.0]}
+    axes = {"reward": choices(PEAKS), "passes": [1, STEPS], "temperature": [1.0, 4.0]}
     return run_methods(BANDIT, VARIANTS, axes, steps=STEPS, contexts=CONTEXTS, record=(0, 3, STEPS))
 
 
@@ -44,12 +47,10 @@ def one_start(starts, seed=0):
 
 
 def test_every_seed_starts_at_the_reference_with_contexts_of_its_own(starts):
-    assert starts.contexts.shape == (2, 6, 4)
-    assert starts.fresh.shape == (2, 4, 4)
     rows = np.concatenate([starts.contexts, starts.fresh], axis=1).reshape(-1, 4)
+    assert (starts.contexts.shape, starts.fresh.shape) == ((2, 6, 4), (2, 4, 4))
     assert len(np.unique(rows, axis=0)) == 20
-    assert (rows >= 0).all()
-    assert (rows <= 1).all()
+    assert ((rows >= 0) & (rows <= 1)).all()
     first, second = (jax.tree.leaves(one_start(starts.params, seed)) for seed in (0, 1))
     assert all((a != b).any() for a, b in zip(first, second, strict=True))
     reference = tanh_cauchy_reference(NUM_ARMS)
@@ -85,10 +86,9 @@ def test_the_policy_is_the_same_object_for_equal_bandits():
 def test_results_are_labelled_and_in_range(measured):
     dims = ("loss", "reward", "passes", "temperature", "seed", "step")
     assert measured["expected_reward"].dims == measured["reference_kl"].dims == dims
-    assert measured["loss"].values.tolist() == list(VARIANTS)
-    assert measured["reward"].values.tolist() == ["R1", "R2"]
-    assert measured["passes"].values.tolist() == [1, STEPS]
-    assert measured["step"].values.tolist() == [0, 3, STEPS]
+    labels = {"loss": list(VARIANTS), "reward": ["R1", "R2"], "passes": [1, STEPS],
+              "step": [0, 3, STEPS]}  # fmt: skip
+    assert {name: measured[name].values.tolist() for name in labels} == labels
     assert ((measured["expected_reward"] >= 0) & (measured["expected_reward"] <= 1)).all()
     assert (measured["reference_kl"] >= 0).all()
     assert measured["reference_kl"].attrs["units"] == "nats"
@@ -110,50 +110,40 @@ def test_the_rewards_are_far_and_near(measured):
     assert (start.sel(reward="R2") > 0.3).all()
 
 
-def final(dataset, **where):
-    return dataset["expected_reward"].isel(step=-1).sel(**where).values
-
-
 def test_a_run_alone_equals_the_same_run_beside_others_and_is_offline_by_default(measured):
     everything = CONTEXTS * BANDIT.responses
     alone = run_methods(
-        BANDIT,
-        ["ipo"],
-        {"reward": ["R2"], "batch": [everything]},
-        steps=STEPS,
-        contexts=CONTEXTS,
-        record=(0, 3, STEPS),
-        most_batch=everything,
-    )
+        BANDIT, ["ipo"], {"reward": NEAR, "batch": [everything]}, steps=STEPS, contexts=CONTEXTS,
+        record=(0, 3, STEPS), most_batch=everything,
+    )  # fmt: skip
     among = measured.sel(loss="ipo", reward="R2", passes=STEPS, temperature=1.0)
     assert alone["expected_reward"].dims == ("loss", "reward", "batch", "seed", "step")
     for name in ("expected_reward", "reference_kl"):
         np.testing.assert_allclose(alone[name].squeeze(), among[name], rtol=1e-3, atol=1e-4)
 
 
-def test_offline_and_on_policy_runs_share_their_first_samples_and_part_later(measured):
-    for name in ("best_of_n", "ipo"):
-        on_policy, offline = (
-            final(measured, loss=name, reward="R2", passes=t, temperature=1.0) for t in (1, STEPS)
-        )
-        assert (np.abs(on_policy - offline) > 1e-4).all()
+PUBLISHED = {"reward": "R1", "passes": STEPS, "temperature": 1.0}
+OFFLINE = {**PUBLISHED, "reward": "R2", "loss": "ipo"}
 
 
-def test_the_temperature_of_the_offline_data_matters(measured):
-    narrow, wide = (
-        final(measured, loss="ipo", reward="R2", passes=STEPS, temperature=t) for t in (1.0, 4.0)
-    )
-    assert (np.abs(narrow - wide) > 1e-4).all()
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({**OFFLINE, "loss": "best_of_n"}, {**OFFLINE, "loss": "best_of_n", "passes": 1}),
+        (OFFLINE, {**OFFLINE, "passes": 1}),
+        (OFFLINE, {**OFFLINE, "temperature": 4.0}),
+        ({**PUBLISHED, "loss": "published pairs"}, {**PUBLISHED, "loss": "all pairs"}),
+    ],
+    ids=["passes of best-of-N", "passes of IPO", "temperature of the data", "least gap"],
+)
+def test_what_a_run_learns_from_matters(measured, one, other):
+    first, second = (measured["expected_reward"].isel(step=-1).sel(run) for run in (one, other))
+    assert (np.abs(first.values - second.values) > 1e-4).all()
 
 
-def test_the_least_gap_of_a_variant_decides_which_pairs_it_learns_from(measured):
-    published_pairs, all_pairs, no_pairs = (
-        final(measured, loss=name, reward="R1", passes=STEPS, temperature=1.0)
-        for name in ("published pairs", "all pairs", "no pairs")
-    )
-    assert (np.abs(published_pairs - all_pairs) > 1e-4).all()
-    start = measured["expected_reward"].sel(loss="no pairs", reward="R1").isel(step=0)
-    np.testing.assert_allclose(no_pairs, start.isel(passes=0, temperature=0), rtol=1e-5)
+def test_a_run_without_pairs_stays_at_its_start(measured):
+    run = measured["expected_reward"].sel(loss="no pairs", reward="R1", passes=STEPS)
+    np.testing.assert_allclose(run.isel(step=-1), run.isel(step=0), rtol=1e-5)
 
 
 def test_a_divergence_is_refused(monkeypatch):
@@ -162,4 +152,4 @@ def test_a_divergence_is_refused(monkeypatch):
         pytest.warns(UserWarning, match="NaN"),
         pytest.raises(InvalidInput, match=r"2 of 2 runs diverged, the first after \d+ steps at"),
     ):
-        run_methods(BANDIT, ["ipo"], {"reward": ["R2"]}, steps=3, contexts=CONTEXTS)
+        run_methods(BANDIT, ["ipo"], {"reward": NEAR}, steps=3, contexts=CONTEXTS)
