@@ -1,7 +1,7 @@
 """Comparisons from files: which of two arms was preferred, how often, and to which prompt."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from bandits.tables import (
     read_label,
     read_tables,
 )
-from theory.checks import InvalidInput, require_known
+from theory.checks import InvalidInput
 
 
 class Layout(NamedTuple):
@@ -179,28 +179,21 @@ def _is_pair(cells: Sequence[Any]) -> bool:
 
 def _from_table(table: Table, layout: Layout, arms: Sequence[str] | None) -> Comparisons:
     columns = _find_columns(table, layout)
-    left, right = ([row[columns[name]] for row in table.rows] for name in layout.arms)
-    prompts: list[str | None] | None = None
-    if "prompt" in columns:
-        prompts = [_read_prompt(row[columns["prompt"]]) for row in table.rows]
-        if None in prompts:
-            table.refuse(prompts.index(None), "the prompt is neither text nor a list of messages")
+    cells = {name: [row[i] for row in table.rows] for name, i in columns.items()}
+    left, right = (cells[name] for name in layout.arms)
+    prompts = [_read_prompt(cell) for cell in cells["prompt"]] if "prompt" in cells else None
+    if prompts and None in prompts:
+        table.refuse(prompts.index(None), "the prompt is neither text nor a list of messages")
     if layout is CHOSEN:
         left, right, prompts = _split_answers(left, right, prompts)
-    pairs = []
-    for i, cells in enumerate(zip(left, right, strict=True)):
-        first, second = map(read_label, cells)
-        for label, cell in zip((first, second), cells, strict=True):
-            # A response to a prompt may be empty; the name of an arm may not.
-            if label is None or not (label or prompts):
-                table.refuse(i, f"{cell!r} is no arm; give the name of one")
-        pairs.append((str(first), str(second)))
-    counts = np.ones(len(pairs))
-    if "count" in columns:
-        counts = table.numbers(columns["count"])
-        for i in np.flatnonzero(counts <= 0)[:1]:
-            cell = table.rows[i][columns["count"]]
-            table.refuse(i, f"the count is {cell!r}; it must be a number > 0")
+    # A response to a prompt may be empty; the name of an arm may not.
+    pairs = [
+        (_read_arm(table, i, a, bool(prompts)), _read_arm(table, i, b, bool(prompts)))
+        for i, (a, b) in enumerate(zip(left, right, strict=True))
+    ]
+    counts = table.numbers(columns["count"]) if "count" in columns else np.ones(len(pairs))
+    for i in np.flatnonzero(counts <= 0)[:1]:
+        table.refuse(i, f"the count is {cells['count'][i]!r}; it must be a number > 0")
     shares = _find_shares(table, layout, columns, pairs)
     kept = _find_kept(table, pairs, prompts)
     if not kept:
@@ -209,7 +202,7 @@ def _from_table(table: Table, layout: Layout, arms: Sequence[str] | None) -> Com
     place = {name: i for i, name in enumerate(arms or ())}
     for i in kept if arms else ():
         for label in pairs[i]:
-            _require(table.where(i), "arm", label, place)
+            table.require(i, "arm", label, place)
     places = [place.setdefault(label, len(place)) for i in kept for label in pairs[i]]
     ways = np.array(places).reshape(-1, 2)
     # Each row is a share of a win each way; a way without a share is no pair.
@@ -241,15 +234,21 @@ def _find_columns(table: Table, layout: Layout) -> dict[str, int]:
     return columns
 
 
+def _read_arm(table: Table, index: int, cell: Any, may_be_empty: bool) -> str:
+    label = read_label(cell)
+    if label is None or not (label or may_be_empty):
+        table.refuse(index, f"{cell!r} is no arm; give the name of one")
+    return label
+
+
 def _find_shares(
     table: Table, layout: Layout, columns: dict[str, int], pairs: Sequence[tuple[str, str]]
 ) -> np.ndarray:
     """Return the share of a win of each pair's first arm: 1, a half for a tie, or 0."""
-    for name in layout.verdict:
-        cells = [row[columns[name]] for row in table.rows]
-        return np.array(
-            [_judge(table, layout, i, *x) for i, x in enumerate(zip(pairs, cells, strict=True))]
-        )
+    if layout.verdict:
+        verdicts = [str(read_label(row[columns[layout.verdict[0]]])) for row in table.rows]
+        judged = enumerate(zip(pairs, verdicts, strict=True))
+        return np.array([_judge(table, layout, i, *pair) for i, pair in judged])
     scores = [table.numbers(columns[x]) for x in layout.scores + layout.ratings if x in columns]
     if not scores:
         return np.ones(len(pairs))
@@ -260,15 +259,13 @@ def _find_shares(
     return shares
 
 
-def _judge(table: Table, layout: Layout, index: int, pair: tuple[str, str], cell: Any) -> float:
-    verdict = str(read_label(cell))
-    if verdict in pair:
-        return float(verdict == pair[0])
-    side = normalise(verdict)
-    if side in layout.arms:
-        return float(side == layout.arms[0])
-    if not TIE.fullmatch(side):
-        _require(table.where(index), "winner", verdict, [*layout.arms, "tie", *pair])
+def _judge(table: Table, layout: Layout, index: int, pair: tuple[str, str], verdict: str) -> float:
+    """Return the first arm's share of a win, where a verdict names an arm, a column or a tie."""
+    for names, name in ((pair, verdict), (layout.arms, normalise(verdict))):
+        if name in names:
+            return float(name == names[0])
+    if not TIE.fullmatch(normalise(verdict)):
+        table.require(index, "winner", verdict, [*layout.arms, "tie", *pair])
     return 0.5
 
 
@@ -277,11 +274,10 @@ def _find_kept(
 ) -> list[int]:
     """Return the pairs of two arms and one prompt; refuse or say the others."""
     equal = [i for i, (a, b) in enumerate(pairs) if a == b]
-    if prompts is None:
-        for i in equal:
-            table.refuse(i, f"{pairs[i][0]!r} is preferred to itself; a pair needs two arms")
-        return list(range(len(pairs)))
-    apart = [i for i, prompt in enumerate(prompts) if prompt is None]
+    if equal and prompts is None:
+        arm = pairs[equal[0]][0]
+        table.refuse(equal[0], f"{arm!r} is preferred to itself; a pair needs two arms")
+    apart = [i for i, prompt in enumerate(prompts or ()) if prompt is None]
     for what, dropped in (("equal responses", equal), ("different prompts", apart)):
         if dropped:
             table.say(f"skipped {counted([table.places[i] for i in dropped], 'pair')} of {what}")
@@ -326,11 +322,12 @@ def _from_counts(path: Path, counts: np.ndarray, arms: Sequence[str] | None) -> 
         square = f"[{num_arms}, {num_arms}]" if arms else "[K, K]"
         raise InvalidInput(f"{path} has shape {list(counts.shape)}; counts must be {square}")
     own = np.diag(counts.diagonal())
-    for what, bad in (("counts", np.minimum(counts, 0)), ("counts of an arm and itself", own)):
+    for bad, rule in (
+        (np.minimum(counts, 0), "counts must be >= 0"),
+        (own, "counts of an arm and itself must be 0"),
+    ):
         for a, b in np.argwhere(bad)[:1]:
-            least = ">= 0" if what == "counts" else "0"
-            why = f"it is {counts[a, b]:g}; {what} must be {least}"
-            raise InvalidInput(f"{path}, entry {a}, {b}: {why}")
+            raise InvalidInput(f"{path}, entry {a}, {b}: it is {counts[a, b]:g}; {rule}")
     winners, losers = np.nonzero(counts)
     if not len(winners):
         raise InvalidInput(f"{path} holds no preferences; one count must be > 0")
@@ -343,67 +340,61 @@ def _read_preflib(path: Path, text: str, arms: Sequence[str] | None) -> Comparis
 
     A ranking counts once for every pair that it orders; tied alternatives get half each way.
     """
+    lines = text.split("\n")
+    table = Table(path, lines, range(1, len(lines) + 1))
     place = {name: i for i, name in enumerate(arms or ())}
     numbers: dict[str, int] = {}
-    rankings = []
-    kind, told = "", None
-    for i, line in enumerate(text.split("\n"), 1):
-        where = f"{path}, line {i}"
+    kind, told, rankings = "", None, []
+    for i, line in enumerate(lines):
         if match := ALTERNATIVE.match(line):
             name = match[2].strip()
             if arms:
-                _require(where, "arm", name, place)
+                table.require(i, "arm", name, place)
             if not name or place.setdefault(name, len(place)) in numbers.values():
-                raise InvalidInput(f"{where}: {name!r} must be the name of one alternative")
+                table.refuse(i, f"{name!r} must be the name of one alternative")
             numbers[match[1]] = place[name]
         elif match := DATA_TYPE.match(line):
             kind = match[1]
-            _require(where, "data type", kind, ("soc", "soi", "toc", "toi", "wmd"))
+            table.require(i, "data type", kind, ("soc", "soi", "toc", "toi", "wmd"))
         elif match := NUM_ALTERNATIVES.match(line):
-            told = where, int(match[1])
+            told = i, int(match[1])
         elif line.strip() and not line.lstrip().startswith("#"):
-            rankings.append((where, line))
+            rankings.append(i)
     if told and told[1] != len(numbers):
-        raise InvalidInput(
-            f"{told[0]}: it says {told[1]} alternatives, but {len(numbers)} are named"
-        )
+        table.refuse(told[0], f"it says {told[1]} alternatives, but {len(numbers)} are named")
     counts = np.zeros((len(place), len(place)))
-    for where, line in rankings:
-        if match := EDGE.fullmatch(line):
-            tiers, count = [[match[1]], [match[2]]], match[3]
-        elif match := RANKING.fullmatch(line):
-            tiers, count = [re.findall(r"\d+", x) for x in re.findall(TIER, match[2])], match[1]
-        else:
-            raise InvalidInput(f"{where}: {line.strip()!r} is no ranking such as 5: 1,{{2,3}},4")
-        order = [number for tier in tiers for number in tier]
-        for number in order:
-            _require(where, "alternative", number, numbers)
-        if len(set(order)) < len(order):
-            raise InvalidInput(f"{where}: an alternative stands there twice")
-        if kind in ("soc", "toc") and len(order) < len(numbers):
-            raise InvalidInput(
-                f"{where}: {len(order)} of {len(numbers)} alternatives, but {kind} is for complete "
-                f"orders; say DATA TYPE: {kind[:2]}i"
-            )
-        if kind in ("soc", "soi") and len(tiers) < len(order):
-            raise InvalidInput(
-                f"{where}: alternatives are tied, but {kind} is for strict orders; say DATA TYPE: "
-                f"t{kind[1:]}"
-            )
-        if not NUMBER.fullmatch(count) or not 0 < float(count) < np.inf:
-            raise InvalidInput(f"{where}: the count is {count!r}; it must be a number > 0")
+    for i in rankings:
+        tiers, count = _read_ranking(table, i, kind, numbers)
+        ranked = [arm for tier in tiers for arm in tier]
         rank = np.repeat(range(len(tiers)), [len(tier) for tier in tiers])
         wins = (rank[:, None] < rank) + (rank[:, None] == rank) / 2
-        ranked = [numbers[number] for number in order]
-        counts[np.ix_(ranked, ranked)] += float(count) * wins
+        counts[np.ix_(ranked, ranked)] += count * wins
     np.fill_diagonal(counts, 0)
     return _from_counts(path, counts, tuple(place))
 
 
-def _require(where: str, what: str, value: str, allowed: Collection[str]) -> None:
-    """Refuse a name that is not among ``allowed``, with its place in the file."""
-    if value not in allowed:
-        try:
-            require_known(what, value, allowed)
-        except InvalidInput as error:
-            raise InvalidInput(f"{where}: {error}") from None
+def _read_ranking(
+    table: Table, index: int, kind: str, numbers: dict[str, int]
+) -> tuple[list[list[int]], float]:
+    """Return the arms of each tier of a line, the best tier first, and how often it was given."""
+    line = str(table.rows[index])
+    if match := EDGE.fullmatch(line):
+        tiers, count = [[match[1]], [match[2]]], match[3]
+    elif match := RANKING.fullmatch(line):
+        tiers, count = [re.findall(r"\d+", x) for x in re.findall(TIER, match[2])], match[1]
+    else:
+        table.refuse(index, f"{line.strip()!r} is no ranking such as 5: 1,{{2,3}},4")
+    order = [number for tier in tiers for number in tier]
+    for number in order:
+        table.require(index, "alternative", number, numbers)
+    if len(set(order)) < len(order):
+        table.refuse(index, "an alternative stands there twice")
+    if kind in ("soc", "toc") and len(order) < len(numbers):
+        why = f"{len(order)} of {len(numbers)} alternatives, but {kind} is for complete orders"
+        table.refuse(index, f"{why}; say DATA TYPE: {kind[:2]}i")
+    if kind in ("soc", "soi") and len(tiers) < len(order):
+        why = f"alternatives are tied, but {kind} is for strict orders"
+        table.refuse(index, f"{why}; say DATA TYPE: t{kind[1:]}")
+    if not NUMBER.fullmatch(count) or not 0 < float(count) < np.inf:
+        table.refuse(index, f"the count is {count!r}; it must be a number > 0")
+    return [[numbers[number] for number in tier] for tier in tiers], float(count)

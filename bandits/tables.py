@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pandas as pd
 
-from theory.checks import InvalidInput
+from theory.checks import InvalidInput, require_known
 
 DELIMITERS = "\t;|,"
 """In order of preference: labels and decimals hold commas more often than the others."""
@@ -27,9 +28,8 @@ DELIMITERS = "\t;|,"
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*|,\d+)?|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
 """A number in plain digits, with a decimal point or a decimal comma."""
 
-THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
-POINT_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}", re.ASCII)
-"""A comma, or a point, that may separate decimals or thousands."""
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}", re.ASCII)
+"""A number whose comma or point may separate decimals or thousands."""
 
 MISSING = re.compile(
     r"#?n\W?a\W?|n\.d\.|nan|null|none|nil|missing|unknown|undefined|empty|blank|tbd|inf|infinity|"
@@ -37,9 +37,6 @@ MISSING = re.compile(
     re.IGNORECASE,
 )
 """A word in the place of a number, which therefore is no name of a column."""
-
-HALF = re.compile("[\ud800-\udfff]")
-"""Half of a character of UTF-16, alone."""
 
 ARCHIVES = {
     b"\x1f\x8b": "compressed by gzip",
@@ -83,27 +80,31 @@ class Table:
       source: the file, as errors name it.
       rows: cells of each row: stripped text, or whatever JSON and Parquet hold.
       places: line or record of each row, from 1.
-      header: names of the columns, or None where the first row may still be the header.
       unit: what a place counts: line, record or row.
+      header: names of the columns, or None where the first row may still be the header.
       delimiter: what separates the cells of a text, if anything does.
-      hashed: lines that start with ``#``, arms or comments: place and cells, None if malformed.
+      hashed: lines that start with ``#``, arms or comments: place and cells, none if malformed.
     """
 
     source: Path
     rows: Sequence[Sequence[Any]]
     places: Sequence[int]
-    header: tuple[str, ...] | None = None
     unit: str = "line"
+    header: tuple[str, ...] | None = None
     delimiter: str | None = None
-    hashed: Sequence[tuple[int, list[str] | None]] = ()
+    hashed: Sequence[tuple[int, list[str]]] = ()
 
-    def where(self, index: int) -> str:
-        """Return the file and the place of a row."""
-        return f"{self.source}, {self.unit} {self.places[index]}"
+    def refuse(self, index: int, why: object) -> NoReturn:
+        """Raise InvalidInput for a row, with its file and place."""
+        raise InvalidInput(f"{self.source}, {self.unit} {self.places[index]}: {why}") from None
 
-    def refuse(self, index: int, why: str) -> NoReturn:
-        """Raise InvalidInput for a row."""
-        raise InvalidInput(f"{self.where(index)}: {why}")
+    def require(self, index: int, what: str, value: str, allowed: Collection[str]) -> None:
+        """Refuse a row whose ``value`` is not among the names that are allowed."""
+        if value not in allowed:
+            try:
+                require_known(what, value, allowed)
+            except InvalidInput as error:
+                self.refuse(index, error)
 
     def say(self, what: str) -> None:
         """Warn about the file."""
@@ -125,22 +126,18 @@ class Table:
         """Return a column as finite numbers; refuse a cell that is none or that is ambiguous."""
         cells = [row[column] for row in self.rows]
         numbers = [self._number(i, cell) for i, cell in enumerate(cells)]
-        commas = [i for i, cell in enumerate(cells) if isinstance(cell, str) and "," in cell]
-        if commas:
-            points = [i for i, cell in enumerate(cells) if "." in str(cell)]
-            if points:
-                first, second = sorted((commas[0], points[0]))
-                why = f"{cells[second]!r} has another decimal sign than {cells[first]!r} in "
-                self.refuse(second, f"{why}{self.unit} {self.places[first]}; use one of the two")
-            if all(THOUSANDS.fullmatch(cells[i]) for i in commas):
-                why = "may be decimals or thousands; write it with a decimal point or in digits"
-                self.refuse(commas[0], f"the comma in {cells[commas[0]]!r} {why}")
-        points = [i for i, cell in enumerate(cells) if isinstance(cell, str) and "." in cell]
-        # Where semicolons separate cells, decimals have commas, and thousands may have points.
-        thousands = all(POINT_THOUSANDS.fullmatch(cells[i]) for i in points)
-        if self.delimiter == ";" and points and thousands:
-            why = "may be decimals or thousands; write 1234 or 1.2340, or separate by commas"
-            self.refuse(points[0], f"the point in {cells[points[0]]!r} {why}")
+        commas, points = ([i for i, cell in enumerate(cells) if x in str(cell)] for x in ",.")
+        if commas and points:
+            first, second = sorted((commas[0], points[0]))
+            why = f"{cells[second]!r} has another decimal sign than {cells[first]!r} in "
+            self.refuse(second, f"{why}{self.unit} {self.places[first]}; use one of the two")
+        sign, remedy = "comma", "write it with a decimal point or in digits"
+        if self.delimiter == ";" and points:  # where decimals have commas
+            sign, remedy = "point", "write 1234 or 1.2340, or separate by commas"
+        doubtful = points if sign == "point" else commas
+        if doubtful and all(THOUSANDS.fullmatch(cells[i]) for i in doubtful):
+            why = f"the {sign} in {cells[doubtful[0]]!r} may be decimals or thousands; {remedy}"
+            self.refuse(doubtful[0], why)
         return np.array(numbers, np.float64)
 
     def _number(self, index: int, cell: Any) -> float:
@@ -174,19 +171,19 @@ class Table:
         """
         start = int(self.header is None and bool(self.rows) and is_header(self.rows[0]))
         top = self.places[0] if start else 0
-        body = dict(zip(self.places[start:], self.rows[start:], strict=True))
         kept = {i: cells for i, cells in self.hashed if cells and i > top and is_row(cells)}
         columns = len(next(iter([*self.rows, *kept.values()]), ()))
         kept = {i: cells for i, cells in kept.items() if len(cells) == columns}
-        comments = [i for i, _ in self.hashed if i not in kept]
-        spaced = [i for i, cells in kept.items() if cells[0][1:2].isspace()]
-        if comments:
+        if comments := [i for i, _ in self.hashed if i not in kept]:
             self.say(f"skipped {counted(comments, 'comment line')}")
-        if spaced:
+        if spaced := [i for i, cells in kept.items() if cells[0][1:2].isspace()]:
             self.say(f"read {counted(spaced, 'line')} as arms, though comments may begin so")
-        body = dict(sorted((body | kept).items())) if kept else body
+        rows = dict(zip(self.places[start:], self.rows[start:], strict=True)) | kept
+        places = sorted(rows)
         header = tuple(self.rows[0]) if start else self.header
-        return replace(self, rows=list(body.values()), places=list(body), header=header, hashed=())
+        return replace(
+            self, rows=[rows[i] for i in places], places=places, header=header, hashed=()
+        )
 
 
 def read_vector(path: Path) -> Vector:
@@ -202,14 +199,16 @@ def read_vector(path: Path) -> Vector:
     """
     content = read_content(path)
     if isinstance(content, np.ndarray):
-        return _from_array(path, content)
+        if content.ndim != 1:
+            raise InvalidInput(f"{path} must hold a one-dimensional array of numbers, one an arm")
+        return Vector(content, None)
     tables = read_tables(path, content)
     table = next(filter(_holds_numbers, tables), tables[0])
     table = table.settle(lambda cells: _names_value(table, cells), _is_hashed_arm)
     one_object = table.unit == "record" and table.header and len(table.rows) == 1
     if one_object and not _find_columns(table.first()):
         pairs = list(zip(table.first(), table.rows[0], strict=True))
-        table = replace(table, header=None, rows=pairs, places=range(1, len(pairs) + 1))
+        table = Table(path, pairs, range(1, len(pairs) + 1), table.unit)
     if not table.rows or not table.first():
         raise InvalidInput(f"{path} holds no arms; give one value a line, or label,value")
     label, value = _choose_columns(table)
@@ -217,9 +216,7 @@ def read_vector(path: Path) -> Vector:
     _refuse_year(table, values)
     if label is None:
         return Vector(values, None)
-    labels = [read_label(row[label]) for row in table.rows]
-    _check_labels(table, labels, value)
-    return Vector(values, tuple(map(str, labels)))
+    return Vector(values, _read_labels(table, label, value))
 
 
 def align(values: Vector, name: str, reference: Vector) -> Vector:
@@ -244,8 +241,7 @@ def align(values: Vector, name: str, reference: Vector) -> Vector:
     for label in reference.labels:
         if label not in place:
             raise InvalidInput(f"{name} has no arm {label!r}, which reference has; they must match")
-    order = [place[label] for label in reference.labels]
-    return Vector(values.values[order], reference.labels)
+    return Vector(values.values[[place[label] for label in reference.labels]], reference.labels)
 
 
 def read_content(path: Path) -> np.ndarray | bytes | str:
@@ -277,13 +273,40 @@ def read_tables(path: Path, content: bytes | str) -> list[Table]:
     return _read_delimited(path, content)
 
 
+def read_frame(path: Path, frame: pd.DataFrame) -> Table:
+    """Return the table of a DataFrame, with its index where that has names; ``path`` is for errors.
+
+    A missing value, which pandas writes as NaN, is no text and no number.
+    """
+    if not isinstance(frame.index, pd.RangeIndex):
+        frame = frame.reset_index()
+    lists = frame.map(lambda cell: cell.tolist() if isinstance(cell, np.ndarray) else cell)
+    return read_values(path, lists.to_dict("records"), range(1, len(frame) + 1), "row")
+
+
+def read_values(path: Path, values: list[Any], places: Sequence[int], unit: str) -> Table:
+    """Return the table of values from JSON: records, rows, or the cells of one column."""
+    table = Table(path, values, places, unit)
+    records = [isinstance(value, dict) for value in values]
+    if any(records):
+        if not all(records):
+            table.refuse(records.index(False), "it is no object, as others are")
+        header = tuple(dict.fromkeys(itertools.chain.from_iterable(values)))
+        rows = [[value.get(name) for name in header] for value in values]
+        return replace(table, rows=rows, header=header)
+    rows = [value if isinstance(value, list) else [value] for value in values]
+    for i, row in enumerate(rows):
+        if not row or len(row) != len(rows[0]):
+            table.refuse(i, f"{len(row)} columns, but the first row has {len(rows[0])}")
+    return replace(table, rows=rows)
+
+
 def read_label(cell: Any) -> str | None:
     """Return a cell as the name of an arm, or None if it cannot be one."""
     if isinstance(cell, str):
-        # JSON can hold half of a character, which no file can.
-        return None if not cell.isascii() and HALF.search(cell) else cell.strip()
-    whole = isinstance(cell, int) and not isinstance(cell, bool)
-    return str(cell) if whole else None
+        # JSON can hold half of a character of UTF-16, which no file can.
+        return None if re.search("[\ud800-\udfff]", cell) else cell.strip()
+    return str(cell) if isinstance(cell, int) and not isinstance(cell, bool) else None
 
 
 def normalise(name: Any) -> str:
@@ -308,7 +331,7 @@ def is_number(cell: Any) -> bool:
 
 def listed(items: Sequence[object]) -> str:
     """Return the first items, separated by commas."""
-    shown = [str(item) for item in items[:MOST_SAID]]
+    shown = list(map(str, items[:MOST_SAID]))
     return ", ".join([*shown, "…"] if len(items) > MOST_SAID else shown)
 
 
@@ -339,19 +362,13 @@ def _decode(path: Path, content: bytes) -> str:
     marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     try:
         text = content.decode("utf-16" if content.startswith(marks) else "utf-8-sig")
-        if "\0" not in text:
+        before, null, _ = text.partition("\0")
+        if not null:
             return text
-        before = text[: text.index("\0")]
     except UnicodeDecodeError as error:
         before = content[: error.start].decode("latin-1")
     line = before.count("\n") + 1
     raise InvalidInput(f"{path}, line {line}: it is not text in UTF-8; save it as UTF-8")
-
-
-def _from_array(path: Path, array: np.ndarray) -> Vector:
-    if array.ndim != 1:
-        raise InvalidInput(f"{path} must hold a one-dimensional array of numbers, one an arm")
-    return Vector(array, None)
 
 
 def _read_parquet(path: Path, content: bytes) -> Table:
@@ -365,31 +382,20 @@ def _read_parquet(path: Path, content: bytes) -> Table:
     return read_frame(path, frame)
 
 
-def read_frame(path: Path, frame: pd.DataFrame) -> Table:
-    """Return the table of a DataFrame, with its index where that has names; ``path`` is for errors.
-
-    A missing value, which pandas writes as NaN, is no text and no number.
-    """
-    if not isinstance(frame.index, pd.RangeIndex):
-        frame = frame.reset_index()
-    lists = frame.map(lambda cell: cell.tolist() if isinstance(cell, np.ndarray) else cell)
-    return _from_values(path, lists.to_dict("records"), range(1, len(frame) + 1), "row")
-
-
 def _read_json(path: Path, text: str) -> Table:
     """Return the table of one document, or of one value a line."""
     lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if len(lines) > 1:
-        try:
-            _JSON.decode(lines[0][1])
-        except (ValueError, RecursionError):
-            lines = []  # one document on several lines
-    if len(lines) > 1:
+    try:
+        _JSON.decode(lines[0][1])
+        several = len(lines) > 1
+    except (ValueError, RecursionError):
+        several = False  # one document on several lines
+    if several:
         values = [_decode_json(path, line, i) for i, line in lines]
-        return _from_values(path, values, [i for i, _ in lines], "line")
+        return read_values(path, values, [i for i, _ in lines], "line")
     document = _decode_json(path, text)
     values = document if isinstance(document, list) else [document]
-    return _from_values(path, values, range(1, len(values) + 1), "record")
+    return read_values(path, values, range(1, len(values) + 1), "record")
 
 
 def _decode_json(path: Path, text: str, line: int | None = None) -> Any:
@@ -403,34 +409,14 @@ def _decode_json(path: Path, text: str, line: int | None = None) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise InvalidInput(f"the key {twice!r} stands there twice")
-    return record
+    seen = Counter(key for key, _ in pairs)
+    for key in (key for key, count in seen.items() if count > 1):
+        raise InvalidInput(f"the key {key!r} stands there twice")
+    return dict(pairs)
 
 
 _JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=str)
 """Keeps NaN as text, which is no number, and no second value of a key in silence."""
-
-
-def _from_values(path: Path, values: list[Any], places: Sequence[int], unit: str) -> Table:
-    """Return the table of records, of rows, or of one column."""
-    records = [isinstance(value, dict) for value in values]
-    if any(records):
-        table = Table(path, values, places, None, unit)
-        if not all(records):
-            table.refuse(records.index(False), "it is no object, as others are")
-        header = tuple(dict.fromkeys(itertools.chain.from_iterable(values)))
-        rows = [[value.get(name) for name in header] for value in values]
-        return replace(table, rows=rows, header=header)
-    rows = [value if isinstance(value, list) else [value] for value in values]
-    table = Table(path, rows, places, None, unit)
-    for i, row in enumerate(rows):
-        if not row or len(row) != len(rows[0]):
-            table.refuse(i, f"{len(row)} columns, but the first row has {len(rows[0])}")
-    return table
 
 
 def _read_delimited(path: Path, text: str) -> list[Table]:
@@ -440,11 +426,10 @@ def _read_delimited(path: Path, text: str) -> list[Table]:
         if delimiter in text or delimiter == ",":
             table, failure = _split(path, text, delimiter)
             if failure:
-                failures.append((failure[0], len(table.rows[0]) > 1, failure[1]))
+                failures.append((failure[0], len(table.first()) > 1, failure[1]))
             else:
                 tables.append(table)
-    several = [table for table in tables if table.rows and len(table.rows[0]) > 1]
-    several = several or [table for table in tables if not table.rows]
+    several = [table for table in tables if len(table.first()) != 1]
     # The delimiter that fails last is the likeliest; a tie falls to one that line 1 has.
     if failures and not several:
         line, _, why = max(failures, key=lambda failure: failure[:2])
@@ -454,22 +439,33 @@ def _read_delimited(path: Path, text: str) -> list[Table]:
 
 def _split(path: Path, text: str, delimiter: str) -> tuple[Table, tuple[int, str] | None]:
     """Split a text; a failure is a line and a reason."""
-    source = _Lines(text)
     dialect: dict[str, Any] = {"delimiter": delimiter, "skipinitialspace": True, "strict": True}
-    rows: list[Sequence[Any]] = []
+    rows: list[list[str]] = []
     places: list[int] = []
+    hashed: list[tuple[int, list[str]]] = []
     failure = None
+    start = 0  # line at which the present row starts, or 0 between rows
+
+    def lines() -> Iterator[str]:
+        """Yield all lines but those that start a row with ``#``; a quoted cell may hold such."""
+        nonlocal start
+        for place, line in enumerate(io.StringIO(text, newline=None), 1):
+            if not start and line.lstrip().startswith("#"):
+                hashed.append((place, _split_line(line, dialect)))
+            else:
+                start = start or place
+                yield line
+
     csv.field_size_limit(MOST_LETTERS)
     try:
-        for cells in csv.reader(source, **dialect):
+        for cells in csv.reader(lines(), **dialect):
             row = [cell.strip() for cell in cells]
             if any(row):
                 rows.append(row)
-                places.append(source.row_start)
-            source.in_row = False
+                places.append(start)
+            start = 0
     except csv.Error as error:
-        failure = source.row_start, f"it is not plain CSV text ({error})"
-        rows = rows or [[]]
+        failure = start, f"it is not plain CSV text ({error})"
     ragged = next((i for i, row in enumerate(rows) if len(row) != len(rows[0])), None)
     if ragged is not None:
         ends = f" and ends in {delimiter!r}" if not rows[ragged][-1] else ""
@@ -477,40 +473,20 @@ def _split(path: Path, text: str, delimiter: str) -> tuple[Table, tuple[int, str
         failure = places[ragged], f"{why}; every line needs the same"
     elif not failure and rows and all(set(row[0][-1:]) & set(DELIMITERS) for row in rows):
         failure = places[0], f"two delimiters follow each other: {rows[0][0][-1]!r}, {delimiter!r}"
-    hashed = [(place, _split_line(line, dialect)) for place, line in source.hashed]
     return Table(path, rows, places, delimiter=delimiter, hashed=hashed), failure
 
 
-def _split_line(line: str, dialect: dict[str, Any]) -> list[str] | None:
+def _split_line(line: str, dialect: dict[str, Any]) -> list[str]:
+    """Return the cells of a line, or none if it is malformed."""
     try:
-        (cells,) = csv.reader([line], **dialect)
+        return [cell.strip() for cell in next(csv.reader([line], **dialect))]
     except csv.Error:
-        return None
-    return [cell.strip() for cell in cells]
-
-
-class _Lines:
-    """Lines of a text but those that start a row with ``#``; a quoted cell may hold such lines."""
-
-    def __init__(self, text: str):
-        self._lines = enumerate(io.StringIO(text, newline=None), start=1)
-        self.in_row = False
-        self.row_start = 0
-        self.hashed: list[tuple[int, str]] = []
-
-    def __iter__(self) -> Iterator[str]:
-        for number, line in self._lines:
-            if not self.in_row:
-                if line.lstrip().startswith("#"):
-                    self.hashed.append((number, line))
-                    continue
-                self.in_row, self.row_start = True, number
-            yield line
+        return []
 
 
 def _holds_numbers(table: Table) -> bool:
     """Whether a column but the first, or the only one, holds a number."""
-    rows = itertools.chain(table.rows, (cells for _, cells in table.hashed if cells))
+    rows = itertools.chain(table.rows, (cells for _, cells in table.hashed))
     return any(is_number(cell) for row in rows for cell in row[len(row) > 1 :])
 
 
@@ -523,11 +499,13 @@ def _is_hashed_arm(cells: Sequence[Any]) -> bool:
 
 def _find_columns(names: Sequence[Any]) -> tuple[int | None, int] | None:
     """Return the columns that the names say: one label, if any, and one value."""
-    labels = [i for i, name in enumerate(names) if LABEL.fullmatch(normalise(name))]
-    values = [i for i, name in enumerate(names) if VALUE.fullmatch(normalise(name))]
-    if len(values) != 1 or len(labels) != 1:
-        return (None, 0) if len(names) == 1 and values else None
-    return labels[0], values[0]
+    labels, values = (
+        [i for i, name in enumerate(names) if kind.fullmatch(normalise(name))]
+        for kind in (LABEL, VALUE)
+    )
+    if len(labels) == len(values) == 1:
+        return labels[0], values[0]
+    return (None, 0) if len(names) == 1 and values else None
 
 
 def _names_value(table: Table, cells: Sequence[Any]) -> bool:
@@ -545,10 +523,10 @@ def _choose_columns(table: Table) -> tuple[int | None, int]:
     """Return the columns of labels, if any, and of values."""
     names = table.first()
     found = _find_columns(names) if table.header else None
-    no_label = table.header and all(VALUE.fullmatch(normalise(name)) for name in names)
+    only_values = table.header and all(VALUE.fullmatch(normalise(name)) for name in names)
     if len(names) == 1:
         return None, 0
-    if len(names) == 2 and not no_label:
+    if len(names) == 2 and not only_values:
         return found or (0, 1)
     ends = "" if str(names[-1]).strip() else ", the last of them empty"
     if ends or not found:
@@ -566,16 +544,20 @@ def _refuse_year(table: Table, values: np.ndarray) -> None:
         table.refuse(0, f"{why}; add a header line above it, such as label,value")
 
 
-def _check_labels(table: Table, labels: list[str | None], value: int) -> None:
+def _read_labels(table: Table, column: int, value: int) -> tuple[str, ...]:
+    """Return the names of the arms; refuse one that is missing, twice, or holds a value, too."""
     first: dict[str, int] = {}
-    for i, label in enumerate(labels):
+    for i, row in enumerate(table.rows):
+        label = read_label(row[column])
         if not label:
             table.refuse(i, f"the label is {label!r}; each arm needs a name, as text")
         if first.setdefault(label, i) != i:
-            pair = f"{label},{table.rows[i][value]}"
-            hint = "; write decimals with a point" if NUMBER.fullmatch(pair) else ""
+            decimals = NUMBER.fullmatch(f"{label},{row[value]}")
+            hint = "; write decimals with a point" if decimals else ""
             line = f"{table.unit} {table.places[first[label]]}"
             table.refuse(i, f"the arm {label!r} stands there twice, also in {line}{hint}")
-    if table.delimiter == "," and all(re.search(r"[\t;|]\s*[+-]?\d+$", str(x)) for x in labels):
+    labels = tuple(first)
+    if table.delimiter == "," and all(re.search(r"[\t;|]\s*[+-]?\d+$", x) for x in labels):
         why = f"{labels[0]!r} ends in a number after another delimiter; use one in all lines"
         table.refuse(0, why)
+    return labels

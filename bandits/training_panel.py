@@ -50,46 +50,41 @@ def draw_panel(
     """
     with plotting.style():
         figure = plotting.new_figure(15.5, 8.5, layout="constrained")
-        axes_of = dict(zip(curves, figure.subplots(2, 3).flat, strict=False))
-        for title, axes in axes_of.items():
+        panels = dict(zip(curves, figure.subplots(2, 3).flat, strict=False))
+        for title, axes in panels.items():
             for curve in curves[title]:
                 finite = np.isfinite(curve.values)
                 marker = "o" if finite.sum() < 3 else ""  # few points make no line
-                axes.plot(
-                    curve.steps[finite],
-                    curve.values[finite],
-                    curve.style,
-                    marker=marker,
-                    color=curve.color,
-                )
+                points = curve.steps[finite], curve.values[finite]
+                axes.plot(*points, curve.style, marker=marker, color=curve.color)
             axes.set_title(title)
             if log_steps:
                 axes.set_xscale("symlog", linthresh=1)
             _set_limits(axes, curves[title])
-        for spare in figure.axes[len(axes_of) :]:
+        for spare in figure.axes[len(panels) :]:
             spare.axis("off")
-        rewards = [axes_of[t] for t in ("rewards/chosen", "rewards/rejected") if t in axes_of]
+        dotted = {"color": plotting.INK, "linewidth": 1, "linestyle": ":"}
+        rewards = [panels[t] for t in ("rewards/chosen", "rewards/rejected") if t in panels]
         limits = [limit for axes in rewards for limit in axes.get_ylim()]
         for axes in rewards:  # on one scale, for their difference is what counts
             axes.set_ylim(min(limits), max(limits))
-            axes.axhline(0, color=plotting.INK, linewidth=1, linestyle=":")
-        if "rewards/accuracies" in axes_of:
-            axes_of["rewards/accuracies"].set_ylim(0, 1.03)
-            axes_of["rewards/accuracies"].axhline(
-                0.5, color=plotting.INK, linewidth=1, linestyle=":"
-            )
-        _label(figure, curves, caption)
+            axes.axhline(0, **dotted)
+        if "rewards/accuracies" in panels:
+            panels["rewards/accuracies"].set_ylim(0, 1.03)
+            panels["rewards/accuracies"].axhline(0.5, **dotted)
+        _add_legend(figure, [curve for several in curves.values() for curve in several])
+        figure.supxlabel(f"gradient steps\n{caption}", fontsize="medium")
     return figure
 
 
 def _set_limits(axes: Axes, curves: Sequence[Curve]) -> None:
     """Show all results; what diverged may leave the panel."""
     counted = [curve.values[np.isfinite(curve.values)] for curve in curves if curve.counts]
-    starts = [values[0] for values in counted if values.size]
-    if not starts:
+    counted = [values for values in counted if values.size]
+    if not counted:
         return
-    low, high = (extreme([extreme(v) for v in counted if v.size]) for extreme in (min, max))
-    sizes = [abs(start) for start in starts if start]
+    low, high = (extreme(map(extreme, counted)) for extreme in (min, max))
+    sizes = [abs(values[0]) for values in counted if values[0]]
     if axes.get_title() == "loss" and sizes and max(sizes) > 20 * min(sizes):
         # Losses of different kinds share the axis.
         axes.set_yscale("log" if low > 0 else "symlog")
@@ -98,19 +93,16 @@ def _set_limits(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.set_ylim(low - room, high + room)
 
 
-def _label(figure: Figure, curves: Mapping[str, Sequence[Curve]], caption: str) -> None:
+def _add_legend(figure: Figure, curves: Sequence[Curve]) -> None:
     handles: dict[str, Line2D] = {}
-    for curve in (curve for several in curves.values() for curve in several):
+    for curve in curves:
         line = Line2D([], [], color=curve.color, linestyle=curve.style)
         handles.setdefault(curve.label, line)
     if handles:
+        columns = min(5, len(handles))
         figure.legend(
-            list(handles.values()),
-            list(handles),
-            loc="outside upper center",
-            ncols=min(5, len(handles)),
+            list(handles.values()), list(handles), loc="outside upper center", ncols=columns
         )
-    figure.supxlabel(f"gradient steps\n{caption}", fontsize="medium")
 
 
 def say_changes(chosen: float, rejected: float, margin: float, unit: str, still: float) -> str:
@@ -122,19 +114,19 @@ def say_changes(chosen: float, rejected: float, margin: float, unit: str, still:
       still: changes below this count as none.
     """
 
-    def verb(change: float, up: str, down: str) -> str:
+    def size(change: float) -> str:
+        return f"{abs(change):.1f}" if abs(change) >= 0.995 else f"{abs(change):.2g}"
+
+    def moved(change: float, up: str, down: str) -> str:
         return (
             "stayed" if abs(change) < still else f"{up if change > 0 else down} by {size(change)}"
         )
 
-    def size(change: float) -> str:
-        return f"{abs(change):.1f}" if abs(change) >= 0.995 else f"{abs(change):.2g}"
-
     if max(abs(chosen), abs(rejected)) < still:
         return "neither chosen nor rejected moved"
-    said = f"chosen {verb(chosen, 'rose', 'fell')}{unit if abs(chosen) >= still else ''}"
-    grew = f"the margin {verb(margin, 'grew', 'shrank')}"
+    unit_of_rejected = unit if abs(chosen) < still else ""
+    said = f"chosen {moved(chosen, 'rose', 'fell')}{'' if unit_of_rejected else unit}"
+    grew = f"the margin {moved(margin, 'grew', 'shrank')}"
     if chosen * rejected > 0 and min(abs(chosen), abs(rejected)) >= still:
         return f"{said} and rejected by {size(rejected)} while {grew}"
-    other = f"rejected {verb(rejected, 'rose', 'fell')}{unit if abs(chosen) < still else ''}"
-    return f"{said}, {other} and {grew}"
+    return f"{said}, rejected {moved(rejected, 'rose', 'fell')}{unit_of_rejected} and {grew}"

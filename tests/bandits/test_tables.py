@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bandits.tables import POINT_THOUSANDS, FileWarning, Vector, align, read_vector
+from bandits.tables import THOUSANDS, FileWarning, Vector, align, read_vector
 from theory.checks import InvalidInput
 
 
@@ -453,7 +453,7 @@ LABELS = st.text(
     | st.characters(codec="utf-8", exclude_characters="\r\0")
 ).map(str.strip)
 NUMBERS = (st.floats(-1e6, 1e6) | st.integers(0, 50).map(float)).filter(
-    lambda number: not POINT_THOUSANDS.fullmatch(str(number))  # which is ambiguous beside ;
+    lambda number: not THOUSANDS.fullmatch(str(number))  # which is ambiguous beside ;
 )
 
 
