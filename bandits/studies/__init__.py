@@ -17,15 +17,13 @@ from bandits.studies.t24 import (
     ablations,
     combinatorial,
     geometry_map,
-    learning_rate_sweep,
     lemmas,
     length_ablations,
     length_models,
     length_problems,
     mass_relocation,
-    mode_seeking,
     preference_log_probs,
-    weights,
+    three_modes,
 )
 
 AnyStudy = Experiment | type[Study]
@@ -33,16 +31,16 @@ AnyStudy = Experiment | type[Study]
 STUDIES: dict[str, AnyStudy] = {
     experiment.name: experiment
     for experiment in (
-        mode_seeking.EXPERIMENT,
-        mass_relocation.EXPERIMENT,
-        learning_rate_sweep.EXPERIMENT,
-        lemmas.EXPERIMENT,
-        weights.EXPERIMENT,
+        three_modes.ModeSeeking,
+        mass_relocation.MassRelocation,
+        three_modes.LearningRateSweep,
+        lemmas.Lemmas,
+        lemmas.Weights,
         ablations.DataDistribution,
         ablations.OnPolicyBatchSize,
         ablations.SampleReuse,
         ablations.NegativeGradient,
-        preference_log_probs.EXPERIMENT,
+        preference_log_probs.PreferenceLogProbs,
         ablations.Complementarity,
         combinatorial.Combinatorial,
         geometry_map.GeometryMap,

@@ -54,3 +54,9 @@ def proportion_interval(successes: int, trials: int) -> Interval:
         else 1.0
     )
     return Interval(successes / trials, float(low), float(high))
+
+
+def share_interval(outcomes: ArrayLike) -> Interval:
+    """Return the share of outcomes that are true, with the interval of `proportion_interval`."""
+    values = np.asarray(outcomes, bool)
+    return proportion_interval(int(values.sum()), values.size)

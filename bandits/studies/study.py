@@ -36,7 +36,7 @@ class Study:
     source: ClassVar[str]
     question: ClassVar[str]
     quick: ClassVar[Mapping[str, Any]]
-    animate: ClassVar[Callable[[xr.Dataset], Frames] | None] = None
+    animate: ClassVar[Any] = None
 
     def __init_subclass__(cls) -> None:
         """Make the settings a dataclass."""
@@ -160,6 +160,9 @@ def _says(relation: str, bound: float, remark: str) -> str:
 
 POSITIVE = surely_above(0)
 """The criterion of claims of a difference: its interval lies above 0."""
+
+ALWAYS = Criterion(lambda interval: interval.effect == 1, "")
+"""The criterion of claims about every case: the share of cases that agree is 1."""
 
 
 def claim(

@@ -703,8 +703,7 @@ STOPS = {
 )
 def test_a_stop_is_one_sentence_and_leaves_nothing(command, monkeypatch, folder, arguments, stop):
     run, code = STOPS[stop]
-    fake = dataclasses.replace(STUDIES["mode_seeking"], run=run)
-    monkeypatch.setitem(STUDIES, "mode_seeking", fake)
+    monkeypatch.setattr(STUDIES["mode_seeking"], "run", run)
     monkeypatch.setattr("bandits.explorer.run", run)
     before = listing(folder)
     assert command(*arguments) == (code, "", f"modeseek: {stop.partition(',')[0]}\n")
@@ -724,12 +723,7 @@ def test_a_warning_is_said_once(command, monkeypatch):
 
 
 def test_animate_writes_a_moving_picture(command, folder, monkeypatch):
-    monkeypatch.setitem(
-        STUDIES, "mode_seeking", dataclasses.replace(
-            STUDIES["mode_seeking"],
-            quick=dataclasses.replace(STUDIES["mode_seeking"].quick, last_step=3),
-        ),
-    )  # fmt: skip
+    monkeypatch.setattr(STUDIES["mode_seeking"], "quick", {"last_step": 3})
     code, out, err = command("animate", "mode_seeking", "--quick", "--out", "a.html")
     assert (code, err) == (0, "")
     assert out.startswith("a.html  4 frames, ")

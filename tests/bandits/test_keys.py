@@ -31,8 +31,8 @@ from bandits.simulate import simulate
 from bandits.studies import STUDIES, Experiment
 from bandits.studies.i24 import aspects
 from bandits.studies.s25 import generation_verification_gap
-from bandits.studies.t24 import preference_log_probs
 from bandits.studies.t24.lengths import Lengths, train_lengths
+from bandits.studies.t24.preference_log_probs import PreferenceLogProbs
 from bandits.studies.t24.published import LEARNING_RATES, LEAST_GAP, Bandit, run_methods
 from bandits.sweeps import programs, sweep
 
@@ -187,8 +187,7 @@ def run_published():
 
 
 def run_log_probs():
-    settings = preference_log_probs.Settings(bandit=TINY, contexts=(3,), steps=4, records=2)
-    preference_log_probs.run(settings)
+    PreferenceLogProbs(bandit=TINY, contexts=(3,), steps=4, records=2).run()
 
 
 def run_lengths():

@@ -6,8 +6,6 @@ Which of them happens is followed over the steps, for few training prompts and f
 are those of a preference dataset: one random pair a prompt, labelled by its rewards.
 """
 
-from dataclasses import dataclass, field
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,71 +17,90 @@ from matplotlib.figure import Figure
 from bandits import plotting
 from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.keys import split_seed
-from bandits.losses import METHODS, switch
 from bandits.policies import Params
 from bandits.preferences import label_pairs
-from bandits.studies.base import Claim, Experiment
+from bandits.studies.base import Claim
 from bandits.studies.curves import draw_means, over_seeds, require_not_diverged
+from bandits.studies.study import Criterion, Study, claim
 from bandits.studies.t24.published import (
     BLOCK_RUNS,
-    LEARNING_RATES,
     NUM_ARMS,
     PEAKS,
     Bandit,
+    Learner,
     Start,
+    Variant,
     make_starts,
 )
-from bandits.sweeps import static, sweep
+from bandits.sweeps import choices, static, sweep
 from bandits.training import Schedule, from_dataset, on_bandit, train
 
-NAMES = ("preference_likelihood", "dpo", "ipo")
-CONTRASTIVE = ("dpo", "ipo")
+LIKELIHOOD, CONTRASTIVE = "preference_likelihood", ("dpo", "ipo")
+NAMES = (LIKELIHOOD, *CONTRASTIVE)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is trained.
+class PreferenceLogProbs(Study):
+    """Log-probabilities of winners and losers over their start, by method and number of prompts."""
 
-    Attributes:
-      bandit: the problem.
-      reward: of `PEAKS`.
-      contexts: numbers of training prompts.
-      steps: full-batch gradient steps.
-      records: how often the log-probabilities are taken.
-    """
+    source = "T24, section 5.2"
+    question = "Does a contrastive loss raise the winner, or only lower the loser more?"
+    quick = {"bandit": Bandit(seeds=3), "contexts": (20,), "steps": 60, "records": 6}
 
-    bandit: Bandit = field(default_factory=Bandit)
-    reward: str = "R1"
-    contexts: tuple[int, ...] = (5, 100)
-    steps: int = 200
-    records: int = 20
+    bandit: Bandit = Bandit()
+    reward: str = "R1"  # of `PEAKS`
+    contexts: tuple[int, ...] = (5, 100)  # numbers of training prompts
+    steps: int = 200  # full-batch gradient steps
+    records: int = 20  # how often the log-probabilities are taken
 
+    ATTRIBUTES = {
+        "winner": {"long_name": "winner's log-probability over its start", "units": "nats"},
+        "loser": {"long_name": "loser's log-probability over its start", "units": "nats"},
+        "outside": {"long_name": "mass on responses in no pair", "units": "1"},
+        "step": {"long_name": "gradient steps", "units": "1"},
+    }
+    TITLES = {"winner": "Winner", "loser": "Loser", "outside": "Mass in no pair"}
 
-def run(settings: Settings) -> xr.Dataset:
-    """Every method and number of prompts: log-probabilities relative to the start."""
-    bandit = settings.bandit
-    policy, group = bandit.policy(), bandit.responses
-    record = tuple(np.linspace(0, settings.steps, settings.records + 1).round().astype(int))
-    losses = [METHODS[name].bind() for name in NAMES]
+    def run(self) -> xr.Dataset:
+        results = sweep(
+            self._train,
+            {
+                "loss": choices({name: Variant(name).learner() for name in NAMES}),
+                "contexts": static(self.contexts),
+                "seed": np.arange(self.bandit.seeds),
+            },
+            fixed={
+                "start": make_starts(self.bandit),
+                "reference_log_probs": tanh_cauchy_reference(NUM_ARMS),
+            },
+            dims=["step"],
+            coords={"step": self._recorded_steps()},
+            attributes=self.ATTRIBUTES,
+            block_runs=BLOCK_RUNS,
+        )
+        require_not_diverged(results)
+        return results
 
-    def run_one(
-        loss: Int[Array, ""],
+    def _recorded_steps(self) -> list[int]:
+        return np.linspace(0, self.steps, self.records + 1).round().astype(int).tolist()
+
+    def _train(
+        self,
+        loss: Learner,
         contexts: int,
         seed: Int[Array, ""],
         start: Start,
-        learning_rates: Float[Array, " n"],
         reference_log_probs: Float[Array, " K"],
     ) -> dict[str, Array]:
+        """Train on one dataset of pairs and return what happens to them, by recorded step."""
+        bandit, keys = self.bandit, split_seed(seed)
+        policy, group = bandit.policy(), bandit.responses
         start_params = jax.tree.map(lambda leaf: leaf[seed], start.params)
-        problem = CategoricalBandit(
-            bump_reward(NUM_ARMS, PEAKS[settings.reward], bandit.width), reference_log_probs
-        )
+        peak = bump_reward(NUM_ARMS, PEAKS[self.reward], bandit.width)
         everything = contexts * group
-        schedule = Schedule(settings.steps, group, everything, everything, settings.steps)
-        keys = split_seed(seed)
+        schedule = Schedule(self.steps, group, everything, everything, self.steps)
         collect = on_bandit(
             policy,
-            problem,
+            CategoricalBandit(peak, reference_log_probs),
             schedule,
             prompts=start.contexts[seed, :contexts],
             label=lambda key, rewards: label_pairs(key, rewards, "random"),
@@ -96,160 +113,106 @@ def run(settings: Settings) -> xr.Dataset:
         def of_contexts(params: Params) -> Float[Array, "n K"]:
             return jax.vmap(policy.log_probs, in_axes=(None, 0))(params, dataset.contexts)
 
-        def follow(params: Params) -> dict[str, Array]:
+        def measure(params: Params) -> dict[str, Array]:
             log_probs = of_contexts(params)
             own = jnp.take_along_axis(log_probs - of_contexts(start_params), dataset.responses, 1)
+            outside = jnp.sum(jnp.where(in_pairs > 0, 0.0, jnp.exp(log_probs)), axis=1)
             return {
                 "winner": jnp.sum(won * own) / jnp.sum(won),
                 "loser": jnp.sum(lost * own) / jnp.sum(lost),
-                "outside": jnp.mean(
-                    jnp.sum(jnp.where(in_pairs > 0, 0.0, jnp.exp(log_probs)), axis=1)
-                ),
+                "outside": jnp.mean(outside),
             }
 
         return train(
-            keys.training, policy, start_params, switch(loss, losses),
-            from_dataset(dataset, schedule), schedule, optax.adam(learning_rates[loss]),
-            follow, record,
+            keys.training, policy, start_params, loss.loss, from_dataset(dataset, schedule),
+            schedule, optax.adam(loss.learning_rate), measure, self._recorded_steps(),
         )  # fmt: skip
 
-    results = sweep(
-        run_one,
-        {
-            "loss": np.arange(len(NAMES)),
-            "contexts": static(settings.contexts),
-            "seed": np.arange(bandit.seeds),
-        },
-        fixed={
-            "start": make_starts(bandit),
-            "learning_rates": np.array([LEARNING_RATES[METHODS[n].family] for n in NAMES]),
-            "reference_log_probs": tanh_cauchy_reference(NUM_ARMS),
-        },
-        dims=["step"],
-        coords={"step": list(record)},
-        attributes={
-            "winner": {"long_name": "winner's log-probability over its start", "units": "nats"},
-            "loser": {"long_name": "loser's log-probability over its start", "units": "nats"},
-            "outside": {"long_name": "mass on responses in no pair", "units": "1"},
-            "step": {"long_name": "gradient steps", "units": "1"},
-        },
-        block_runs=BLOCK_RUNS,
-    ).assign_coords(loss=list(NAMES))
-    require_not_diverged(results)
-    return results
+    @classmethod
+    def plot(cls, dataset: xr.Dataset) -> Figure:
+        """A row a number of prompts: winner, loser, and the mass outside the pairs, over steps."""
+        counts = dataset["contexts"].values
+        bottom, top = 0.8, 0.6  # inches, so that the labels fit below any number of rows
+        height = 4.2 * len(counts) + bottom + top
+        figure = plotting.new_figure(16, height)
+        panels = figure.subplots(len(counts), 3, sharex=True, squeeze=False)
+        edges = (0.07, bottom / height, 0.985, 1 - top / height)
+        figure.subplots_adjust(*edges, wspace=0.28, hspace=0.22)
+        for row, count in zip(panels, counts, strict=True):
+            for axes, (quantity, title) in zip(row, cls.TITLES.items(), strict=True):
+                for name in NAMES:
+                    one = dataset[quantity].sel(loss=name, contexts=count)
+                    draw_means(axes, one, "step", name, marker="")
+                axes.set_title(f"{title}, {count} prompts")
+            for axes in row[:2]:
+                axes.axhline(0, color=plotting.INK, linewidth=1, linestyle=":")
+                axes.set_ylabel("nats over its start")
+            row[2].set(ylim=(0, 1), ylabel="probability")
+        for axes in panels[-1]:
+            axes.set_xlabel("gradient steps")
+        panels[0, 0].legend(loc="best")
+        return figure
+
+    @classmethod
+    def judge(cls, dataset: xr.Dataset) -> list[Claim]:
+        return [claim for name in CONTRASTIVE for claim in _claims_of(dataset, name)]
 
 
-def plot(dataset: xr.Dataset) -> Figure:
-    """A row a number of prompts: winner, loser, and the mass outside the pairs, over steps."""
-    counts = dataset["contexts"].values
-    bottom, top = 0.8, 0.6  # inches, so that the labels fit below any number of rows
-    height = 4.2 * len(counts) + bottom + top
-    figure = plotting.new_figure(16, height)
-    panels = figure.subplots(len(counts), 3, sharex=True, squeeze=False)
-    figure.subplots_adjust(0.07, bottom / height, 0.985, 1 - top / height, wspace=0.28, hspace=0.22)
-    for row, count in zip(panels, counts, strict=True):
-        for axes, quantity in zip(row, ("winner", "loser", "outside"), strict=True):
-            for name in NAMES:
-                one = dataset[quantity].sel(loss=name, contexts=count)
-                draw_means(axes, one, "step", name, marker="")
-            axes.set_title(f"{_TITLES[quantity]}, {count} prompts")
-        for axes in row[:2]:
-            axes.axhline(0, color=plotting.INK, linewidth=1, linestyle=":")
-            axes.set_ylabel("nats over its start")
-        row[2].set(ylim=(0, 1), ylabel="probability")
-    for axes in panels[-1]:
-        axes.set_xlabel("gradient steps")
-    panels[0, 0].legend(loc="best")
-    return figure
-
-
-def judge(dataset: xr.Dataset) -> list[Claim]:
-    """Margins, and where the winner and the loser are, at the end; by seed."""
-    final = dataset.isel(step=-1)
-    margin = final["winner"] - final["loser"]
+def _claims_of(dataset: xr.Dataset, name: str) -> list[Claim]:
+    """Return the claims about a contrastive method, at the last step but for the notes."""
+    label, is_ipo = plotting.METHOD_LABELS[name], name == "ipo"
+    final, one = dataset.isel(step=-1), dataset.sel(loss=name)
     few, many = dataset["contexts"].values[[0, -1]]
-    claims = []
-    for name in CONTRASTIVE:
-        label = plotting.METHOD_LABELS[name]
-        wider = over_seeds(margin.sel(loss=name) - margin.sel(loss="preference_likelihood"))
-        claims.append(
-            EXPERIMENT.claim(
-                f"{label}'s margin exceeds that of Pref-FT by this many nats",
-                wider,
-                wider.low > 0,
-                asserted=False,
-                note=_when_wider(dataset, name),
-            )
-        )
-        winner, loser = (final[q].sel(loss=name) for q in ("winner", "loser"))
-        rises, falls = over_seeds(winner.sel(contexts=few)), over_seeds(loser.sel(contexts=few))
-        claims.append(
-            EXPERIMENT.claim(
-                f"With {few} prompts {label} raises the winner and lowers the loser: the winner's "
-                "rise in nats",
-                rises,
-                rises.low > 0 and falls.high < 0,
-                asserted=False,
-                note=f"The loser moves by {falls.effect:+.1f} nats; "
-                f"{_highest(dataset, name, few)}.",
-            )
-        )
-        winner, loser = winner.sel(contexts=many), loser.sel(contexts=many)
-        fallen = over_seeds(winner)
-        lost = over_seeds(loser)
-        least = float(dataset["winner"].sel(loss=name, contexts=many).mean("seed").min())
-        claims.append(
-            EXPERIMENT.claim(
-                f"With {many} prompts {label} lowers both while the margin grows: the winner's "
-                "rise in nats (holds if surely negative, the loser's too, and the margin positive)",
-                fallen,
-                fallen.high < 0 and lost.high < 0 and over_seeds(winner - loser).low > 0,
-                asserted=name == "ipo",
-                note=f"The loser moves by {lost.effect:+.1f} nats; the winner's lowest mean on the "
-                f"way is {least:+.2f}.",
-            )
-        )
-        outside = dataset["outside"].sel(loss=name, contexts=many)
-        moved = over_seeds(outside.isel(step=-1) - outside.isel(step=0))
-        claims.append(
-            EXPERIMENT.claim(
-                f"The mass goes to other responses: what responses in no pair gain under {label} "
-                f"with {many} prompts",
-                moved,
-                moved.low > 0,
-                asserted=name == "ipo",
-            )
-        )
-    return claims
-
-
-def _highest(dataset: xr.Dataset, name: str, contexts: int) -> str:
-    mean = dataset["winner"].sel(loss=name, contexts=contexts).mean("seed")
-    step = int(mean["step"][int(mean.argmax("step"))])
-    return f"the winner's mean is highest after {step} steps, {float(mean.max()):+.2f}"
+    margins = final["winner"] - final["loser"]
+    at_few, at_many = (one.sel(contexts=count) for count in (few, many))
+    loser_of_few = over_seeds(at_few["loser"].isel(step=-1))
+    loser_of_many = over_seeds(at_many["loser"].isel(step=-1))
+    margin_of_many = over_seeds(margins.sel(loss=name, contexts=many))
+    highest = at_few["winner"].mean("seed")
+    return [
+        claim(
+            f"{label}'s margin exceeds that of Pref-FT by this many nats",
+            margins.sel(loss=name) - margins.sel(loss=LIKELIHOOD),
+            asserted=False,
+            note=_when_wider(dataset, name),
+        ),
+        claim(
+            f"With {few} prompts {label} raises the winner and lowers the loser: the winner's rise "
+            "in nats",
+            at_few["winner"].isel(step=-1),
+            Criterion(lambda rise: rise.low > 0 and loser_of_few.high < 0, ""),
+            asserted=False,
+            note=f"The loser moves by {loser_of_few.effect:+.1f} nats; the winner's mean is "
+            f"highest after {int(highest.idxmax())} steps, {float(highest.max()):+.2f}.",
+        ),
+        claim(
+            f"With {many} prompts {label} lowers both while the margin grows: the winner's rise in "
+            "nats",
+            at_many["winner"].isel(step=-1),
+            Criterion(
+                lambda rise: rise.high < 0 and loser_of_many.high < 0 and margin_of_many.low > 0,
+                "surely negative, the loser's too, and the margin positive",
+            ),
+            asserted=is_ipo,
+            note=f"The loser moves by {loser_of_many.effect:+.1f} nats; the winner's lowest mean "
+            f"on the way is {float(at_many['winner'].mean('seed').min()):+.2f}.",
+        ),
+        claim(
+            f"The mass goes to other responses: what responses in no pair gain under {label} with "
+            f"{many} prompts",
+            at_many["outside"].isel(step=-1) - at_many["outside"].isel(step=0),
+            asserted=is_ipo,
+        ),
+    ]
 
 
 def _when_wider(dataset: xr.Dataset, name: str) -> str:
-    """The steps at which the mean margin exceeds that of Pref-FT, for each number of prompts."""
+    """Say when the mean margin exceeds that of Pref-FT, for each number of prompts."""
     margin = (dataset["winner"] - dataset["loser"]).mean("seed")
-    wider = margin.sel(loss=name) > margin.sel(loss="preference_likelihood")
+    wider = margin.sel(loss=name) > margin.sel(loss=LIKELIHOOD)
     parts = []
     for count in dataset["contexts"].values:
         steps = dataset["step"].values[wider.sel(contexts=count).values]
         span = f"from step {steps[0]} to {steps[-1]}" if steps.size else "at no step"
         parts.append(f"with {count} prompts it does {span}")
     return f"By the means, {'; '.join(parts)}."
-
-
-_TITLES = {"winner": "Winner", "loser": "Loser", "outside": "Mass in no pair"}
-
-EXPERIMENT = Experiment(
-    name="preference_log_probs",
-    source="T24, section 5.2",
-    question="Does a contrastive loss raise the winner, or only lower the loser more?",
-    full=Settings(),
-    quick=Settings(bandit=Bandit(seeds=3), contexts=(20,), steps=60, records=6),
-    run=run,
-    plot=plot,
-    judge=judge,
-)

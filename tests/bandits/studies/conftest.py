@@ -1,10 +1,33 @@
-"""What every figure of a study is held to wherever a test draws it."""
+"""Quick runs that all tests share, and what every figure is held to wherever a test draws it."""
+
+import fcntl
+import os
+import pickle
 
 import pytest
 
 from bandits import plotting
+from bandits.studies import STUDIES
 from bandits.studies.base import Experiment
 from bandits.studies.study import Study
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory):
+    """Return a copy of a study's quick run, which is measured once for all tests and processes."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def measure(name):
+        path = folder / f"{name}.pickle"
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                path.write_bytes(pickle.dumps(STUDIES[name].measure(quick=True)))
+        return pickle.loads(path.read_bytes())
+
+    return measure
 
 
 @pytest.fixture(autouse=True)

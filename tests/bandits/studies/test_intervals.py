@@ -5,7 +5,12 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from bandits.studies.intervals import exact, mean_interval, proportion_interval
+from bandits.studies.intervals import (
+    exact,
+    mean_interval,
+    proportion_interval,
+    share_interval,
+)
 from theory.checks import InvalidInput
 
 
@@ -32,6 +37,7 @@ def test_the_interval_of_a_proportion_is_the_exact_one(successes, trials):
     found = proportion_interval(successes, trials)
     assert found.effect == successes / trials
     np.testing.assert_allclose([found.low, found.high], expected, rtol=1e-9, atol=1e-15)
+    assert share_interval(np.arange(trials) < successes) == found
 
 
 @pytest.mark.parametrize("samples", [[], [1.0]])

@@ -8,6 +8,7 @@ import xarray as xr
 
 from bandits.studies.intervals import Interval
 from bandits.studies.study import (
+    ALWAYS,
     Study,
     above,
     below,
@@ -62,6 +63,7 @@ OTHER = xr.DataArray([2.9, 3.0, 3.1], dims="seed")
          Interval(1, 0, 2), Interval(2, 1, 3)),
         (surely_within(0.1), "surely within 0.1", Interval(0, -0.09, 0.05), Interval(0, -0.11, 0)),
         (above(0.9, "most"), "above 0.9, most", Interval(1, 0, 2), Interval(0.8, 0.8, 0.8)),
+        (ALWAYS, "", Interval(1, 0.9, 1), Interval(0.999, 0.9, 1)),
         (below(1e-9), "below 1e-09", Interval(0, 0, 0), Interval(1e-9, 0, 1)),
     ],
 )  # fmt: skip

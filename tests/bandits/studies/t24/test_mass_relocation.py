@@ -1,36 +1,37 @@
 """Theorem 6.5 on few instances: what is drawn, and that its claims can fail."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from bandits.studies.t24.mass_relocation import EXPERIMENT, judge
+from bandits.studies.t24.mass_relocation import MassRelocation
 from theory import mass_relocation
 
-SETTINGS = dataclasses.replace(EXPERIMENT.quick, instances=600, most_arms=20)
+SMALL = MassRelocation(instances=600, most_arms=20)
 
 
 @pytest.fixture(scope="module")
-def measured():
-    return EXPERIMENT.run(SETTINGS)
+def run():
+    return SMALL.run()
 
 
 @pytest.fixture
-def dataset(measured):
-    return measured.copy(deep=True)
+def dataset(run):
+    return run.copy(deep=True)
+
+
+def pair_of(instances, name):
+    """Return both categories' probabilities in float64."""
+    return instances[name].transpose("category", ...).values.astype(float)
 
 
 def test_the_pair_is_equal_where_its_case_demands_and_ordered_elsewhere(dataset):
-    equal_policy, equal_target = dataset.sel(pair="equal policy"), dataset.sel(pair="equal target")
-    for equal, ordered in (
-        (equal_policy["p"], equal_policy["q"]),
-        (equal_target["q"], equal_target["p"]),
-    ):
-        np.testing.assert_array_equal(equal.sel(category="x1"), equal.sel(category="x2"))
-        assert (ordered.sel(category="x1") > ordered.sel(category="x2")).all()
-    assert (dataset["p"] > 0).all()
-    assert (dataset["q"] > 0).all()
+    for case, equal, ordered in (("equal policy", "p", "q"), ("equal target", "q", "p")):
+        one = dataset.sel(pair=case)
+        np.testing.assert_array_equal(*pair_of(one, equal))
+        larger, smaller = pair_of(one, ordered)
+        assert (larger > smaller).all()
+        assert (smaller > 0).all()
+        assert (pair_of(one, equal) > 0).all()
 
 
 def test_no_instance_is_drawn_twice(dataset):
@@ -39,34 +40,33 @@ def test_no_instance_is_drawn_twice(dataset):
     assert len(np.unique(sums.round(5), axis=0)) == 1200
 
 
+def assert_moves_more_above(instances, value, threshold, tolerance):
+    """Reverse KL moves more where the value is above the threshold, but for those too close."""
+    clear = np.abs(value / threshold - 1) > tolerance
+    assert clear.mean() > 0.98
+    expected = value > threshold
+    assert 0.1 < expected.mean() < 0.9
+    np.testing.assert_array_equal(instances["reverse_moved_more"].values[clear], expected[clear])
+
+
 def test_case_1_agrees_with_the_threshold_computed_here(dataset):
     one = dataset.sel(pair="equal policy")
-    q1, q2 = (one["q"].sel(category=x).values.astype(float) for x in ("x1", "x2"))
-    p = one["p"].sel(category="x1").values
+    q1, q2 = pair_of(one, "q")
     threshold = (q1 - q2) / (np.log(q1) - np.log(q2))
-    clear = np.abs(p / threshold - 1) > 1e-4
-    assert clear.mean() > 0.98
-    expected = p > threshold
-    assert 0.1 < expected.mean() < 0.9
-    np.testing.assert_array_equal(one["reverse_moved_more"].values[clear], expected[clear])
+    assert_moves_more_above(one, pair_of(one, "p")[0], threshold, 1e-4)
 
 
 def test_cases_2_and_3_agree_with_the_threshold_computed_here(dataset):
     one = dataset.sel(pair="equal target")
-    p1, p2 = (one["p"].sel(category=x).values.astype(float) for x in ("x1", "x2"))
+    p1, p2 = pair_of(one, "p")
     mean = np.exp((p1 * np.log(p1) - p2 * np.log(p2)) / (p1 - p2) - 1)
     np.testing.assert_allclose(one["p_mean"], mean, rtol=1e-3)
     threshold = mean * np.exp(-one["kl"].values)
-    q = one["q"].sel(category="x1").values
-    clear = np.abs(q / threshold - 1) > 1e-3
-    assert clear.mean() > 0.98
-    expected = q > threshold
-    assert 0.1 < expected.mean() < 0.9
-    np.testing.assert_array_equal(one["reverse_moved_more"].values[clear], expected[clear])
+    assert_moves_more_above(one, pair_of(one, "q")[0], threshold, 1e-3)
 
 
 def test_every_case_holds_with_its_count_of_agreeing_instances(dataset):
-    claims = judge(dataset)
+    claims = MassRelocation.judge(dataset)
     assert [claim.statement[:6] for claim in claims[:3]] == ["Case 1", "Case 2", "Case 3"]
     for claim in claims[:3]:
         assert claim.statement.endswith(": 600 of 600 instances agree")
@@ -88,7 +88,7 @@ def test_every_case_holds_with_its_count_of_agreeing_instances(dataset):
 def test_one_disagreeing_instance_fails_the_claims_about_it(dataset, variable, pair, failing):
     one = {"pair": pair, "instance": 17}
     dataset[variable].loc[one] = not dataset[variable].loc[one]
-    claims = judge(dataset)
+    claims = MassRelocation.judge(dataset)
     assert [i for i, claim in enumerate(claims) if not claim.holds] == failing
     for i in failing:
         total = 1200 if i == 3 else 600
@@ -98,7 +98,7 @@ def test_one_disagreeing_instance_fails_the_claims_about_it(dataset, variable, p
 
 def test_a_reverse_kl_that_always_moves_more_fails_the_claim_that_the_threshold_matters(dataset):
     dataset["reverse_moved_more"][:] = True
-    assert not judge(dataset)[4].holds
+    assert not MassRelocation.judge(dataset)[4].holds
 
 
 def test_a_wrong_threshold_in_the_theory_is_noticed(monkeypatch):
@@ -106,15 +106,13 @@ def test_a_wrong_threshold_in_the_theory_is_noticed(monkeypatch):
         return 0.5 * (q[..., first] + q[..., second])
 
     monkeypatch.setattr(mass_relocation, "equal_policy_threshold", arithmetic)
-    claims = judge(EXPERIMENT.run(SETTINGS))
+    claims = MassRelocation.judge(SMALL.run())
     assert [claim.holds for claim in claims] == [False, True, True, True, True]
     assert claims[0].effect < 0.99
 
 
 def test_each_case_has_a_map_with_its_threshold_and_its_count(dataset):
-    figure = EXPERIMENT.draw(dataset)
-    figure.canvas.draw()
-    maps = figure.axes[:3]
+    maps = MassRelocation.draw(dataset).axes[:3]
     for axes in maps:
         assert "600 of 600 instances agree" in axes.get_xlabel()
         (cells,) = axes.collections
