@@ -161,7 +161,7 @@ def _find_layout(names: Sequence[Any]) -> Layout | None:
 
 
 def _is_plain(table: Table) -> bool:
-    """Whether it is pairs without a header: two names, and numbers in a third column only."""
+    """Return whether it holds two names, and numbers in a third column only, without a header."""
     cells = table.first()
     if table.header or len(cells) not in (2, 3) or WORDS.intersection(map(normalise, cells)):
         return False
@@ -173,7 +173,7 @@ def _is_plain(table: Table) -> bool:
 
 
 def _is_pair(cells: Sequence[Any]) -> bool:
-    """Whether a line that starts with ``#`` is a pair: no note and no commented header."""
+    """Return whether a line that starts with ``#`` is a pair: no note, no commented header."""
     return not cells[0][1:2].isspace() and normalise(cells[0].strip("#")) not in WORDS
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from theory.checks import InvalidInput
 
 @contextmanager
 def whole_files(*paths: Path) -> Iterator[list[Path]]:
-    """Names to write to; the files take their places together, once all of them are complete.
+    """Yield names to write to; the files take their places together, once all are complete.
 
     Raises InvalidInput if one cannot be written; none of them is left behind then.
     """
@@ -22,12 +23,11 @@ def whole_files(*paths: Path) -> Iterator[list[Path]]:
         for path in paths:
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            handle, name = tempfile.mkstemp(f"-{path.name}", ".part-", path.parent)
-            os.close(handle)
-            parts.append(Path(name))
+            part = path.with_name(f".part-{secrets.token_hex(4)}-{path.name}")
+            part.touch(exist_ok=False)
+            parts.append(part)
         yield parts
         for path, part in zip(paths, parts, strict=True):
-            part.chmod(0o666 & ~_umask())
             os.replace(part, path)
     except OSError as error:
         raise InvalidInput(f"cannot write {path}: {error.strerror or error}") from error
@@ -38,14 +38,14 @@ def whole_files(*paths: Path) -> Iterator[list[Path]]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A name to write to; the file takes its place only once it is complete."""
+    """Yield a name to write to; the file takes its place only once it is complete."""
     with whole_files(path) as (part,):
         yield part
 
 
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """A folder within ``folder`` for what is not complete yet; in the end it is removed."""
+    """Yield a folder within ``folder`` for what is not complete yet; it is removed in the end."""
     try:
         scratch = tempfile.TemporaryDirectory("", ".part-", folder, ignore_cleanup_errors=True)
     except OSError as error:
@@ -55,9 +55,9 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 
 
 def move_files(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Where the files are, once all of them stand in ``folder``; they take their places together.
+    """Move files into ``folder``, where they take their places together; return their new paths.
 
-    Raises InvalidInput if one cannot.
+    Raises InvalidInput if one cannot be moved.
     """
     places = [folder / path.name for path in paths]
     with whole_files(*places) as parts:
@@ -77,9 +77,3 @@ def make_folder(path: Path) -> None:
         raise InvalidInput(
             f"cannot write to the folder {path}: {reason}; choose another"
         ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

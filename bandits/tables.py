@@ -315,7 +315,7 @@ def normalise(name: Any) -> str:
 
 
 def is_name(cell: Any) -> bool:
-    """Whether a cell can be the name of a column, and not a number gone wrong."""
+    """Return whether a cell can be the name of a column, and not a number gone wrong."""
     return (
         isinstance(cell, str)
         and (cell[:1].isalpha() or cell[:1] == "_")
@@ -325,7 +325,7 @@ def is_name(cell: Any) -> bool:
 
 
 def is_number(cell: Any) -> bool:
-    """Whether a cell is a number, in any dialect."""
+    """Return whether a cell is a number, in any dialect."""
     return isinstance(cell, int | float) or bool(NUMBER.fullmatch(str(cell)))
 
 
@@ -485,13 +485,13 @@ def _split_line(line: str, dialect: dict[str, Any]) -> list[str]:
 
 
 def _holds_numbers(table: Table) -> bool:
-    """Whether a column but the first, or the only one, holds a number."""
+    """Return whether a column but the first, or the only one, holds a number."""
     rows = itertools.chain(table.rows, (cells for _, cells in table.hashed))
     return any(is_number(cell) for row in rows for cell in row[len(row) > 1 :])
 
 
 def _is_hashed_arm(cells: Sequence[Any]) -> bool:
-    """Whether it is an arm: after ``# `` it needs a number, after ``#`` alone only no name."""
+    """Return whether it is an arm: ``# `` needs a number behind it, ``#`` alone no name."""
     if cells[0][1:2].isspace():
         return is_number(cells[-1])
     return not is_name(cells[-1].lstrip("#"))
@@ -509,7 +509,7 @@ def _find_columns(names: Sequence[Any]) -> tuple[int | None, int] | None:
 
 
 def _names_value(table: Table, cells: Sequence[Any]) -> bool:
-    """Whether cells are a header; one whose names say nothing is taken, and said."""
+    """Return whether cells are a header; one whose names say nothing is taken, and said."""
     if _find_columns(cells):
         return True
     if len(cells) > 2 or not is_name(cells[-1]) or not isinstance(cells[0], str):

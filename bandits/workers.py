@@ -28,7 +28,7 @@ MOST_PROCESSES = 4
 
 
 def processes_for(count: int | None) -> int:
-    """As many as asked for; by default one for each core up to `MOST_PROCESSES`, and one for a GPU.
+    """Return ``count``, or by default one for each core up to `MOST_PROCESSES`, and one for a GPU.
 
     Raises InvalidInput for a count < 1.
     """
@@ -47,15 +47,15 @@ def side_by_side(
     processes: int,
     prepare: Callable[[], None],
 ) -> Iterator[Iterator[tuple[Piece, Result]]]:
-    """Each piece with its result, as they end; where there is one process, here and in order.
+    """Yield each piece with its result, as they end; a single process works here and in order.
 
-    Left by an exception, also one of a signal, it kills the processes: what they write is the
-    caller's to clean up. None of them outlives this one.
+    Where an exception, also one of a signal, leaves it, it kills the processes; the caller cleans up
+    what they wrote. None of them outlives this one.
 
     Args:
       work: from a piece to its result; both must be picklable, and it a function of a module.
       pieces: what to work on.
-      processes: at most so many at a time.
+      processes: largest number of pieces at a time.
       prepare: called first in each process, where there are several.
 
     Raises what ``work`` raises, and InvalidInput if a process dies.

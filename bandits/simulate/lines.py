@@ -79,7 +79,7 @@ def split(dataset: xr.Dataset) -> list[Line]:
 def _split_along(
     part: xr.Dataset, dim: str, method: str
 ) -> list[tuple[dict[str, float], xr.Dataset]]:
-    """One piece a value; a single one where neither the method nor its target depends on it."""
+    """Return a piece a value, or one piece where the method and its target do not depend on it."""
     log_probs = part["log_probs"].transpose(dim, ...)
     same = all(np.array_equal(log_probs[0], other, equal_nan=True) for other in log_probs)
     moves_target = dim in part["target_log_probs"].dims  # and with it the KLs

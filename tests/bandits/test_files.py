@@ -4,36 +4,22 @@ import os
 
 import pytest
 
-from bandits.files import make_folder, whole_file
+from bandits.files import make_folder, move_files, scratch_folder, whole_file, whole_files
 from theory.checks import InvalidInput
 
 
 def test_a_whole_file_replaces_its_target_only_when_complete(tmp_path):
-    path = tmp_path / "data.txt"
-    path.write_text("old")
-    with whole_file(path) as part:
-        part.write_text("new")
-        assert part.parent == tmp_path
-        assert part.suffix == ".txt"
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["data.txt"]
-
-
-def test_a_reader_of_the_old_file_never_sees_a_part_of_the_new_one(tmp_path):
-    path = tmp_path / "data.txt"
-    path.write_text("old")
+    path, ordinary = tmp_path / "data.txt", tmp_path / "ordinary.txt"
+    for each in (path, ordinary):
+        each.write_text("old")
     with path.open() as reader:
         with whole_file(path) as part:
             part.write_text("new")
-        assert reader.read() == "old"
-
-
-def test_a_whole_file_has_the_permissions_of_an_ordinary_one(tmp_path):
-    with whole_file(tmp_path / "whole"):
-        pass
-    (tmp_path / "ordinary").touch()
-    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+            assert (part.parent, part.suffix, path.read_text()) == (tmp_path, ".txt", "old")
+        assert reader.read() == "old"  # a reader of the old file sees no part of the new one
+    assert path.read_text() == "new"
+    assert sorted(os.listdir(tmp_path)) == ["data.txt", "ordinary.txt"]
+    assert path.stat().st_mode == ordinary.stat().st_mode
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt])
@@ -44,8 +30,8 @@ def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path, error, exists):
         path.write_text("old")
 
     def fail():
-        with whole_file(path) as part:
-            part.write_text("half")
+        with whole_files(tmp_path / "other.txt", path) as parts:
+            parts[0].write_text("half")
             raise error("no more")
 
     with pytest.raises(InvalidInput if error is OSError else error):
@@ -53,14 +39,21 @@ def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path, error, exists):
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"] * exists
 
 
-def test_a_file_that_cannot_be_written_is_refused_in_one_sentence(tmp_path):
+@pytest.mark.parametrize("name", ["taken", "missing/data.txt"])
+def test_a_file_that_cannot_be_written_is_refused_in_one_sentence(tmp_path, name):
     (tmp_path / "taken").mkdir()
-    with pytest.raises(InvalidInput, match=r"cannot write .*taken"), whole_file(tmp_path / "taken"):
+    paths = tmp_path / "first", tmp_path / name
+    with pytest.raises(InvalidInput, match=f"^cannot write .*{name}: "), whole_files(*paths):
         pass
     assert os.listdir(tmp_path) == ["taken"]
-    missing = tmp_path / "missing" / "data.txt"
-    with pytest.raises(InvalidInput, match=r"cannot write .*missing"), whole_file(missing):
-        pass
+
+
+def test_files_move_from_a_scratch_folder_which_is_removed(tmp_path):
+    with scratch_folder(tmp_path) as scratch:
+        (scratch / "data").write_text("new")
+        assert move_files([scratch / "data"], tmp_path) == [tmp_path / "data"]
+    assert os.listdir(tmp_path) == ["data"]
+    assert (tmp_path / "data").read_text() == "new"
 
 
 def test_a_folder_is_made_with_its_parents_and_left_empty(tmp_path):
@@ -69,9 +62,9 @@ def test_a_folder_is_made_with_its_parents_and_left_empty(tmp_path):
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, name):
     (tmp_path / "file").write_text("kept")
-    for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InvalidInput, match=f"cannot write to the folder {path}: .*choose"):
-            make_folder(path)
+    with pytest.raises(InvalidInput, match=f"cannot write to the folder .*{name}: .*choose"):
+        make_folder(tmp_path / name)
     assert (tmp_path / "file").read_text() == "kept"
