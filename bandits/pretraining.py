@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from bandits.keys import split_seed
 from bandits.policies import Params, Policy, context_network, distill
-from bandits.xla import compiler_options
+from bandits.kernels.compiler import compiler_options
 
 CONTEXT_SIZE = 100
 """Numbers in a context, uniform in [0, 1]."""

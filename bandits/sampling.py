@@ -1,27 +1,23 @@
 """Drawing arms: one 32-bit random number a sample, a cumulative sum and a search.
 
 `jax.random.categorical` adds noise to every arm for every sample; inverting the CDF takes one
-random number and a search in two steps, by comparisons and by halving. After the exponential all
-arithmetic is on integers, which no order of summation changes: only the last bit of ``exp`` could
-set a draw under vmap apart from the same draw alone.
+random number and a search. After the exponential all arithmetic is on integers, which no order of
+summation changes: only the last bit of ``exp`` could set a draw under vmap apart from the same draw
+alone.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, UInt32
 
-from bandits import threefry
+from bandits.kernels import has_twin, threefry
 from theory import checks
 
 UNIT = 2.0**31
 """What a probability of 1 weighs, in whole units: the sum stays a factor 2 short of overflow."""
-
-MOST_BLOCKS = 16
-"""Of arms: comparisons find the block, in vectors, and lookups, one by one, the arm in it."""
 
 
 def sample_categorical(
@@ -103,18 +99,21 @@ def _inverse_cdf(log_probs: Float[Array, " K"], bits: UInt32[Array, " N"]) -> In
     # Half precision cannot hold 2^31.
     precision = jnp.promote_types(log_probs.dtype, jnp.float32)
     masses = jnp.round(UNIT * jnp.exp(log_probs.astype(precision))).astype(jnp.uint32)
-    edges = _running_sum(masses)
-    return search(edges, _multiply_high(bits, edges[-1]))
+    edges = running_sum(masses)
+    return find_arms(edges, _multiply_high(bits, edges[-1]))
 
 
-def _running_sum(masses: UInt32[Array, " K"]) -> UInt32[Array, " K"]:
-    # On a CPU one pass in order takes half the time of jnp.cumsum, whose parallel passes a GPU
-    # wants. In integers both give the same bits.
-    def in_order(masses: UInt32[Array, " K"]) -> UInt32[Array, " K"]:
-        return jax.lax.scan(lambda total, m: (total + m,) * 2, jnp.uint32(0), masses)[1]
+@has_twin
+def running_sum(masses: UInt32[Array, " K"]) -> UInt32[Array, " K"]:
+    """Return c_k = m_0 + … + m_k; in integers, every order of summation gives the same bits."""
+    return jnp.cumsum(masses, dtype=jnp.uint32)
 
-    in_parallel = functools.partial(jnp.cumsum, dtype=jnp.uint32)
-    return jax.lax.platform_dependent(masses, cpu=in_order, default=in_parallel)
+
+@has_twin
+def find_arms(edges: UInt32[Array, " K"], t: UInt32[Array, " N"]) -> Int32[Array, " N"]:
+    """Return the arm with edges[arm − 1] <= t < edges[arm], and the last one for larger t."""
+    arms = jnp.searchsorted(edges, t, side="right")
+    return jnp.minimum(arms, edges.size - 1).astype(jnp.int32)
 
 
 def _multiply_high(
@@ -126,29 +125,6 @@ def _multiply_high(
     middle = a_high * b_low + (a_low * b_low >> 16)
     carry = a_low * b_high + (middle & 0xFFFF)
     return a_high * b_high + (middle >> 16) + (carry >> 16)
-
-
-def search(edges: UInt32[Array, " K"], t: UInt32[Array, " N"]) -> Int32[Array, " N"]:
-    """The arm with edges[arm − 1] <= t < edges[arm]: its block by comparisons, then by halving."""
-    block = math.ceil(edges.size / MOST_BLOCKS)
-    # The ends of all blocks but the last: how many of them t has passed says which block it is in.
-    ends = range(block - 1, edges.size - 1, block)
-    first = jnp.zeros(t.shape, jnp.int32)
-    arm = block * sum(((edges[end] <= t).astype(jnp.int32) for end in ends), first)
-    halves, candidates = [], block
-    while candidates > 1:
-        halves.append(candidates // 2)
-        candidates -= candidates // 2
-
-    def halve(arm: Int32[Array, " N"], half: Int32[Array, ""]) -> tuple[Int32[Array, " N"], None]:
-        # The last block may be short: past the last edge, which no t reaches, nothing moves.
-        probe = jnp.minimum(arm + half, edges.size) - 1
-        return jnp.where(edges[probe] <= t, arm + half, arm), None
-
-    # A loop: in unrolled levels XLA computes some anew. At K = 10, 100, 1000, in ns a sample on one
-    # core: this 0.5, 2.9, 5.7; by halving alone 2.8, 4.5, 7.0.
-    arm = jax.lax.scan(halve, arm, jnp.array(halves, jnp.int32))[0]
-    return jnp.minimum(arm, edges.size - 1)  # where edges are those of NaN, t may reach the last
 
 
 # A scatter adds 2 to 5 ns to a draw. Sorting the random numbers and searching them for the edges

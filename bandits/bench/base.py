@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from bandits.sweeps.programs import lanes
-from bandits.xla import compiler_options
+from bandits.kernels.compiler import compiler_options
 from theory import checks
 
 TIMES = "×"

@@ -12,7 +12,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, UInt32
 
-from bandits import sampling, threefry
+from bandits import sampling
+from bandits.kernels import threefry
 from bandits.bench import peers
 from bandits.bench.base import (
     TIMES,
@@ -181,7 +182,7 @@ def sampled_floor(
     bandit = far(num_arms)
     workloads: dict[str, Callable[[], Any]] = {
         SAMPLED_FLOOR: draws(sizes, bandit, bits_of_jax, halving, as_jax_does=True),
-        OWN_DRAW: draws(sizes, bandit, bits_of_ours, sampling.search),
+        OWN_DRAW: draws(sizes, bandit, bits_of_ours, sampling.find_arms),
     }
     workloads |= {method: training(method, sizes, bandit) for method in SAMPLED_METHODS}
     seconds = interleaved(workloads, repeats)
@@ -265,7 +266,7 @@ def bits_of_jax(key: PRNGKeyArray, step: Array, count: int) -> UInt32[Array, " N
 
 
 def bits_of_ours(key: PRNGKeyArray, step: Array, count: int) -> UInt32[Array, " N"]:
-    """The same numbers as `bandits.threefry` makes them."""
+    """The same numbers as `bandits.kernels.threefry` makes them."""
     return threefry.bits(threefry.fold_in(key, step), (count,))
 
 

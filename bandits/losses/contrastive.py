@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from bandits.kernels import has_twin
 from bandits.losses.likelihood import best_of_n, preference_likelihood
 from bandits.losses.pairs import OfMargin, mean_over_pairs, sum_over_pairs
 from bandits.losses.policy_gradient import reinforce
@@ -28,7 +29,7 @@ def dpo(
     """
     beta = checks.positive("beta", beta)
     return _sum_over_pairs(
-        _minus_log_sigmoid, responses, scale=beta, label_smoothing=label_smoothing
+        minus_log_sigmoid, responses, scale=beta, label_smoothing=label_smoothing
     )
 
 
@@ -160,13 +161,10 @@ def _sum_over_pairs(
     return (1.0 - smoothing) * labelled(scale) + smoothing * flipped
 
 
-@jax.custom_jvp
-def _minus_log_sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """−log σ(x), whose derivative autodiff would miss at the kink of |x|."""
-    return jax.nn.relu(-x) + jnp.log1p(jnp.exp(-jnp.abs(x)))
-
-
-_minus_log_sigmoid.defjvps(lambda tangent, _, x: -jax.nn.sigmoid(-x) * tangent)
+@has_twin
+def minus_log_sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Return −log σ(x)."""
+    return -jax.nn.log_sigmoid(x)
 
 
 def _shortfall(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

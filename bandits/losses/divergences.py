@@ -62,64 +62,6 @@ def _log_mean(a: Float[Array, " K"], b: Float[Array, " K"]) -> Float[Array, " K"
     return jnp.where(excluded, -jnp.inf, jnp.logaddexp(a, b) - jnp.log(2.0))
 
 
-def forward_kl_gradient(
-    logits: Float[Array, "K *batch"], target_log_probs: Float[Array, "K *batch"]
-) -> Float[Array, "K *batch"]:
-    """The gradient p − q of `forward_kl` in the logits of a tabular softmax, arms first."""
-    weights = jnp.exp(logits - _greatest(logits))
-    return weights * (1.0 / _total(weights)) - jnp.exp(target_log_probs)
-
-
-def reverse_kl_gradient(
-    logits: Float[Array, "K *batch"], target_log_probs: Float[Array, "K *batch"]
-) -> Float[Array, "K *batch"]:
-    """The gradient p ∘ (log(p/q) − KL(p‖q)) of `reverse_kl`, arms first.
-
-    Logits less the greatest do for log p: they differ by a constant, and so do their means under p.
-    """
-    greatest = _greatest(logits)
-    relative = logits - greatest
-    weights = jnp.exp(relative)
-    scale = 1.0 / _total(weights)
-
-    def weighted(values: Float[Array, "K *batch"]) -> Float[Array, "K *batch"]:
-        return jnp.where(weights > 0, weights * values, 0.0)  # 0 times ∞ is 0 here
-
-    mean = _total(weighted(relative - target_log_probs)) * scale
-    # Held apart, so that XLA takes the differences anew: it would keep them, and to read them again
-    # takes longer.
-    greatest, mean, target_log_probs = jax.lax.optimization_barrier(
-        (greatest, mean, target_log_probs)
-    )
-    return scale * weighted(logits - greatest - target_log_probs - mean)
-
-
-def _greatest(values: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
-    # On a CPU jnp.max takes as long as the exponential, for it lets NaN through. Here NaN may be
-    # passed over: its exponential is NaN.
-    least = jnp.array(-jnp.inf, values.dtype)
-    return jax.lax.reduce(values, least, lambda a, b: jnp.where(a > b, a, b), dimensions=(0,))
-
-
-def _total(values: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
-    # A product with ones: on a CPU its kernel is no slower than that of jnp.sum, and sums every
-    # column in the same order however many there are, in jaxlib 0.10.2 at least. A column alone
-    # would get another kernel; two do not.
-    columns = values.reshape(len(values), -1)
-    if columns.shape[1] == 1:
-        columns = jnp.repeat(columns, 2, axis=1)
-    ones = jnp.ones(len(values), values.dtype)
-    totals = jnp.tensordot(ones, columns, axes=1, precision=jax.lax.Precision.HIGHEST)
-    return totals[: values[0].size].reshape(values.shape[1:])
-
-
-LOGIT_GRADIENTS: dict[Divergence, Callable[[Array, Array], Array]] = {
-    forward_kl: forward_kl_gradient,
-    reverse_kl: reverse_kl_gradient,
-}
-"""Gradients that take one exponential an arm, where autodiff takes two."""
-
-
 def to_gibbs(divergence: Divergence) -> Callable[..., Float[Array, ""]]:
     """The divergence as a method: from the Gibbs policy π* ∝ π_ref exp(r/β) of the whole space."""
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from bandits.columns import columns_or_table, in_columns
+from bandits.kernels import has_twin
 from theory.checks import InvalidInput
 from theory.pairs import Pairs
 
@@ -141,43 +141,24 @@ def preferences_by_reward(
     """
     rewards = jnp.asarray(rewards)
     least_gap = jnp.asarray(least_gap, jnp.result_type(rewards, float))
-    # Steps have no derivative but 0, and what maps in columns has none of its own.
-    return _label(*jax.lax.stop_gradient((rewards, least_gap)))
+    # Steps have no derivative but 0.
+    return label(*jax.lax.stop_gradient((rewards, least_gap)))
 
 
-# Compiled as a whole: called eagerly, the loop inside would be compiled again each time.
-@jax.jit
-def _label(rewards: Float[Array, " C"], least_gap: Float[Array, ""]) -> Float[Array, "C C"]:
-    return columns_or_table(_label_in_columns, _label_table, rewards, least_gap)
+@has_twin
+def label(rewards: Float[Array, " C"], least_gap: Float[Array, ""]) -> Float[Array, "C C"]:
+    """Return the weight of every pair: equal where the first has more reward, by enough, else 0."""
+    return normalize_preferences(tell_apart(rewards[:, None] - rewards[None, :], least_gap))
 
 
-def _label_table(rewards: Float[Array, " C"], least_gap: Float[Array, ""]) -> Float[Array, "C C"]:
-    return normalize_preferences(_tell_apart(rewards[:, None] - rewards[None, :], least_gap))
-
-
-@in_columns
-def _label_in_columns(
-    rewards: Float[Array, "C *batch"], least_gap: Float[Array, "*batch"]
-) -> Float[Array, "C C *batch"]:
-    """One response after another, for XLA would take the table number by number."""
-
-    def against_all(counts: Array, reward: Array) -> tuple[Array, Array]:
-        labelled = _tell_apart(reward - rewards, least_gap)
-        return counts + labelled, labelled
-
-    nothing = jnp.zeros_like(rewards - least_gap)
-    counts, labelled = jax.lax.scan(against_all, nothing, rewards)
-    return _divide(labelled, jnp.sum(counts, axis=0))
-
-
-def _tell_apart(gaps: Float[Array, "*shape"], least_gap: Array) -> Float[Array, "*shape"]:
-    """1 where the first of a pair has more reward, by enough."""
+def tell_apart(gaps: Float[Array, "*shape"], least_gap: Array) -> Float[Array, "*shape"]:
+    """Return 1 where the first of a pair has more reward, by enough, and 0 elsewhere."""
     return ((gaps > 0) & (gaps >= least_gap)).astype(least_gap.dtype)
 
 
 def normalize_preferences(weights: Float[Array, "C C"]) -> Float[Array, "C C"]:
-    """Weights divided by their sum; zeros stay zeros."""
-    return _divide(weights, jnp.sum(weights))
+    """Return the weights divided by their sum; zeros stay zeros."""
+    return divide(weights, jnp.sum(weights))
 
 
 def sum_of_log_probs(
@@ -205,7 +186,8 @@ def sum_of_log_probs(
     return jnp.sum(weights * differences) + total * held
 
 
-def _divide(weights: Float[Array, "*shape"], total: Float[Array, "*batch"]) -> Array:
+def divide(weights: Float[Array, "*shape"], total: Float[Array, "*batch"]) -> Array:
+    """Return weights / total, 0 where the total is."""
     return weights / jnp.where(total > 0, total, 1.0)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from bandits.environments import CategoricalBandit
 from bandits.keys import SeedKeys
-from bandits.lookup import look_up
+from bandits.kernels.lookup import look_up
 from bandits.losses import DIVERGENCES, METHODS, Loss
 from bandits.policies import tabular_softmax
 from bandits.simulate.problem import learns_from_pairs

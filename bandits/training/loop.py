@@ -26,7 +26,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from bandits import threefry
+from bandits.kernels import threefry
 from bandits.losses import Loss, Responses
 from bandits.metrics import DIVERGED_AT
 from bandits.policies import Params, Policy

@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 
 from bandits.environments import power_law_reference, tanh_cauchy_reference
-from bandits.sampling import MOST_BLOCKS, inverse_cdf, sample_categorical, sample_counts, search
+from bandits.kernels.search import MOST_BLOCKS
+from bandits.sampling import find_arms, inverse_cdf, sample_categorical, sample_counts
 from theory.checks import InvalidInput
 
 KEY = jax.random.key(20240414)
@@ -15,7 +16,7 @@ EXP_ERROR = 2.0**-23
 """Total variation by which float32's exp may be off: two units in the last place."""
 
 traced_inverse_cdf = jax.jit(inverse_cdf)
-traced_search = jax.jit(search)
+traced_search = jax.jit(find_arms)
 
 
 def log(probs):

@@ -10,8 +10,9 @@ from hypothesis.extra.numpy import arrays
 from scipy import special
 from scipy.spatial import distance
 
+from bandits.kernels.descent import LOGIT_GRADIENTS
 from bandits.losses import DIVERGENCES, METHODS, make_group
-from bandits.losses.divergences import LOGIT_GRADIENTS, jensen_shannon, reverse_kl
+from bandits.losses.divergences import jensen_shannon, reverse_kl
 from theory import gibbs, mode_seeking
 
 pytestmark = pytest.mark.usefixtures("float64")

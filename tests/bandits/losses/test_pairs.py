@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandits.columns import MOST_RESPONSES
+from bandits.kernels.columns import MOST_RESPONSES
 from bandits.losses import preferences_by_reward
 from bandits.losses.pairs import mean_over_pairs, sum_over_pairs
 from theory.pairs import Pairs

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bandits.columns import MOST_RESPONSES
+from bandits.kernels.columns import MOST_RESPONSES
 from bandits.losses import METHODS, make_group, normalize_preferences, preferences_by_reward
 from bandits.losses.responses import sum_of_log_probs
 from theory.pairs import Pairs

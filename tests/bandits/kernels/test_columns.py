@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bandits.columns import in_columns
+from bandits.kernels.columns import in_columns
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bandits import lookup
-from bandits.lookup import look_up
+from bandits.kernels.lookup import look_up
 
 TABLES = np.random.default_rng(0).normal(size=(4, 3, 7)).astype(np.float32)
 ARMS = np.random.default_rng(1).integers(0, 7, (4, 3, 5))

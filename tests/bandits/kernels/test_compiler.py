@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bandits import xla
-from bandits.xla import avoid_ynnpack, compiler_options
+from bandits.kernels import compiler
+from bandits.kernels.compiler import avoid_ynnpack, compiler_options
 
 WIDTH, YNNPACK = "xla_cpu_prefer_vector_width", "xla_cpu_experimental_ynn_fusion_type"
 
@@ -38,21 +38,21 @@ def test_wide_vectors_give_the_results_of_others():
     [("0.8.0", False), ("0.10.1", False), ("0.10.2", True), ("0.10.2rc1", True), ("0.11", True)],
 )
 def test_ynnpack_is_switched_off_where_jaxlib_has_it(monkeypatch, version, has_it):
-    monkeypatch.setattr(xla.importlib.metadata, "version", lambda _: version)
+    monkeypatch.setattr(compiler.importlib.metadata, "version", lambda _: version)
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
     assert (YNNPACK in compiler_options(jax.local_devices(backend="cpu")[0])) == has_it
     avoid_ynnpack()
-    flags = xla.os.environ["XLA_FLAGS"]
+    flags = compiler.os.environ["XLA_FLAGS"]
     assert flags == "--xla_dump_to=x" + (f" --{YNNPACK}=" if has_it else "")
     avoid_ynnpack()
-    assert xla.os.environ["XLA_FLAGS"] == flags
+    assert compiler.os.environ["XLA_FLAGS"] == flags
 
 
 @pytest.mark.parametrize("flags", [f"--{YNNPACK}=individual_dot", "flags.txt"])
 def test_a_users_word_on_ynnpack_and_a_file_of_flags_stay(monkeypatch, flags):
     monkeypatch.setenv("XLA_FLAGS", flags)
     avoid_ynnpack()
-    assert xla.os.environ["XLA_FLAGS"] == flags
+    assert compiler.os.environ["XLA_FLAGS"] == flags
 
 
 def test_the_command_compiles_without_it(do):

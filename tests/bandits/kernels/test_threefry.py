@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandits import threefry
+from bandits.kernels import threefry
 
 KEY = jax.random.key(20261121)
 

@@ -2,8 +2,8 @@
 
 On a CPU JAX runs the 20 rounds of its generator as a loop, to compile sooner, and every turn passes
 over all numbers in memory. Written out, they are one pass, and a key costs next to nothing. The
-numbers are JAX's own, bit for bit (Salmon et al. 2011, Threefry-2x32-20). Where a key is not one of
-JAX's default generator, as it comes, these are the functions of `jax.random`.
+numbers are JAX's own, bit for bit (Salmon et al. 2011, Threefry-2x32-20). Other key types fall back
+to `jax.random`, and so does every key where kernels are off.
 """
 
 import functools
@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, PRNGKeyArray, UInt32
+
+from bandits import kernels
 
 DEFAULT = "threefry2x32"
 """The generator of keys that nobody chose one for."""
@@ -24,31 +26,32 @@ Words = UInt32[Array, "*shape"]
 
 
 def bits(key: PRNGKeyArray, shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
-    """`jax.random.bits` of 32 bits."""
-    if not _is_default(key) or math.prod(shape) >= 2**32:
+    """Return `jax.random.bits` of 32 bits."""
+    if not _is_ours(key) or math.prod(shape) >= 2**32:
         return jax.random.bits(key, shape, jnp.uint32)
     high, low = _count(jax.random.key_data(key), shape)
     return high ^ low
 
 
 def split(key: PRNGKeyArray, num: int = 2) -> PRNGKeyArray:
-    """`jax.random.split` into a row of keys."""
-    if not _is_default(key):
+    """Return `jax.random.split`, a row of keys."""
+    if not _is_ours(key):
         return jax.random.split(key, num)
     return _wrap(*_count(jax.random.key_data(key), (num,)))
 
 
 def fold_in(key: PRNGKeyArray, data: ArrayLike) -> PRNGKeyArray:
-    """`jax.random.fold_in` of a whole number >= 0."""
-    if not _is_default(key):
+    """Return `jax.random.fold_in` of a whole number >= 0."""
+    if not _is_ours(key):
         return jax.random.fold_in(key, data)
     low = jnp.uint32(data)
     return _wrap(*_block(jax.random.key_data(key), jnp.zeros_like(low), low))
 
 
-def _is_default(key: PRNGKeyArray) -> bool:
+def _is_ours(key: PRNGKeyArray) -> bool:
     return (
-        jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        kernels.are_on()
+        and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         and key.ndim == 0
         and jax.random.key_impl(key) == DEFAULT
         and jax.threefry_partitionable.value

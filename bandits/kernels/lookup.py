@@ -9,25 +9,35 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
+from bandits import kernels
+
 MOST_PLACES = np.iinfo(np.int32).max
-"""In the tables of one lookup: JAX's integers have 32 bits."""
+"""Largest number of entries in the tables of one lookup: JAX's integers have 32 bits."""
+
+
+def look_up(table: Num[Array, " K"], arms: Int[Array, "*shape"]) -> Num[Array, "*shape"]:
+    """Return ``table[arms]`` for arms from 0 to K − 1; others count as the nearest of those."""
+    return _as_one_table(table, arms) if kernels.are_on() else _plainly(table, arms)
+
+
+def _plainly(table: Array, arms: Array) -> Array:
+    return table.at[arms].get(mode="clip", wrap_negative_indices=False)
 
 
 @jax.custom_jvp
-def look_up(table: Num[Array, " K"], arms: Int[Array, "*shape"]) -> Num[Array, "*shape"]:
-    """``table[arms]`` for arms from 0 to K − 1; others count as the nearest of those."""
+def _as_one_table(table: Num[Array, " K"], arms: Int[Array, "*shape"]) -> Num[Array, "*shape"]:
     last = min(len(table) - 1, jnp.iinfo(arms.dtype).max)
     # As whole numbers of JAX's own: those of few bits have no room for a place in all tables.
     return _at_places(table, jnp.clip(arms, 0, last).astype(int))
 
 
-@look_up.defjvp
-def _look_up_jvp(
+@_as_one_table.defjvp
+def _as_one_table_jvp(
     primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
     (table, arms), (to_table, _) = primals, tangents
     # Nothing of its own under vmap here: what is could not be transposed.
-    return look_up(table, arms), to_table.at[arms].get(mode="clip", wrap_negative_indices=False)
+    return _as_one_table(table, arms), _plainly(to_table, arms)
 
 
 @jax.custom_batching.custom_vmap
