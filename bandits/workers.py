@@ -47,10 +47,10 @@ def side_by_side(
     processes: int,
     prepare: Callable[[], None],
 ) -> Iterator[Iterator[tuple[Piece, Result]]]:
-    """Yield each piece with its result, as they end; a single process works here and in order.
+    """Yield an iterator over each piece with its result, as they end.
 
-    Where an exception, also one of a signal, leaves it, it kills the processes; the caller cleans up
-    what they wrote. None of them outlives this one.
+    One process is this one, which works in order. Others are killed where an exception, also one of
+    a signal, leaves the context, and none outlives this one; the caller cleans up what they wrote.
 
     Args:
       work: from a piece to its result; both must be picklable, and it a function of a module.

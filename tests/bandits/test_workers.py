@@ -64,8 +64,8 @@ def sleepers(tmp_path):
         parent.communicate()
 
 
-def everything(work, pieces, processes):
-    with side_by_side(work, pieces, processes, NOTHING) as done:
+def everything(work, pieces, processes, prepare=NOTHING):
+    with side_by_side(work, pieces, processes, prepare) as done:
         return list(done)
 
 
@@ -91,17 +91,25 @@ def all_end():
     return not multiprocessing.active_children()
 
 
-def test_what_a_piece_refuses_is_refused():
-    require = functools.partial(checks.require_positive, "size")
-    with pytest.raises(InvalidInput, match=r"^size is -1;"):
-        everything(require, [1.0, -1.0], 2)
-    assert all_end()
+REQUIRE = functools.partial(checks.require_positive, "size")
+# JAX's errors of tracing are made of a tracer, and cannot be made again.
+TRACE = functools.partial(jax.eval_shape, np.asarray)
+DIED = r"^one of 2 processes died; where memory is short"
 
 
-def test_an_error_that_cannot_be_sent_is_told():
-    # JAX's errors of tracing are made of a tracer, and cannot be made again.
-    with pytest.raises(RuntimeError, match=r"^TracerArrayConversionError: The numpy"):
-        everything(functools.partial(jax.eval_shape, np.asarray), [1.0, 2.0], 2)
+@pytest.mark.parametrize(
+    ("work", "pieces", "prepare", "error", "said"),
+    [
+        (REQUIRE, [1.0, -1.0], NOTHING, InvalidInput, r"^size is -1;"),
+        (TRACE, [1.0, 2.0], NOTHING, RuntimeError, r"^TracerArrayConversionError: The numpy"),
+        (os._exit, [1, 1], NOTHING, InvalidInput, DIED),
+        (abs, [1, 1], os.abort, InvalidInput, DIED),
+    ],
+    ids=["refusal", "error that cannot be sent", "death at work", "death while it is prepared"],
+)
+def test_what_ends_a_process_is_said_and_ends_the_others(work, pieces, prepare, error, said):
+    with pytest.raises(error, match=said):
+        everything(work, pieces, 2, prepare)
     assert all_end()
 
 
@@ -109,21 +117,6 @@ def test_what_a_process_warns_of_is_said_here():
     with pytest.warns(UserWarning, match="odd") as caught:
         everything(warnings.warn, ["this is odd", "so odd"], 2)
     assert sorted(str(one.message) for one in caught) == ["so odd", "this is odd"]
-
-
-def test_processes_are_prepared():
-    def prepared_by(prepare):
-        with side_by_side(abs, [1, 1], 2, prepare) as done:
-            return list(done)
-
-    with pytest.raises(InvalidInput, match=r"^one of 2 processes died; where memory is short"):
-        prepared_by(os.abort)
-
-
-def test_the_death_of_a_process_is_said_in_a_sentence():
-    with pytest.raises(InvalidInput, match=r"^one of 2 processes died; where memory is short"):
-        everything(os._exit, [1, 1], 2)
-    assert all_end()
 
 
 def test_an_exception_ends_what_is_under_way():
