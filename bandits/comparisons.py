@@ -1,5 +1,6 @@
 """Comparisons from files: which of two arms was preferred, how often, and to which prompt."""
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -70,8 +71,8 @@ OLD_PREFLIB = re.compile(r"\s*(\d+)\s*\n\s*1\s*,[^\n]*\n\s*2\s*,")
 NUM_ALTERNATIVES = re.compile(r"[ \t]*#[ \t]*NUMBER ALTERNATIVES[ \t]*:[ \t]*(\d+)")
 DATA_TYPE = re.compile(r"[ \t]*#[ \t]*DATA TYPE[ \t]*:[ \t]*(\w+)")
 TIER = r"(?:\d+|\{\s*\d+(?:\s*,\s*\d+)*\s*\})"
-RANKING = re.compile(rf"\s*([\d.]+)\s*:\s*({TIER}(?:\s*,\s*{TIER})*)\s*", re.ASCII)
-EDGE = re.compile(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*([\d.eE+-]+)\s*", re.ASCII)
+RANKING = re.compile(rf"\s*([\d.eE+-]+)\s*:\s*({TIER}(?:\s*,\s*{TIER})*)\s*", re.ASCII)
+EDGE = re.compile(r"^\s*(\d+)\s*,\s*(\d+)\s*,\s*([\d.eE+-]+)\s*$", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -186,11 +187,8 @@ def _from_table(table: Table, layout: Layout, arms: Sequence[str] | None) -> Com
         table.refuse(prompts.index(None), "the prompt is neither text nor a list of messages")
     if layout is CHOSEN:
         left, right, prompts = _split_answers(left, right, prompts)
-    # A response to a prompt may be empty; the name of an arm may not.
-    pairs = [
-        (_read_arm(table, i, a, bool(prompts)), _read_arm(table, i, b, bool(prompts)))
-        for i, (a, b) in enumerate(zip(left, right, strict=True))
-    ]
+    arm = functools.partial(_read_arm, table, may_be_empty=prompts is not None)
+    pairs = [(arm(i, a), arm(i, b)) for i, (a, b) in enumerate(zip(left, right, strict=True))]
     counts = table.numbers(columns["count"]) if "count" in columns else np.ones(len(pairs))
     for i in np.flatnonzero(counts <= 0)[:1]:
         table.refuse(i, f"the count is {cells['count'][i]!r}; it must be a number > 0")
@@ -199,23 +197,20 @@ def _from_table(table: Table, layout: Layout, arms: Sequence[str] | None) -> Com
     if not kept:
         raise InvalidInput(f"{table.source} holds no preferences between different responses")
 
-    place = {name: i for i, name in enumerate(arms or ())}
-    for i in kept if arms else ():
+    labels = tuple(arms or dict.fromkeys(label for i in kept for label in pairs[i]))
+    place = {label: i for i, label in enumerate(labels)}
+    for i in kept:
         for label in pairs[i]:
             table.require(i, "arm", label, place)
-    places = [place.setdefault(label, len(place)) for i in kept for label in pairs[i]]
-    ways = np.array(places).reshape(-1, 2)
+    ways = np.array([[place[label] for label in pairs[i]] for i in kept])
     # Each row is a share of a win each way; a way without a share is no pair.
     weights = np.stack([shares, 1 - shares], axis=1)[kept] * counts[kept, None]
     won = weights > 0
-    found = Comparisons(tuple(place), ways[won], ways[:, ::-1][won], weights[won])
+    found = Comparisons(labels, ways[won], ways[:, ::-1][won], weights[won])
     if prompts is None:
         return found
-    order: dict[str | None, int] = {}
-    prompt_of = [order.setdefault(prompts[i], len(order)) for i in kept]
-    return replace(
-        found, prompts=tuple(map(str, order)), prompt_of=np.repeat(prompt_of, won.sum(axis=1))
-    )
+    prompt_of, names = pd.factorize(np.array([prompts[i] for i in kept], object))
+    return replace(found, prompts=tuple(names), prompt_of=np.repeat(prompt_of, won.sum(axis=1)))
 
 
 def _find_columns(table: Table, layout: Layout) -> dict[str, int]:
@@ -235,6 +230,7 @@ def _find_columns(table: Table, layout: Layout) -> dict[str, int]:
 
 
 def _read_arm(table: Table, index: int, cell: Any, may_be_empty: bool) -> str:
+    """Return the name of an arm; a response to a prompt may be empty, another name may not."""
     label = read_label(cell)
     if label is None or not (label or may_be_empty):
         table.refuse(index, f"{cell!r} is no arm; give the name of one")
@@ -378,12 +374,10 @@ def _read_ranking(
 ) -> tuple[list[list[int]], float]:
     """Return the arms of each tier of a line, the best tier first, and how often it was given."""
     line = str(table.rows[index])
-    if match := EDGE.fullmatch(line):
-        tiers, count = [[match[1]], [match[2]]], match[3]
-    elif match := RANKING.fullmatch(line):
-        tiers, count = [re.findall(r"\d+", x) for x in re.findall(TIER, match[2])], match[1]
-    else:
+    match = RANKING.fullmatch(EDGE.sub(r"\3: \1,\2", line))
+    if not match:
         table.refuse(index, f"{line.strip()!r} is no ranking such as 5: 1,{{2,3}},4")
+    count, tiers = match[1], [re.findall(r"\d+", tier) for tier in re.findall(TIER, match[2])]
     order = [number for tier in tiers for number in tier]
     for number in order:
         table.require(index, "alternative", number, numbers)
