@@ -175,13 +175,10 @@ def test_what_is_no_number_is_refused_on_any_line(refusal, cell, line, label):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("0.25\nx\n", "line 2: 'x' is not a number"),
         ("0.25\n0,75\n", "line 2: 2 columns, but line 1 has 1"),
         ("a,0.25\nb,50%\n", "line 2: '50%' is a percentage"),
-        ("a,5%\nb,95%\n", "line 1: '5%' is a percentage"),
         ("arm,value\r\na,0.25\r\nb;0.75\r\n", "line 3: 1 columns, but line 1 has 2"),
         ("a,0.25\nb,0.5,0.25\n", "line 2: 3 columns"),
-        ("a,0.25\n0.75\n", "line 2: 1 columns"),
         ("label,value\na,0.25,\nb,0.75\n", "line 2: 3 columns and ends in ','"),
         ("a,0.25,\nb,0.75,\n", "line 1: 3 columns (a, 0.25, ), the last of them empty"),
         ("label,value,\na,1,\nb,2,\n", "line 2: 3 columns (label, value, ), the last of them"),
@@ -214,7 +211,6 @@ def test_what_is_no_number_is_refused_on_any_line(refusal, cell, line, label):
         ('{"value": 1}\n{"value": }\n', "line 2: it is not JSON"),
         ("[\n1,\n2,,\n3]", "line 3: it is not JSON"),
         ('{"value": 1}\n[2]\n', "line 2: it is no object, as others are"),
-        ("[1, null]", "record 2: None is not a number"),
         ("[1, NaN]", "record 2: 'NaN' is not a number"),
         ("[1, true]", "record 2: True is not a number"),
         ('{"x": 1, "y": null}', "record 2: None is not a number"),
