@@ -29,7 +29,7 @@ _load, __dir__, __all__ = lazy_loader.attach(
         "metrics": ["measure"],
         "sweeps": ["choices", "static", "sweep"],
         "sweeps.stored": ["stored_sweep"],
-        "training": ["Schedule", "train"],
+        "training": ["Schedule", "make_trainer", "train"],
     },
 )
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from bandits.kernels import has_twin
 from bandits.policies import tabular_softmax
+from bandits.scan import record_scan
 from theory import checks
 
 Loss = Callable[[Float[Array, " K"], Float[Array, " K"]], Float[Array, ""]]
@@ -109,19 +110,12 @@ def record(
 ) -> Array:
     """Return the logits after each of the given numbers of updates, along a new first axis."""
 
-    def step(_: int, carry: tuple[Array, optax.OptState]) -> tuple[Array, optax.OptState]:
+    def step(_: Array, carry: tuple[Array, optax.OptState]) -> tuple[Array, optax.OptState]:
         logits, state = carry
         updates, state = update(logits, state)
         return logits + updates.astype(logits.dtype), state
 
-    def advance(
-        carry: tuple[Array, optax.OptState], num_steps: Array
-    ) -> tuple[tuple[Array, optax.OptState], Array]:
-        carry = jax.lax.fori_loop(0, num_steps, step, carry)
-        return carry, carry[0]
-
-    numbers = jnp.diff(jnp.asarray(steps, int), prepend=0)
-    return jax.lax.scan(advance, (logits, state), numbers)[1]
+    return record_scan(step, (logits, state), steps, lambda carry: (carry, carry[0]))[1]
 
 
 def log_spaced_steps(last: int, per_decade: int = 20) -> tuple[int, ...]:

@@ -7,6 +7,8 @@ import jax
 import optax
 from jaxtyping import Array, Float
 
+from bandits.scan import record_scan
+
 
 def minimize(
     loss: Callable[[Any], Float[Array, ""]],
@@ -14,12 +16,20 @@ def minimize(
     optimizer: optax.GradientTransformation,
     steps: int,
 ) -> Any:
-    """The parameters after so many full-batch steps of an optimiser."""
+    """Return the parameters after so many full-batch steps of an optimiser.
 
-    def step(carry: tuple[Any, optax.OptState], _: None) -> tuple[Any, None]:
+    Args:
+      loss: parameters -> a scalar.
+      params: where to start, a pytree.
+      optimizer: any optax optimiser.
+      steps: number of steps, >= 0.
+    """
+
+    def step(_: Array, carry: tuple[Any, optax.OptState]) -> tuple[Any, optax.OptState]:
         params, state = carry
         updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return optax.apply_updates(params, updates), state
 
-    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
+    start = (params, optimizer.init(params))
+    (params, _), _ = record_scan(step, start, [steps], lambda carry: (carry, None))
     return params

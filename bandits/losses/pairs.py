@@ -36,7 +36,13 @@ def sum_over_pairs(
     So no infinite score of an excluded response gets into the sum unless it is labelled.
     """
     if isinstance(weights, Pairs):
-        return _sum_over_list(of_margin, jnp.asarray(scores), weights, scale, offset)
+        s = jnp.asarray(scores)
+        # A list is summed as it stands: a table of its pairs may not fit.
+        winners, losers = jnp.asarray(weights.winners), jnp.asarray(weights.losers)
+        margins = look_up(s, winners) - look_up(s, losers)
+        margins = jnp.where(weights.weights > 0, margins, 0.0)
+        scaled = multiply(jnp.asarray(scale, s.dtype), margins)
+        return jnp.sum(weights.weights * of_margin(scaled - offset))
     s, w, beta, delta = of_one_type(scores, weights, scale, offset)
     scaled = multiply(beta, s)
     # Two excluded responses are ∞ − ∞ apart, and 0 · ∞ in a gradient is NaN.
@@ -56,19 +62,6 @@ def mean_over_pairs(
     """Return the mean f(β(s_i − s_j) − δ) of the pairs with r_i > r_j; 0 where there is none."""
     s, r, beta, delta = of_one_type(scores, rewards, scale, offset)
     return sum_over_pairs(of_margin, s, preferences_by_reward(r), scale=beta, offset=delta)
-
-
-def _sum_over_list(
-    of_margin: OfMargin,
-    scores: Float[Array, " C"],
-    pairs: Pairs,
-    scale: Float[ArrayLike, ""],
-    offset: Float[ArrayLike, ""],
-) -> Float[Array, ""]:
-    differences = look_up(scores, pairs.winners) - look_up(scores, pairs.losers)
-    margins = jnp.where(pairs.weights > 0, differences, 0.0)
-    scaled = multiply(jnp.asarray(scale, scores.dtype), margins)
-    return jnp.sum(pairs.weights * of_margin(scaled - offset))
 
 
 def of_one_type(*values: ArrayLike) -> tuple[Array, ...]:

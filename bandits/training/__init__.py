@@ -13,7 +13,14 @@ from bandits.training.collect import (
     own_pairs,
     with_own_samples,
 )
-from bandits.training.loop import BASELINE_DECAY, require_record, train
+from bandits.training.loop import (
+    BASELINE_DECAY,
+    Trainer,
+    Training,
+    make_trainer,
+    require_record,
+    train,
+)
 from bandits.training.schedule import Schedule
 
 __all__ = [
@@ -23,8 +30,11 @@ __all__ = [
     "Minibatch",
     "PairsOfPolicy",
     "Schedule",
+    "Trainer",
+    "Training",
     "against_own",
     "from_dataset",
+    "make_trainer",
     "on_bandit",
     "on_policy",
     "on_whole_space",

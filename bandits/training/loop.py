@@ -30,12 +30,132 @@ from bandits.kernels import threefry
 from bandits.losses import Loss, Responses
 from bandits.metrics import DIVERGED_AT
 from bandits.policies import Params, Policy
+from bandits.scan import record_scan
 from bandits.training.collect import Collect, Minibatch
 from bandits.training.schedule import Schedule
 from theory.checks import InvalidInput
 
 BASELINE_DECAY = 0.9
 """Of the running mean of the rewards, a minibatch."""
+
+
+class Training(NamedTuple):
+    """The state of a training: what a step hands to the next.
+
+    Attributes:
+      params: of the policy.
+      opt_state: of the optimiser.
+      behaviour: parameters that draw samples, those at the start of the iteration.
+      store: the minibatches of the iteration, where they are used more than once.
+      baseline: running mean of the rewards.
+      excluded: where a parameter started at −∞: the logit of an excluded response.
+      step: number of gradient steps so far.
+      diverged_at: number of steps after which the training diverged, -1 where it did not.
+    """
+
+    params: Params
+    opt_state: optax.OptState
+    behaviour: Params
+    store: Minibatch | None
+    baseline: Float[Array, ""]
+    excluded: Params
+    step: Int[Array, ""]
+    diverged_at: Int[Array, ""]
+
+
+class Trainer(NamedTuple):
+    """A training as two pure functions, as optax writes an optimiser.
+
+    Attributes:
+      init: parameters -> the state before the first step.
+      step: (state, key) -> the state after one gradient step; the key draws the minibatch, in the
+        steps that draw one.
+    """
+
+    init: Callable[[Params], Training]
+    step: Callable[[Training, PRNGKeyArray], Training]
+
+
+def make_trainer(
+    policy: Policy,
+    loss: Loss,
+    collect: Collect,
+    schedule: Schedule,
+    optimizer: optax.GradientTransformation,
+    behaviour: Params | None = None,
+) -> Trainer:
+    """Return Algorithm 1 as `Trainer.init` and `Trainer.step`; arguments as in `train`."""
+    schedule.check()
+
+    def init(params: Params) -> Training:
+        first = params if behaviour is None else behaviour
+        store = None
+        if not schedule.uses_once():
+            empty = jax.eval_shape(collect, first, jax.random.key(0), jnp.int32(0))
+            store = jax.tree.map(lambda a: jnp.zeros((schedule.slots, *a.shape), a.dtype), empty)
+        return Training(
+            params,
+            optimizer.init(params),
+            first,
+            store,
+            jnp.zeros(()),
+            jax.tree.map(jnp.isneginf, params),
+            jnp.int32(0),
+            jnp.int32(-1),
+        )
+
+    def step(state: Training, key: PRNGKeyArray) -> Training:
+        if state.store is None:  # nothing is used twice
+            own = state.params
+            if behaviour is not None:
+                own = jax.lax.cond(state.step > 0, lambda: state.params, lambda: state.behaviour)
+            return update(state, collect(own, key, jnp.int32(0)), True)
+        place = schedule.place_of(state.step)
+        starts = (place.in_iteration == 0) & (place.iteration > 0)
+        own = jax.lax.cond(starts, lambda: state.params, lambda: state.behaviour)
+        minibatch = jax.lax.cond(
+            place.is_new,
+            lambda: collect(own, key, place.minibatch),
+            lambda: jax.tree.map(lambda kept: kept[place.minibatch], state.store),
+        )
+        store = jax.tree.map(
+            lambda kept, new: kept.at[place.minibatch].set(new), state.store, minibatch
+        )
+        return update(state._replace(behaviour=own, store=store), minibatch, place.is_new)
+
+    def update(state: Training, minibatch: Minibatch, is_new: ArrayLike) -> Training:
+        rewards = minibatch.groups.rewards
+        # Of differences, here and below, so that equal rewards have themselves for a mean: what is
+        # left of rounding would be all the advantage there is.
+        mean_reward = rewards[0, 0] + jnp.mean(rewards - rewards[0, 0])
+        baseline = jnp.where(state.step == 0, mean_reward, state.baseline)
+        groups = dataclasses.replace(
+            minibatch.groups,
+            baseline=jnp.broadcast_to(baseline, minibatch.groups.baseline.shape),
+        )
+        minibatch = dataclasses.replace(minibatch, groups=groups)
+        # Without the value of the loss, which takes as long of pairs as the gradient.
+        gradient, of_first_responses = jax.grad(_total_loss, argnums=2, has_aux=True)(
+            policy, loss, state.params, minibatch
+        )
+        gradient = jax.tree.map(lambda total: total / len(rewards), gradient)
+        # The logit −∞ of an excluded response stays: an optimiser that lets it decay would give
+        # NaN. A logit that gets there later has diverged.
+        held = _without(state.excluded, state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, held)
+        params = optax.apply_updates(state.params, _without(state.excluded, updates))
+        # New samples move the baseline, after they were used; reused ones do not.
+        moved = baseline + (1 - BASELINE_DECAY) * (mean_reward - baseline)
+        broken = (state.diverged_at < 0) & jnp.isnan(of_first_responses)
+        return state._replace(
+            params=params,
+            opt_state=opt_state,
+            baseline=jnp.where(is_new, moved, baseline),
+            step=state.step + 1,
+            diverged_at=jnp.where(broken, state.step, state.diverged_at),
+        )
+
+    return Trainer(init, step)
 
 
 def train(
@@ -77,129 +197,58 @@ def train(
     Raises:
       InvalidInput: numbers that do not fit together, or records outside 0 … steps.
     """
-    schedule.check()
+    trainer = make_trainer(policy, loss, collect, schedule, optimizer, behaviour)
     record = (0, schedule.steps) if record is None else tuple(record)
     require_record(record, schedule.steps)
-    per_batch = jnp.maximum(jnp.asarray(schedule.batch, jnp.int32) // schedule.minibatch, 1)
-    # More passes than steps are never finished, and their product could overflow.
-    passes = jnp.clip(jnp.asarray(schedule.passes), 1, max(schedule.steps, 1))
-    per_iteration = per_batch * passes
 
-    def total_loss(params: Params, minibatch: Minibatch) -> tuple[Float[Array, ""], Array]:
-        def score(context: Any, responses: Array, group: Responses) -> Responses:
-            scores, log_normalizer = policy.score(params, context, responses)
-            return dataclasses.replace(group, log_probs=scores - log_normalizer, scores=scores)
+    def key_of(step: Array) -> PRNGKeyArray:
+        place = schedule.place_of(step)
+        return threefry.fold_in(threefry.fold_in(key, place.iteration), place.minibatch)
 
-        groups = jax.vmap(score)(minibatch.contexts, minibatch.responses, minibatch.groups)
-        # Beside the loss the log-probability of each first response: NaN in the parameters gets
-        # into that of every arm, so one a prompt shows it.
-        return jnp.sum(jax.vmap(loss)(groups)), jnp.sum(groups.log_probs[:, 0])
-
-    def draw(behaviour: Params, iteration: Array, number: Array) -> Minibatch:
-        of_iteration = threefry.fold_in(key, iteration)
-        return collect(behaviour, threefry.fold_in(of_iteration, number), number)
-
-    # The logit −∞ of an excluded response stays: an optimiser that lets it decay would give NaN. A
-    # logit that gets there later has diverged.
-    excluded = jax.tree.map(jnp.isneginf, params)
-
-    def hold(tree: Params) -> Params:
-        return jax.tree.map(lambda out, leaf: jnp.where(out, 0.0, leaf), excluded, tree)
-
-    def step(s: Array, state: _State) -> _State:
-        iteration, place = s // per_iteration, s % per_iteration
-        number = place % per_batch
-        starts = (place == 0) & (iteration > 0)
-        behaviour = jax.lax.cond(starts, lambda: state.params, lambda: state.behaviour)
-        minibatch = jax.lax.cond(
-            place < per_batch,
-            lambda: draw(behaviour, iteration, number),
-            lambda: jax.tree.map(lambda kept: kept[number], state.store),
-        )
-        store = jax.tree.map(lambda kept, new: kept.at[number].set(new), state.store, minibatch)
-        state = state._replace(behaviour=behaviour, store=store)
-        return update(s, state, minibatch, place < per_batch)
-
-    def step_once(s: Array, state: _State) -> _State:
-        # Nothing is used twice: no store, and what no loss reads is never computed.
-        behaviour = state.params
-        if state.behaviour is not None:
-            behaviour = jax.lax.cond(s > 0, lambda: state.params, lambda: state.behaviour)
-        return update(s, state, draw(behaviour, s, jnp.int32(0)), True)
-
-    def update(s: Array, state: _State, minibatch: Minibatch, is_new: ArrayLike) -> _State:
-        rewards = minibatch.groups.rewards
-        # Of differences, here and below, so that equal rewards have themselves for a mean: what is
-        # left of rounding would be all the advantage there is.
-        mean_reward = rewards[0, 0] + jnp.mean(rewards - rewards[0, 0])
-        baseline = jnp.where(s == 0, mean_reward, state.baseline)
-        groups = dataclasses.replace(
-            minibatch.groups,
-            baseline=jnp.broadcast_to(baseline, minibatch.groups.baseline.shape),
-        )
-        minibatch = dataclasses.replace(minibatch, groups=groups)
-        # Without the value of the loss, which takes as long of pairs as the gradient.
-        gradient, of_first_responses = jax.grad(total_loss, has_aux=True)(state.params, minibatch)
-        gradient = jax.tree.map(lambda total: total / len(groups.rewards), gradient)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, hold(state.params))
-        updates = hold(updates)
-        params = optax.apply_updates(state.params, updates)
-        # New samples move the baseline, after they were used; reused ones do not.
-        moved = baseline + (1 - BASELINE_DECAY) * (mean_reward - baseline)
-        broken = (state.diverged_at < 0) & jnp.isnan(of_first_responses)
-        return state._replace(
-            params=params,
-            opt_state=opt_state,
-            baseline=jnp.where(is_new, moved, baseline),
-            diverged_at=jnp.where(broken, s, state.diverged_at),
-        )
-
-    def advance(
-        carry: tuple[Array, _State], last: Array
-    ) -> tuple[tuple[Array, _State], dict[str, Array]]:
-        first, state = carry
-        state = jax.lax.fori_loop(first, last, step_once if once else step, state)
+    def look(state: Training) -> tuple[Training, dict[str, Array]]:
         broken = (state.diverged_at < 0) & _any_nan(state.params)
-        state = state._replace(diverged_at=jnp.where(broken, last, state.diverged_at))
-        return (last, state), _mark(dict(evaluate(state.params)), state.diverged_at)
-
-    first = params if behaviour is None else behaviour
-    once = schedule.uses_once()
-    store = None
-    if not once:
-        empty = jax.eval_shape(lambda: draw(params, jnp.int32(0), jnp.int32(0)))
-        store = jax.tree.map(lambda a: jnp.zeros((schedule.slots, *a.shape), a.dtype), empty)
+        diverged_at = jnp.where(broken, state.step, state.diverged_at)
+        records = _mark(dict(evaluate(state.params)), diverged_at)
+        return state._replace(diverged_at=diverged_at), records
 
     # Compiled, as the steps are, where nothing around is.
     @jax.jit
     def start_loss(params: Params, behaviour: Params) -> Float[Array, ""]:
-        return total_loss(params, draw(behaviour, jnp.int32(0), jnp.int32(0)))[0]
+        first = collect(behaviour, key_of(jnp.int32(0)), jnp.int32(0))
+        return _total_loss(policy, loss, params, first)[0]
 
     # A traced number that does not fit, a law without data, or a winner that the policy cannot give
     # must not look like a result.
-    loss_at_start = start_loss(params, first)
-    unfit = _any_nan(first) | ~schedule.fits() | ~jnp.isfinite(loss_at_start)
-    start = _State(
-        params,
-        optimizer.init(params),
-        behaviour if once else first,
-        store,
-        jnp.zeros(()),
-        jnp.where(unfit, 0, -1),
+    start = trainer.init(params)
+    loss_at_start = start_loss(params, start.behaviour)
+    unfit = _any_nan(start.behaviour) | ~schedule.fits() | ~jnp.isfinite(loss_at_start)
+    end, records = record_scan(
+        lambda step, state: trainer.step(state, key_of(step)),
+        start._replace(diverged_at=jnp.where(unfit, 0, -1)),
+        record,
+        look,
     )
-    (_, end), records = jax.lax.scan(advance, (jnp.int32(0), start), jnp.asarray(record, jnp.int32))
     return {**records, DIVERGED_AT: end.diverged_at}
 
 
-class _State(NamedTuple):
-    """What a step hands to the next; without a store, the behaviour is what was given, or None."""
+def _total_loss(
+    policy: Policy, loss: Loss, params: Params, minibatch: Minibatch
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Return the loss and the log-probability of the first response, summed over the groups.
 
-    params: Params
-    opt_state: optax.OptState
-    behaviour: Params | None
-    store: Minibatch | None
-    baseline: Float[Array, ""]
-    diverged_at: Int[Array, ""]
+    NaN in the parameters gets into the log-probability of every response: one a prompt shows it.
+    """
+
+    def score(context: Any, responses: Array, group: Responses) -> Responses:
+        scores, log_normalizer = policy.score(params, context, responses)
+        return dataclasses.replace(group, log_probs=scores - log_normalizer, scores=scores)
+
+    groups = jax.vmap(score)(minibatch.contexts, minibatch.responses, minibatch.groups)
+    return jnp.sum(jax.vmap(loss)(groups)), jnp.sum(groups.log_probs[:, 0])
+
+
+def _without(excluded: Params, tree: Params) -> Params:
+    return jax.tree.map(lambda out, leaf: jnp.where(out, 0.0, leaf), excluded, tree)
 
 
 def _mark(records: dict[str, Array], diverged_at: Int[Array, ""]) -> dict[str, Array]:

@@ -2,15 +2,32 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from theory import checks
 from theory.checks import InvalidInput
+
+
+class Place(NamedTuple):
+    """Where a gradient step stands.
+
+    Attributes:
+      iteration: number of the collection, from 0.
+      in_iteration: number of the step in it.
+      minibatch: number of its minibatch in the batch.
+      is_new: whether that is used for the first time.
+    """
+
+    iteration: Int[Array, ""]
+    in_iteration: Int[Array, ""]
+    minibatch: Int[Array, ""]
+    is_new: Bool[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -71,6 +88,14 @@ class Schedule:
         if batch is None or passes is None:
             return False
         return bool((passes == 1).all() and (batch == self.minibatch).all())
+
+    def place_of(self, step: Int[Array, ""]) -> "Place":
+        """Return where a gradient step stands in the collections, both of which may be traced."""
+        per_batch = jnp.maximum(jnp.asarray(self.batch, jnp.int32) // self.minibatch, 1)
+        # More passes than steps are never finished, and their product could overflow.
+        passes = jnp.clip(jnp.asarray(self.passes), 1, max(self.steps, 1))
+        iteration, place = jnp.divmod(step, per_batch * passes)
+        return Place(iteration, place, place % per_batch, place < per_batch)
 
     @property
     def slots(self) -> int:

@@ -12,7 +12,14 @@ from bandits.losses import METHODS, preferences_by_reward, switch
 from bandits.metrics import DIVERGED_AT
 from bandits.policies import tabular_softmax
 from bandits.preferences import label_pairs
-from bandits.training import Schedule, from_dataset, on_policy, on_whole_space, train
+from bandits.training import (
+    Schedule,
+    from_dataset,
+    make_trainer,
+    on_policy,
+    on_whole_space,
+    train,
+)
 from theory.checks import InvalidInput
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -127,6 +134,19 @@ def test_a_run_that_keeps_no_store_is_the_one_that_does(method, behaviour):
     if behaviour is not None:
         own = learn(KEY, ONCE, method)["logits"]
         assert np.abs(found["logits"] - own)[1:].max(axis=1).min() > 1e-3
+
+
+def test_a_loop_by_hand_over_init_and_step_trains():
+    schedule = Schedule.whole_space(4, 5)
+    exact = on_whole_space(POLICY, CategoricalBandit(jnp.asarray(REWARDS), jnp.asarray(START)))
+    trainer = make_trainer(POLICY, METHODS["dpo"].loss, exact, schedule, SGD)
+    state = trainer.init(jnp.asarray(START))
+    step = jax.jit(trainer.step)
+    for key in jax.random.split(KEY, schedule.steps):
+        state = step(state, key)
+    assert int(state.step) == schedule.steps
+    found = trained(KEY, schedule, collect=exact)["logits"][-1]
+    np.testing.assert_allclose(state.params, found, rtol=1e-12)
 
 
 def test_training_is_reproducible_and_another_key_gives_another_run():
