@@ -94,15 +94,13 @@ def run(settings: Settings) -> xr.Dataset:
         pairs = own_pairs(wins)(data)
         fitted = fit_tabular(pairs, ridge=1e-6 * jnp.sum(pairs))
         descent = Descent(
-            beta=settings.beta,
             kl_coefficient=settings.kl_coefficient,
-            optimizer=optax.sgd(step_size),
+            step=step_size,
             steps=settings.last_step,
-            record=record,
             group=settings.group,
             batch=settings.batch,
         )
-        problem = Problem(reward, reference, data, fitted, wins)
+        problem = Problem(reward, reference, data, fitted, wins, settings.beta)
         minimised, collect, schedule = updates_in_expectation(
             (loss,), jnp.int32(0), policy, problem, descent
         )
@@ -125,7 +123,7 @@ def run(settings: Settings) -> xr.Dataset:
             minimised,
             collect,
             schedule,
-            descent.optimizer,
+            optax.sgd(step_size),
             evaluate,
             record,
         )

@@ -1,9 +1,8 @@
-"""Every method on a small space, without noise: expectations over all responses.
+"""Train every method on a small space without noise: by expectations over all responses.
 
 Offline methods learn from a fixed law of the data, on-policy ones from the policy itself; HyPO from
-both; SPIN's demonstrations are the KL-regularised optimum's; RLHF's reward is fitted to the data
-before. Methods that choose among the responses of a group have no such expectation and see many
-samples.
+both. SPIN's demonstrations are the KL-regularised optimum's, RLHF's reward is fitted before.
+Methods that choose among the responses of a group have no such expectation; they see many samples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +13,11 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from bandits.environments import CategoricalBandit
-from bandits.losses import METHODS, Loss, switch
+from bandits.losses import METHODS, Loss, Method, switch
 from bandits.policies import Params, Policy, tabular_softmax
 from bandits.training import (
     Collect,
+    Minibatch,
     Schedule,
     against_own,
     on_bandit,
@@ -25,15 +25,16 @@ from bandits.training import (
     own_pairs,
     train,
 )
+from bandits.training.collect import Law
 from theory import gibbs
 
 IN_GROUPS = tuple(n for n in METHODS if n.startswith("best_of_n") or n == "unlikelihood")
-"""They choose among the responses of a group: sampled."""
+"""Methods that choose among the responses of a group: they are sampled."""
 
 IN_EXPECTATION = tuple(name for name in METHODS if name not in IN_GROUPS)
 
 PASSES = {"spin": 10, "ppo": 4}
-"""T of methods that reuse what they collect from the policy; of the others 1."""
+"""T of methods that reuse what they collect from the policy; the others have 1."""
 
 
 class Problem(NamedTuple):
@@ -45,6 +46,8 @@ class Problem(NamedTuple):
       data: ``[K]``, log-probabilities of the law of offline data.
       fitted: ``[K]``, the reward that RLHF has learned from those.
       wins: ``[K, K]``, P(row preferred to column).
+      beta: coefficient of the KL penalty, of every method that has one, and the temperature of RWR
+        and AWR; > 0.
     """
 
     reward: Float[Array, " K"]
@@ -52,32 +55,29 @@ class Problem(NamedTuple):
     data: Float[Array, " K"]
     fitted: Float[Array, " K"]
     wins: Float[Array, "K K"]
+    beta: float
 
 
 class Descent(NamedTuple):
     """How it is learned.
 
     Attributes:
-      beta: of every method that has one; the temperature of RWR and AWR.
       kl_coefficient: λ of HyPO.
-      optimizer: what a gradient is turned into a step by.
-      steps: gradient steps.
-      record: after how many of them the policy is looked at.
+      step: length of the first step of `even_steps`.
+      steps: number of gradient steps.
       group: N, where groups are sampled.
-      batch: responses in a sampled minibatch.
+      batch: number of responses in a sampled minibatch.
     """
 
-    beta: float
     kl_coefficient: float
-    optimizer: optax.GradientTransformation
+    step: float
     steps: int
-    record: Sequence[int]
     group: int
     batch: int
 
 
 def even_steps(length: float, steps: int) -> optax.GradientTransformation:
-    """Gradients divided by their norm, times a length that falls to 0 along a cosine.
+    """Return the optimiser of steps along the gradient whose length falls to 0 along a cosine.
 
     The path is that of plain gradient descent, at even speed, whatever the scale of a loss.
     """
@@ -96,23 +96,15 @@ def train_in_expectation(
     problem: Problem,
     descent: Descent,
     evaluate: Callable[[Params], Mapping[str, Array]],
+    record: Sequence[int],
 ) -> dict[str, Array]:
     """Train by one of the methods, which are all `IN_EXPECTATION` or all `IN_GROUPS`.
 
     ``index`` may be traced, so that one program serves them all. Returns what `train` does.
     """
     loss, collect, schedule = updates_in_expectation(names, index, policy, problem, descent)
-    return train(
-        key,
-        policy,
-        params,
-        loss,
-        collect,
-        schedule,
-        descent.optimizer,
-        evaluate,
-        descent.record,
-    )
+    optimizer = even_steps(descent.step, descent.steps)
+    return train(key, policy, params, loss, collect, schedule, optimizer, evaluate, record)
 
 
 def updates_in_expectation(
@@ -122,65 +114,60 @@ def updates_in_expectation(
     problem: Problem,
     descent: Descent,
 ) -> tuple[Loss, Collect, Schedule]:
-    """What one of the methods minimises, on what, and how often: `train`'s arguments."""
+    """Return what one of the methods minimises, on what, and how often: `train`'s arguments."""
+    methods = [METHODS[name] for name in names]
+    losses = [_bind(method, problem.beta, descent.kl_coefficient) for method in methods]
+    loss = switch(index, losses)
+    own = jnp.array([method.on_policy for method in methods])[index]
 
-    def is_(name: str) -> Array | bool:
-        return index == names.index(name) if name in names else False
-
-    # Methods share losses: online DPO's is DPO's.
-    losses = list(dict.fromkeys(METHODS[name].loss for name in names))
-    which = jnp.array([losses.index(METHODS[name].loss) for name in names])
-    owners = [next(n for n in names if METHODS[n].loss is loss) for loss in losses]
-    bound = [METHODS[name].bind(**_settings(name, descent)) for name in owners]
-    offline = jnp.array([not METHODS[name].on_policy for name in names])[index]
-
-    def law(own: Float[Array, " K"]) -> Float[Array, " K"]:
-        return jnp.where(offline, problem.data, own)
+    def law(behaviour: Float[Array, " K"]) -> Float[Array, " K"]:
+        return jnp.where(own, behaviour, problem.data)
 
     if set(names) <= set(IN_GROUPS):
         schedule = Schedule(descent.steps, descent.group, descent.batch, descent.batch)
-        collect = _in_groups(policy, problem, schedule, law)
-    else:
-        passes = jnp.array([PASSES.get(name, 1) for name in names])[index]
-        schedule = Schedule.whole_space(descent.steps, len(problem.reward), passes)
-        optimum = gibbs.gibbs_log_probs(problem.reward, problem.reference, descent.beta)
-        collect = on_whole_space(
-            policy,
-            CategoricalBandit(
-                jnp.where(is_("rlhf"), problem.fitted, problem.reward), problem.reference
-            ),
-            lambda drawn: jnp.where(
-                is_("spin"),
-                against_own(jnp.exp(optimum))(drawn),
-                own_pairs(problem.wins)(jnp.where(is_("hypo"), problem.data, drawn)),
-            ),
-            law=law,
-            own_reference=is_("spin"),
+        return loss, _in_groups(policy, problem, schedule, law), schedule
+
+    def needs(what: str) -> Array:
+        return jnp.array([method.needs == what for method in methods])[index]
+
+    def pairs(drawn: Float[Array, " K"]) -> Float[Array, "K K"]:
+        optimum = gibbs.gibbs_log_probs(problem.reward, problem.reference, problem.beta)
+        labelled = jnp.where(needs("preferences and samples"), problem.data, drawn)
+        return jnp.where(
+            needs("demonstrations"),
+            against_own(jnp.exp(optimum))(drawn),
+            own_pairs(problem.wins)(labelled),
         )
-    return switch(which[index], bound), collect, schedule
 
-
-def _in_groups(
-    policy: Policy,
-    problem: Problem,
-    schedule: Schedule,
-    law: Callable[[Float[Array, " K"]], Float[Array, " K"]],
-) -> Collect:
-    """Samples of the law, labelled by the true reward."""
-    sampled = on_bandit(
-        tabular_softmax(), CategoricalBandit(problem.reward, problem.reference), schedule
+    reward = jnp.where(needs("learned rewards"), problem.fitted, problem.reward)
+    collect = on_whole_space(
+        policy,
+        CategoricalBandit(reward, problem.reference),
+        pairs,
+        law=law,
+        own_reference=needs("demonstrations"),
     )
-    return lambda behaviour, key, number: sampled(
-        law(policy.log_probs(behaviour, None)), key, number
-    )
+    passes = jnp.array([PASSES.get(name, 1) for name in names])[index]
+    return loss, collect, Schedule.whole_space(descent.steps, len(problem.reward), passes)
 
 
-def _settings(name: str, descent: Descent) -> dict[str, float]:
-    """β (or the temperature in its place) and λ, and a baseline that is the mean of the space."""
+def _in_groups(policy: Policy, problem: Problem, schedule: Schedule, law: Law) -> Collect:
+    """Sample groups of the law, labelled by the true reward."""
+    bandit = CategoricalBandit(problem.reward, problem.reference)
+    sampled = on_bandit(tabular_softmax(), bandit, schedule)
+
+    def collect(behaviour: Params, key: Array, number: Array) -> Minibatch:
+        return sampled(law(policy.log_probs(behaviour, None)), key, number)
+
+    return collect
+
+
+def _bind(method: Method, beta: float, kl_coefficient: float) -> Loss:
+    """Return a method's loss with β, λ, and a baseline that is the mean of the space."""
     wanted = {
-        "beta": descent.beta,
-        "kl_coefficient": descent.kl_coefficient,
-        "temperature": descent.beta,
+        "beta": beta,
+        "temperature": beta,
+        "kl_coefficient": kl_coefficient,
         "prompt_baseline": 1.0,
     }
-    return {k: v for k, v in wanted.items() if k in METHODS[name].hyperparameters}
+    return method.bind(**{k: v for k, v in wanted.items() if k in method.hyperparameters})

@@ -5,251 +5,229 @@ other responses, which are in no pair, takes several values. Exact gradient desc
 closed forms of `theory.partial_coverage`.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.animation import Frames
 from bandits.environments import CategoricalBandit
-from bandits.losses import METHODS, switch
+from bandits.losses import METHODS, Loss
 from bandits.policies import tabular_softmax
-from bandits.studies.base import Claim, Experiment
+from bandits.studies.base import Claim
 from bandits.studies.curves import require_not_diverged
 from bandits.studies.intervals import exact
-from bandits.sweeps import sweep
+from bandits.studies.study import Criterion, Study, below, claim
+from bandits.sweeps import choices, sweep
 from bandits.training import Schedule, on_whole_space, train
 from theory import partial_coverage
 
-NAMES = ("dpo", "ipo")
-RESPONSES = ("winner", "loser", "uncovered")
 COLORS = {"winner": plotting.RAISED, "loser": "#777777", "uncovered": plotting.PUSHED}
 MASS_COLORS = ("#332288", "#CC6677", "#DDAA33")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The pairs and the descents.
+class Learner(NamedTuple):
+    """A method with its hyperparameters set, and its learning rate."""
 
-    Attributes:
-      winners: how many winner's probabilities, evenly on a log scale.
-      least, most: the first and the last of them.
-      uncovered: masses of all other responses; a path is drawn for the first.
-      beta: of DPO.
-      tau: of IPO; its target is 1/(2τ) nats.
-      learning_rates: of DPO and IPO, for steps of at most about 0.1 nats of margin.
-      steps: of gradient descent, each recorded.
-    """
+    loss: Loss
+    learning_rate: float
 
-    winners: int = 31
-    least: float = 1e-4
-    most: float = 1e-1
-    uncovered: tuple[float, ...] = (0.5, 0.2, 0.05)
-    beta: float = 0.1
-    tau: float = 0.1
+
+class Displacement(Study):
+    """Gradient descents of DPO and IPO on one pair, beside their closed forms."""
+
+    source = "S25, worked out in theory.partial_coverage"
+    question = "How much probability does a trained pair push onto responses in no pair?"
+    quick = {"winners": 7}
+
+    winners: int = 31  # how many winner's probabilities, evenly on a log scale
+    least: float = 1e-4  # the first of them
+    most: float = 1e-1  # the last of them
+    uncovered: tuple[float, ...] = (0.5, 0.2, 0.05)  # masses; a path is drawn for the first
+    beta: float = 0.1  # of DPO
+    tau: float = 0.1  # of IPO; its target is 1/(2τ) nats
+    # Of DPO and IPO, for steps of at most about 0.1 nats of margin.
     learning_rates: tuple[float, float] = (1.0, 0.005)
-    steps: int = 600
+    steps: int = 600  # of gradient descent, each recorded
 
+    def run(self) -> xr.Dataset:
+        """Return the probabilities of winner, loser and the rest, and their closed forms."""
+        losses = {
+            "dpo": METHODS["dpo"].bind(beta=self.beta),
+            "ipo": METHODS["ipo"].bind(tau=self.tau),
+        }
+        learners = map(Learner, losses.values(), self.learning_rates)
+        winners = np.geomspace(self.least, self.most, self.winners)
+        dataset = sweep(
+            self._descend,
+            {
+                "loss": choices(dict(zip(losses, learners, strict=True))),
+                "winner": winners,
+                "mass": list(self.uncovered),
+            },
+            dims=["step", "response"],
+            coords={"step": np.arange(self.steps + 1), "response": list(COLORS)},
+            attributes={
+                "winner": {"long_name": "reference probability of the winner", "units": "1"}
+            },
+        )
+        require_not_diverged(dataset)
+        p_w = winners[:, None]
+        p_l = 1.0 - p_w - np.array(self.uncovered)
+        with jax.enable_x64(True):
+            closed = {
+                "peak": partial_coverage.displacement_peak(p_w, p_l),
+                "peak_margin": partial_coverage.peak_margin(p_w, p_l),
+                "parked": partial_coverage.ipo_parking(p_w, p_l, self.tau).uncovered,
+            }
+            return dataset.assign(
+                {name: (("winner", "mass"), np.asarray(value)) for name, value in closed.items()}
+            )
 
-def run(settings: Settings) -> xr.Dataset:
-    """The probabilities of winner, loser and the rest at each step, and their closed forms."""
-    policy = tabular_softmax()
-    losses = [METHODS["dpo"].bind(beta=settings.beta), METHODS["ipo"].bind(tau=settings.tau)]
-    schedule = Schedule.whole_space(settings.steps, 3)
-
-    def run_one(
-        loss: Int[Array, ""],
-        winner: Float[Array, ""],
-        mass: Float[Array, ""],
-        learning_rates: Float[Array, " 2"],
-        pair: Float[Array, "3 3"],
+    def _descend(
+        self, loss: Learner, winner: Float[Array, ""], mass: Float[Array, ""]
     ) -> dict[str, Array]:
+        """Train on the pair; return the policy and the growth of the margin at every step."""
+        policy = tabular_softmax()
         reference = jnp.log(jnp.stack([winner, 1.0 - winner - mass, mass]))
-        bandit = CategoricalBandit(jnp.zeros(3), reference)
+        pair = jnp.zeros((3, 3)).at[0, 1].set(1.0)
+
+        def margin(logits: Float[Array, " 3"]) -> Float[Array, ""]:
+            return logits[0] - logits[1]
+
         return train(
             jax.random.key(0),
             policy,
             reference,
-            switch(loss, losses),
-            on_whole_space(policy, bandit, pair),
-            schedule,
-            optax.sgd(learning_rates[loss]),
+            loss.loss,
+            on_whole_space(policy, CategoricalBandit(jnp.zeros(3), reference), pair),
+            Schedule.whole_space(self.steps, 3),
+            optax.sgd(loss.learning_rate),
             lambda logits: {
                 "probability": jnp.exp(policy.log_probs(logits)),
-                "margin": _margin(logits) - _margin(reference),
+                "margin": margin(logits) - margin(reference),
             },
-            record=range(settings.steps + 1),
+            record=range(self.steps + 1),
         )
 
-    winners = np.geomspace(settings.least, settings.most, settings.winners)
-    dataset = sweep(
-        run_one,
-        {"loss": np.arange(len(NAMES)), "winner": winners, "mass": np.array(settings.uncovered)},
-        fixed={"learning_rates": np.array(settings.learning_rates, np.float32), "pair": _pair()},
-        dims=["step", "response"],
-        coords={"step": np.arange(settings.steps + 1), "response": list(RESPONSES)},
-        attributes={"winner": {"long_name": "reference probability of the winner", "units": "1"}},
-    ).assign_coords(loss=list(NAMES))
-    require_not_diverged(dataset)
-    masses = np.array(settings.uncovered)[None, :]
-    p_w = winners[:, None]
-    p_l = 1.0 - p_w - masses
-    with jax.enable_x64(True):
-        closed = {
-            "peak": partial_coverage.displacement_peak(p_w, p_l),
-            "peak_margin": partial_coverage.peak_margin(p_w, p_l),
-            "parked": partial_coverage.ipo_parking(p_w, p_l, settings.tau).uncovered,
-        }
-        tables = {name: (("winner", "mass"), np.asarray(value)) for name, value in closed.items()}
-    return dataset.assign(tables)
+    @classmethod
+    def plot(cls, dataset: xr.Dataset) -> Figure:
+        """One path, then the peak and the parking place over the winner's probability."""
+        figure = plotting.new_figure(16, 5.6)
+        path, peak, parked = figure.subplots(1, 3)
+        figure.subplots_adjust(0.05, 0.13, 0.99, 0.91, wspace=0.2)
+        one = _shown_path(dataset).sel(loss="dpo")
+        _draw_path(path, one)
+        path.set(
+            title=f"DPO on one pair, winner at {float(one['winner']):.3g}",
+            ylabel="probability",
+            ylim=(-0.02, 1.02),
+        )
+        path.legend(loc="center right")
+        measured = _measure(dataset)
+        for axes, name in ((peak, "peak"), (parked, "parked")):
+            _draw_over_winners(axes, dataset[name], measured[name])
+        peak.set(title="DPO: its largest mass on responses in no pair", ylabel="probability")
+        parked.set_title("IPO: its mass there for ever")
+        peak.legend(loc="lower left")
+        return figure
 
+    @classmethod
+    def animate(cls, dataset: xr.Dataset) -> Frames:
+        """DPO on one pair: the bars, and how they came to be; IPO beside it, which stays there."""
+        one = _shown_path(dataset)
+        figure, panels = plotting.new_grid(2, 2, 12, 6.4, (0.07, 0.1, 0.99, 0.86), 0.06, 0.42)
+        said = figure.suptitle("", fontsize=15)
+        moving = []
+        for (bars, curves), name in zip(panels, one["loss"].values, strict=True):
+            path = one.sel(loss=name)
+            labels = ["winner", "loser", "in no pair"]
+            patches = bars.bar(labels, path.isel(step=0), color=list(COLORS.values()))
+            bars.set(ylabel="probability", ylim=(0, 1.04), title=plotting.METHOD_LABELS[name])
+            _draw_path(curves, path)
+            curves.set_title("and how it came there")
+            moving.append((patches, curves.axvline(0, color=plotting.INK, linewidth=1.5), path))
+        shown = range(0, dataset.sizes["step"], max(dataset.sizes["step"] // 100, 1))
 
-def _margin(logits: Float[Array, " 3"]) -> Float[Array, ""]:
-    return logits[0] - logits[1]
+        def draw(frame: int) -> None:
+            step = shown[frame]
+            said.set_text(f"One pair is trained, winner over loser: step {step}")
+            for patches, now, path in moving:
+                for patch, height in zip(patches, path.isel(step=step).values, strict=True):
+                    patch.set_height(height)
+                now.set_xdata([step, step])
 
+        return Frames(figure, draw, len(shown))
 
-def _pair() -> np.ndarray:
-    pair = np.zeros((3, 3), np.float32)
-    pair[0, 1] = 1.0
-    return pair
+    @classmethod
+    def judge(cls, dataset: xr.Dataset) -> list[Claim]:
+        """The largest distance between the descents and the closed forms."""
+        error = abs(_measure(dataset) - dataset[["peak", "peak_margin", "parked"]]).max()
+        rises = (dataset["peak"] / dataset["mass"]).stack(at=("winner", "mass"))
+        winner, mass = rises.idxmax("at").item()
+        most = float(dataset["peak"].sel(winner=winner, mass=mass))
+        pairs = f"over {rises.size} pairs and three decades"
+        return [
+            claim(
+                "DPO's uncovered mass peaks at u/(u + 2√(p_w p_l)): largest error of the peak "
+                f"{pairs}",
+                exact(error["peak"]),
+                below(0.005),
+                note=f"With {mass:g} on uncovered responses and a winner of {winner:.2g} it peaks "
+                f"at {most:.3f}.",
+            ),
+            claim(
+                "The peak is reached when the margin has grown by log p_l/p_w: largest error in "
+                f"nats {pairs}",
+                exact(error["peak_margin"]),
+                Criterion(lambda interval: interval.effect < 0.1, "below one step, 0.1"),
+            ),
+            claim(
+                "IPO parks where the margin has grown by 1/(2τ): largest error of the uncovered "
+                f"mass at the end {pairs}",
+                exact(error["parked"]),
+                below(0.005),
+            ),
+        ]
 
 
 def _measure(dataset: xr.Dataset) -> xr.Dataset:
-    """The peak of the uncovered mass and its margin under DPO, and where IPO ends."""
-    uncovered = dataset["probability"].sel(response="uncovered", drop=True)
-    of_dpo = uncovered.sel(loss="dpo", drop=True)
-    margins = dataset["margin"].sel(loss="dpo", drop=True)
+    """Return the peak of the uncovered mass and its margin under DPO, and where IPO ends."""
+    dpo, ipo = (dataset.sel(loss=name, response="uncovered", drop=True) for name in ("dpo", "ipo"))
+    at = dpo["probability"].argmax("step")
     return xr.Dataset(
         {
-            "peak": of_dpo.max("step"),
-            "peak_margin": margins.isel(step=of_dpo.argmax("step")).drop_vars("step"),
-            "parked": uncovered.sel(loss="ipo", drop=True).isel(step=-1, drop=True),
+            "peak": dpo["probability"].max("step"),
+            "peak_margin": dpo["margin"].isel(step=at, drop=True),
+            "parked": ipo["probability"].isel(step=-1, drop=True),
         }
     )
 
 
-def plot(dataset: xr.Dataset) -> Figure:
-    """One path, then the peak and the parking place over the winner's probability."""
-    figure = plotting.new_figure(16, 5.6)
-    path, peak, parked = figure.subplots(1, 3)
-    figure.subplots_adjust(0.05, 0.13, 0.99, 0.91, wspace=0.2)
-    _draw_path(path, dataset)
-    measured = _measure(dataset)
-    _draw_over_winners(peak, dataset, measured, "peak")
-    _draw_over_winners(parked, dataset, measured, "parked")
-    peak.set(title="DPO: its largest mass on responses in no pair", ylabel="probability")
-    parked.set_title("IPO: its mass there for ever")
-    handles, labels = peak.get_legend_handles_labels()
-    peak.legend(handles, labels, loc="lower left")
-    return figure
-
-
-def _draw_path(axes: Axes, dataset: xr.Dataset) -> None:
-    one = _shown_path(dataset).sel(loss="dpo")
-    for response in RESPONSES:
-        axes.plot(one["step"], one.sel(response=response), color=COLORS[response], label=response)
-    axes.set(
-        title=f"DPO on one pair, winner at {float(one['winner']):.3g}",
-        xlabel="gradient steps",
-        ylabel="probability",
-        ylim=(-0.02, 1.02),
-    )
-    axes.legend(loc="center right")
-
-
-def animate(dataset: xr.Dataset) -> Frames:
-    """DPO on one pair: the bars, and how they came to be; IPO beside it, which stays there."""
-    one = _shown_path(dataset)
-    figure = plotting.new_figure(12, 6.4)
-    panels = figure.subplots(2, 2, sharey=True)
-    figure.subplots_adjust(0.07, 0.1, 0.99, 0.86, wspace=0.06, hspace=0.42)
-    said = figure.suptitle("", fontsize=15)
-    moving = []
-    for (bars, curves), name in zip(panels, NAMES, strict=True):
-        path = one.sel(loss=name)
-        colors = [COLORS[response] for response in RESPONSES]
-        labels = ["winner", "loser", "in no pair"]
-        patches = bars.bar(labels, path.isel(step=0), color=colors)
-        bars.set(ylabel="probability", ylim=(0, 1.04), title=plotting.METHOD_LABELS[name])
-        for response in RESPONSES:
-            curves.plot(path["step"], path.sel(response=response), color=COLORS[response])
-        curves.set(title="and how it came there", xlabel="gradient steps")
-        now = curves.axvline(0, color=plotting.INK, linewidth=1.5)
-        moving.append((patches, now, path))
-    shown = range(0, dataset.sizes["step"], max(dataset.sizes["step"] // 100, 1))
-
-    def draw(frame: int) -> None:
-        step = shown[frame]
-        said.set_text(f"One pair is trained, winner over loser: step {step}")
-        for patches, now, path in moving:
-            for patch, height in zip(patches, path.isel(step=step).values, strict=True):
-                patch.set_height(height)
-            now.set_xdata([step, step])
-
-    return Frames(figure, draw, len(shown))
-
-
 def _shown_path(dataset: xr.Dataset) -> xr.DataArray:
-    """That of a winner of about 0.001 with the largest mass on the rest."""
-    winner = dataset["winner"].values[np.abs(np.log(dataset["winner"].values / 1e-3)).argmin()]
-    return dataset["probability"].sel(winner=winner, mass=dataset["mass"].values[0])
+    """Return the path of a winner of about 0.001 with the largest mass on the rest."""
+    nearest = np.abs(np.log(dataset["winner"].values / 1e-3)).argmin()
+    return dataset["probability"].isel(winner=int(nearest), mass=0)
 
 
-def _draw_over_winners(axes: Axes, closed: xr.Dataset, measured: xr.Dataset, quantity: str) -> None:
+def _draw_path(axes: Axes, path: xr.DataArray) -> None:
+    for response, color in COLORS.items():
+        axes.plot(path["step"], path.sel(response=response), color=color, label=response)
+    axes.set_xlabel("gradient steps")
+
+
+def _draw_over_winners(axes: Axes, closed: xr.DataArray, measured: xr.DataArray) -> None:
     for mass, color in zip(closed["mass"].values, MASS_COLORS, strict=False):
+        line, dots = (values.sel(mass=mass) for values in (closed, measured))
         label = f"closed form, {mass:g} at the start"
-        line, dots = (data[quantity].sel(mass=mass) for data in (closed, measured))
         axes.plot(line["winner"], line, color=color, label=label)
         axes.plot(dots["winner"][::3], dots[::3], "o", color=color)
     axes.plot([], [], "o", color=plotting.INK, label="measured")
     axes.set(xscale="log", xlabel=closed["winner"].attrs["long_name"], ylim=(-0.02, 1.02))
-
-
-def judge(dataset: xr.Dataset) -> list[Claim]:
-    """The largest distance between the descents and the closed forms."""
-    error = abs(_measure(dataset) - dataset[["peak", "peak_margin", "parked"]]).max()
-    rises = dataset["peak"] / dataset["mass"]
-    winner, mass = (float(rises.stack(at=rises.dims).idxmax("at").item()[i]) for i in range(2))
-    pairs = f"over {dataset.sizes['winner'] * dataset.sizes['mass']} pairs and three decades"
-    return [
-        EXPERIMENT.claim(
-            "DPO's uncovered mass peaks at u/(u + 2√(p_w p_l)): largest error of the peak "
-            f"{pairs} (holds if below 0.005)",
-            exact(error["peak"]),
-            float(error["peak"]) < 0.005,
-            note=f"With {mass:g} on uncovered responses and a winner of {winner:.2g} it peaks at "
-            f"{float(dataset['peak'].sel(winner=winner, mass=mass)):.3f}.",
-        ),
-        EXPERIMENT.claim(
-            "The peak is reached when the margin has grown by log p_l/p_w: largest error in nats "
-            f"{pairs} (holds if below one step, 0.1)",
-            exact(error["peak_margin"]),
-            float(error["peak_margin"]) < 0.1,
-        ),
-        EXPERIMENT.claim(
-            "IPO parks where the margin has grown by 1/(2τ): largest error of the uncovered mass "
-            f"at the end {pairs} (holds if below 0.005)",
-            exact(error["parked"]),
-            float(error["parked"]) < 0.005,
-        ),
-    ]
-
-
-EXPERIMENT = Experiment(
-    name="displacement",
-    source="S25, worked out in theory.partial_coverage",
-    question="How much probability does a trained pair push onto responses in no pair?",
-    full=Settings(),
-    quick=Settings(winners=7),
-    run=run,
-    plot=plot,
-    judge=judge,
-    animate=animate,
-)

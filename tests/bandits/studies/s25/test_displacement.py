@@ -6,19 +6,20 @@ import re
 import numpy as np
 import pytest
 
-from bandits.studies.s25.displacement import EXPERIMENT, judge
+from bandits.studies.s25.displacement import Displacement
 
-SETTINGS = dataclasses.replace(EXPERIMENT.quick, winners=3, uncovered=(0.5, 0.05))
+STUDY = Displacement(winners=3, uncovered=(0.5, 0.05))
+judge = Displacement.judge
 
 
 @pytest.fixture(scope="module")
-def measured():
-    return EXPERIMENT.run(SETTINGS)
+def small():
+    return STUDY.run()
 
 
 @pytest.fixture
-def dataset(measured):
-    return measured.copy(deep=True)
+def dataset(small):
+    return small.copy(deep=True)
 
 
 def closed_form(winner, mass, margin):
@@ -39,12 +40,12 @@ def test_every_step_lies_on_the_path_of_theory(dataset, loss):
 
 def test_the_margin_follows_the_slope_of_the_loss(dataset):
     """Both logits move by rate · |slope|, so the margin by twice that: written out here."""
-    (dpo_rate, ipo_rate), steps = SETTINGS.learning_rates, SETTINGS.steps
+    (dpo_rate, ipo_rate), steps = STUDY.learning_rates, STUDY.steps
     margins = np.zeros((2, steps + 1))
     for s in range(steps):
         h, g = margins[:, s]
-        margins[0, s + 1] = h + 2 * dpo_rate * SETTINGS.beta / (1 + np.exp(SETTINGS.beta * h))
-        margins[1, s + 1] = g + 2 * ipo_rate * 2 * (0.5 / SETTINGS.tau - g)
+        margins[0, s + 1] = h + 2 * dpo_rate * STUDY.beta / (1 + np.exp(STUDY.beta * h))
+        margins[1, s + 1] = g + 2 * ipo_rate * 2 * (0.5 / STUDY.tau - g)
     for loss, expected in zip(("dpo", "ipo"), margins, strict=True):
         for winner in dataset["winner"].values:
             one = dataset["margin"].sel(loss=loss, winner=winner, mass=0.5)
@@ -57,7 +58,7 @@ def test_the_closed_forms_are_those_of_the_lecture(dataset):
     np.testing.assert_allclose(dataset["peak"], u / (u + 2 * np.sqrt(p_w * p_l)), rtol=1e-6)
     np.testing.assert_allclose(dataset["peak_margin"], np.log(p_l / p_w), rtol=1e-6)
     winner = float(p_w[1, 0])
-    parked = closed_form(winner, 0.5, 0.5 / SETTINGS.tau)[2]
+    parked = closed_form(winner, 0.5, 0.5 / STUDY.tau)[2]
     np.testing.assert_allclose(dataset["parked"].sel(winner=winner, mass=0.5), parked, rtol=1e-6)
 
 
@@ -65,7 +66,7 @@ def test_the_uncovered_rise_and_fall_under_dpo_and_stay_under_ipo(dataset):
     uncovered = dataset["probability"].sel(response="uncovered", mass=0.5, winner=1e-4)
     of_dpo, of_ipo = uncovered.sel(loss="dpo"), uncovered.sel(loss="ipo")
     assert float(of_dpo.max()) > 0.95 > float(of_dpo[-1]) > 0
-    assert 0 < int(of_dpo.argmax("step")) < SETTINGS.steps
+    assert 0 < int(of_dpo.argmax("step")) < STUDY.steps
     np.testing.assert_allclose(of_ipo[-1], of_ipo[-100], atol=1e-3)
     assert float(of_ipo[-1]) > 0.9
     total = dataset["probability"].sum("response")
@@ -83,71 +84,52 @@ def test_every_claim_holds_and_says_over_how_many_pairs(dataset):
     )
 
 
-def test_quick_settings_are_not_vouched_for(measured):
-    for scale, asserted in (("quick", False), ("full", True)):
-        claims = EXPERIMENT.claims(measured.assign_attrs(scale=scale))
-        assert {claim.asserted for claim in claims} == {asserted}
+AT = {"winner": 1e-4, "mass": 0.05}
+PATH = {**AT, "response": "uncovered"}
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "failing"),
+    ("name", "where", "change", "failing"),
     [
-        ("peak", 0.006, 0),
-        ("peak", -0.006, 0),
-        ("peak_margin", 0.2, 1),
-        ("peak_margin", -0.2, 1),
-        ("parked", 0.006, 2),
-        ("parked", -0.006, 2),
+        *(("peak", AT, change, {0}) for change in (0.006, -0.006)),
+        *(("peak_margin", AT, change, {1}) for change in (0.2, -0.2)),
+        *(("parked", AT, change, {2}) for change in (0.006, -0.006)),
+        ("probability", {"loss": "ipo", "step": STUDY.steps, **PATH}, 0.01, {2}),
+        ("probability", {"loss": "dpo", "step": 3, **PATH}, 0.99, {0, 1}),
     ],
 )
-def test_one_wrong_closed_form_fails_the_claim_about_it_and_no_other(
-    dataset, name, change, failing
+def test_what_is_elsewhere_fails_the_claim_about_it_and_no_other(
+    dataset, name, where, change, failing
 ):
-    dataset[name][2, 1] += change
-    assert [claim.holds for claim in judge(dataset)] == [i != failing for i in range(3)]
-
-
-def test_a_descent_that_goes_elsewhere_fails_the_claim_about_its_method(dataset):
-    uncovered = {"winner": 1e-4, "mass": 0.05, "response": "uncovered"}
-    dataset["probability"].loc[{"loss": "ipo", "step": SETTINGS.steps, **uncovered}] += 0.01
-    assert [claim.holds for claim in judge(dataset)] == [True, True, False]
-    dataset["probability"].loc[{"loss": "dpo", "step": 3, **uncovered}] = 0.99
-    assert [claim.holds for claim in judge(dataset)] == [False] * 3
+    dataset[name].loc[where] += change
+    assert {i for i, claim in enumerate(judge(dataset)) if not claim.holds} == failing
 
 
 def test_a_run_that_diverges_is_refused():
-    settings = dataclasses.replace(SETTINGS, winners=2, steps=20, learning_rates=(1.0, 1e20))
+    settings = dataclasses.replace(STUDY, winners=2, steps=20, learning_rates=(1.0, 1e20))
     with (
         pytest.warns(UserWarning, match="NaN"),
         pytest.raises(ValueError, match=r"runs diverged, .* loss=ipo"),
     ):
-        EXPERIMENT.run(settings)
+        settings.run()
 
 
 def test_the_figure_has_a_path_and_the_two_quantities_over_the_winner(dataset):
-    figure = EXPERIMENT.draw(dataset)
-    figure.draw_without_rendering()
-    path, peak, parked = figure.axes
+    path, peak, parked = Displacement.draw(dataset).axes
     assert [line.get_label() for line in path.lines] == ["winner", "loser", "uncovered"]
-    assert path.get_xlabel() == "gradient steps"
-    assert peak.get_title() == "DPO: its largest mass on responses in no pair"
-    assert parked.get_title() == "IPO: its mass there for ever"
-    assert peak.get_legend() is not None
     for axes, name in ((peak, "peak"), (parked, "parked")):
         assert axes.get_xscale() == "log"
         assert axes.get_xlabel() == "reference probability of the winner"
-        handles, labels = axes.get_legend_handles_labels()
-        assert sorted(set(labels)) == [
-            "closed form, 0.05 at the start", "closed form, 0.5 at the start", "measured",
-        ]  # fmt: skip
-        assert handles[labels.index("measured")].get_marker() == "o"
-        for mass, line in zip((0.5, 0.05), axes.lines[::2], strict=False):
+        closed, dots = axes.lines[:-1:2], axes.lines[1::2]
+        for mass, line, measured in zip((0.5, 0.05), closed, dots, strict=True):
             assert line.get_label() == f"closed form, {mass:g} at the start"
             np.testing.assert_allclose(line.get_ydata(), dataset[name].sel(mass=mass))
+            assert measured.get_marker() == axes.lines[-1].get_marker() == "o"
+        assert axes.lines[-1].get_label() == "measured"
 
 
 def test_the_moving_figure_shows_the_three_probabilities_under_dpo_and_ipo(dataset):
-    frames = EXPERIMENT.film(dataset)
+    frames = Displacement.film(dataset)
     frames.draw(frames.number - 1)
     step = int(re.search(r"step (\d+)", frames.figure.get_suptitle()).group(1))
     for axes, name in zip(frames.figure.axes[::2], ("dpo", "ipo"), strict=True):
