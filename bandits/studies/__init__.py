@@ -1,7 +1,7 @@
 """The gallery: a new study is a class, or a module, and a line here."""
 
 from bandits.studies.base import Claim, Experiment
-from bandits.studies.i24 import four_aspects, overoptimisation, unlabelled_prompts
+from bandits.studies.i24 import four_aspects, overoptimisation
 from bandits.studies.s25 import (
     coverage_sweep,
     displacement,
@@ -47,18 +47,18 @@ STUDIES: dict[str, AnyStudy] = {
         partial_coverage.PartialCoverage,
         displacement.Displacement,
         rlhf_dpo_equivalence.RlhfDpoEquivalence,
-        generation_verification_gap.EXPERIMENT,
+        generation_verification_gap.GenerationVerificationGap,
         coverage_sweep.CoverageSweep,
-        online_offline_hypotheses.EXPERIMENT,
+        online_offline_hypotheses.OnlineOfflineHypotheses,
         kl_projections.KlProjections,
         simplex_paths.SimplexPaths,
         length_problems.EXPERIMENT,
         length_models.EXPERIMENT,
         length_ablations.LengthBatchSize,
         length_ablations.LengthSampleReuse,
-        overoptimisation.EXPERIMENT,
-        four_aspects.EXPERIMENT,
-        unlabelled_prompts.EXPERIMENT,
+        overoptimisation.Overoptimisation,
+        four_aspects.FourAspects,
+        four_aspects.UnlabelledPrompts,
     )
 }
 

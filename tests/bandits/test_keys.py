@@ -30,7 +30,7 @@ from bandits.search import parse_spec, plan
 from bandits.simulate import simulate
 from bandits.studies import STUDIES, Experiment
 from bandits.studies.i24 import aspects
-from bandits.studies.s25 import generation_verification_gap
+from bandits.studies.s25.generation_verification_gap import GenerationVerificationGap
 from bandits.studies.t24.lengths import Lengths, train_lengths
 from bandits.studies.t24.preference_log_probs import PreferenceLogProbs
 from bandits.studies.t24.published import LEARNING_RATES, LEAST_GAP, Bandit, run_methods
@@ -197,11 +197,9 @@ def run_lengths():
 
 
 def run_aspects():
-    prepared = aspects.prepare(
-        ASPECTS, {"one": aspects.Recipe(8, reward_pairs=8, target_prompts=4)}
-    )
+    prepared = ASPECTS.prepare({"one": aspects.Recipe(8, reward_pairs=8, target_prompts=4)})
     for method in ("dpo", "ppo"):
-        aspects.train_recipes(ASPECTS, method, ["one"], prepared, policy="network")
+        ASPECTS.train(method, ["one"], prepared, policy="network")
 
 
 RUNS = {
@@ -231,7 +229,7 @@ def test_no_key_of_an_study_serves_twice(uses, monkeypatch, name):
         # Half its panels are those of another study, whose problems have seeds of their own.
         nothing = ("pairs", "seed", "learner"), np.zeros((1, 1, 1))
         found = xr.Dataset({"accuracy": nothing, "share": nothing})
-        monkeypatch.setattr(generation_verification_gap, "run", lambda settings: found)
+        monkeypatch.setattr(GenerationVerificationGap, "run", lambda self: found)
     RUNS[name]()
     jax.effects_barrier()
     assert uses.places

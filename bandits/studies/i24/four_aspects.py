@@ -1,234 +1,271 @@
-"""I24's four aspects: data, algorithm, reward model and prompts, each from worse to better.
+"""I24's four aspects: data, algorithm, reward model and prompts; and the last of them alone.
 
 Every cell is tuned alike: PPO and DPO over one grid of learning rates and β, for each bandit the
-best on held-out prompts. The effect of an aspect is the gain in true reward of its better value,
-all else at its best; its size depends on how far apart the two values are.
+best on held-out prompts.
 """
 
 import itertools
 import textwrap
-from dataclasses import dataclass, field
 
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.studies.base import Claim, Experiment
-from bandits.studies.curves import draw_bar_row, over_seeds, require_no_nan
-from bandits.studies.i24.aspects import (
-    POLICIES,
-    QUICK,
-    Aspects,
-    Recipe,
-    prepare,
-    train_recipes,
-    tuned,
-)
-from bandits.studies.intervals import mean_interval
+from bandits.studies.base import Claim
+from bandits.studies.curves import draw_bar_row, draw_mean_line, over_seeds, require_no_nan
+from bandits.studies.i24.aspects import POLICIES, QUICK, Aspects, Recipe, tuned
+from bandits.studies.study import Study, claim
+from theory.checks import InvalidInput
 
-RECIPES = {
-    "best": Recipe(),
-    "noisy labels": Recipe(label_noise=0.3),
-    "narrow responses": Recipe(coverage=0.5),
-    "few pairs": Recipe(pairs=100, reward_pairs=100),
-    "small reward model": Recipe(reward_features=6),
-    "reward model on few pairs": Recipe(reward_pairs=100),
-    "more prompts": Recipe(general_prompts=400),
-    "target prompts": Recipe(target_prompts=400),
-}
-OF_DATA = ("noisy labels", "narrow responses", "few pairs")
-"""Recipes whose data are worse; fewer pairs also leave fewer prompts and a poorer reward model."""
-
-ASPECTS = ("data quality", "algorithm", "reward model", "prompts")
-
-SAME_SEEDS = "The order is chosen on the seeds that judge it; the interval is not corrected for it."
+COLORS = ("#4477AA", "#EE6677")
+"""Of the classes of policies, and of the domains."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is trained.
+class FourAspects(Study):
+    """Each aspect from worse to better.
 
-    Attributes:
-      aspects: the setting.
+    The effect of an aspect is the gain in true reward of its better value, all else at its best;
+    its size depends on how far apart the two values are.
     """
 
-    aspects: Aspects = field(default_factory=Aspects)
+    source = "I24, sections 3 and 4"
+    question = "What matters most: data, algorithm, reward model or prompts?"
+    quick = {"aspects": QUICK}
 
+    aspects: Aspects = Aspects()
 
-def run(settings: Settings) -> xr.Dataset:
-    """Tuned shares of the best response's gain: method, policy class, recipe, domain, seed."""
-    prepared = prepare(settings.aspects, RECIPES)
-    cells = []
-    for policy in POLICIES:
-        for method in ("dpo", "ppo"):
-            # DPO has no reward model and no other prompts.
-            names = ["best", *OF_DATA] if method == "dpo" else list(RECIPES)
-            trained = train_recipes(settings.aspects, method, names, prepared, policy)
-            cells.append(tuned(trained).expand_dims(loss=[method], policy=[policy]))
-    return xr.merge(
-        [cell.to_dataset(name="share") for cell in cells], join="outer", compat="no_conflicts"
-    )
-
-
-def _effects(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
-    """The gain of the better value of each aspect, by policy and seed, on the general domain."""
-    share = dataset["share"].sel(domain="general", drop=True)
-    best = share.sel(recipe="best", drop=True)
-    ppo, best_ppo = share.sel(loss="ppo", drop=True), best.sel(loss="ppo", drop=True)
-    return {
-        "data quality": best_ppo - _mean([ppo.sel(recipe=n, drop=True) for n in OF_DATA]),
-        "algorithm": best_ppo - best.sel(loss="dpo", drop=True),
-        "reward model": best_ppo - ppo.sel(recipe="small reward model", drop=True),
-        "prompts": ppo.sel(recipe="more prompts", drop=True) - best_ppo,
+    RECIPES = {
+        "best": Recipe(),
+        "noisy labels": Recipe(label_noise=0.3),
+        "narrow responses": Recipe(coverage=0.5),
+        "few pairs": Recipe(pairs=100, reward_pairs=100),
+        "small reward model": Recipe(reward_features=6),
+        "reward model on few pairs": Recipe(reward_pairs=100),
+        "more prompts": Recipe(general_prompts=400),
+        "target prompts": Recipe(target_prompts=400),
     }
-
-
-def _target_effects(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
-    """What helps PPO on the target domain, with its gain there by policy and seed."""
-    ppo = dataset["share"].sel(domain="target", loss="ppo", drop=True)
-    best = ppo.sel(recipe="best", drop=True)
-    return {
-        "Target prompts without labels help": ppo.sel(recipe="target prompts", drop=True) - best,
-        "More general prompts help": ppo.sel(recipe="more prompts", drop=True) - best,
-        "A reward model that sees all features instead of half helps": best
-        - ppo.sel(recipe="small reward model", drop=True),
-    }
-
-
-def _mean(effects: list[xr.DataArray]) -> xr.DataArray:
-    return xr.concat(effects, "value").mean("value", skipna=False)
-
-
-def plot(dataset: xr.Dataset) -> Figure:
-    """The effect of each aspect, and every recipe."""
-    figure = plotting.new_figure(15.5, 6.4)
-    effects, recipes = figure.subplots(1, 2, width_ratios=[1, 1.5])
-    figure.subplots_adjust(0.06, 0.17, 0.99, 0.92, wspace=0.13)
-    together = xr.concat(list(_effects(dataset).values()), "aspect").assign_coords(
-        aspect=range(len(ASPECTS))
-    )
-    colors = {"linear": "#4477AA", "network": "#EE6677"}
-    for i, policy in enumerate(POLICIES):
-        draw_bar_row(
-            effects,
-            together.sel(policy=policy),
-            "aspect",
-            shift=0.38 * (i - 0.5),
-            width=0.36,
-            color=colors[policy],
-            label=f"{policy} policy",
-        )
-    effects.set_xticks(
-        range(len(ASPECTS)), ["data", "PPO for\nDPO", "reward\nmodel", "more\nprompts"]
-    )
-    effects.axhline(0, color=plotting.INK, linewidth=1)
-    effects.set(title="What each aspect gains", ylabel="share of the best response's gain")
-    effects.legend(loc="upper left")
-    names = list(RECIPES)
-    for i, method in enumerate(("dpo", "ppo")):
-        one = dataset["share"].sel(domain="general", policy="linear", loss=method, recipe=names)
-        known = one.dropna("recipe", how="all")
-        places = [names.index(name) for name in known["recipe"].values]
-        values = np.array(
-            [mean_interval(row) for row in known.transpose("recipe", "seed").values]
-        ).T
-        at = np.array(places) + 0.38 * (i - 0.5)
-        recipes.bar(
-            at,
-            values[0],
-            0.36,
-            yerr=[values[0] - values[1], values[2] - values[0]],
-            color=plotting.METHOD_COLORS[method],
-            label=plotting.METHOD_LABELS[method],
-            error_kw={"ecolor": plotting.INK, "elinewidth": 1.2},
-        )
-    lines = [textwrap.fill(name, 10) for name in names]
-    recipes.set_xticks(range(len(names)), lines, fontsize=11)
-    recipes.set(title="Every recipe, linear policy", ylim=(0, 1))
-    recipes.legend()
-    return figure
-
-
-def judge(dataset: xr.Dataset) -> list[Claim]:
-    """The effect of each aspect, their order, and gains on the target domain; by seed.
-
-    The order is that of the means over all seeds, and the same seeds give the intervals of its
-    differences: they are not corrected for that choice.
-    """
-    effects, on_target = _effects(dataset), _target_effects(dataset)
-    for effect in [*effects.values(), *on_target.values()]:
-        require_no_nan(effect.to_dataset(name="share"))
-    means = {name: over_seeds(effect) for name, effect in effects.items()}
-    order = sorted(ASPECTS, key=lambda name: -means[name].effect)
-    published = list(ASPECTS)
-    by_class = {
-        policy: mean_interval(effects["algorithm"].sel(policy=policy).values) for policy in POLICIES
-    }
-    algorithm = "; ".join(
-        f"{policy} policy {gain.effect:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-        for policy, gain in by_class.items()
-    )
-    first = over_seeds(
-        effects["data quality"] - effects[next(n for n in order if n != "data quality")]
-    )
-    claims = [
-        EXPERIMENT.claim(
-            "Data quality matters most: its effect minus that of the next aspect",
-            first,
-            first.low > 0,
-            asserted=False,
-            note=f"The measured order: {', '.join(order)}. Published: {', '.join(published)}.",
-        )
-    ]
-    sentences = {
+    # Their data are worse; fewer pairs also leave fewer prompts and a poorer reward model.
+    OF_DATA = ("noisy labels", "narrow responses", "few pairs")
+    # DPO has no reward model and no other prompts.
+    TRAINED = {"dpo": ["best", *OF_DATA], "ppo": list(RECIPES)}
+    SENTENCES = {
         "data quality": "Better data help PPO: mean gain of clean labels, broad responses, more "
         "pairs",
         "algorithm": "PPO is better than DPO at matched tuning: gain",
         "reward model": "A reward model that sees all features instead of half helps PPO: gain",
         "prompts": "More prompts without labels help PPO on their own domain: gain",
     }
-    for name in ASPECTS:
-        claims.append(
-            EXPERIMENT.claim(
-                f"{sentences[name]} in shares of the best response's",
-                means[name],
-                means[name].low > 0,
-                asserted=name in ("data quality", "reward model"),
-                note=f"By policy class: {algorithm}." if name == "algorithm" else "",
-            )
+
+    def run(self) -> xr.Dataset:
+        """Return tuned shares of the best response's gain, by method, policy class and recipe."""
+        prepared = self.aspects.prepare(self.RECIPES)
+        cells = [
+            tuned(self.aspects.train(method, names, prepared, policy))
+            .expand_dims(loss=[method], policy=[policy])
+            .to_dataset(name="share")
+            for policy in POLICIES
+            for method, names in self.TRAINED.items()
+        ]
+        return xr.merge(cells, join="outer", compat="no_conflicts")
+
+    @classmethod
+    def plot(cls, dataset: xr.Dataset) -> Figure:
+        """The effect of each aspect, and every recipe."""
+        figure = plotting.new_figure(15.5, 6.4)
+        left, right = figure.subplots(1, 2, width_ratios=[1, 1.5])
+        figure.subplots_adjust(0.06, 0.17, 0.99, 0.92, wspace=0.13)
+        effects = xr.concat(_effects(dataset).values(), "aspect")
+        share = dataset["share"].sel(domain="general", policy="linear")
+        for i, shift in enumerate((-0.19, 0.19)):
+            of_class = {"color": COLORS[i], "label": f"{POLICIES[i]} policy"}
+            one = effects.sel(policy=POLICIES[i])
+            draw_bar_row(left, one, "aspect", shift, width=0.36, **of_class)
+            method, names = list(cls.TRAINED.items())[i]  # DPO's recipes are the first of PPO's
+            of_method = {
+                "color": plotting.METHOD_COLORS[method],
+                "label": plotting.METHOD_LABELS[method],
+            }
+            known = share.sel(loss=method, recipe=names)
+            draw_bar_row(right, known, "recipe", shift, width=0.36, **of_method)
+        left.set_xticks(range(4), ["data", "PPO for\nDPO", "reward\nmodel", "more\nprompts"])
+        left.axhline(0, color=plotting.INK, linewidth=1)
+        left.set(title="What each aspect gains", ylabel="share of the best response's gain")
+        left.legend(loc="upper left")
+        lines = [textwrap.fill(name, 10) for name in cls.RECIPES]
+        right.set_xticks(range(len(lines)), lines, fontsize=11)
+        right.set(title="Every recipe, linear policy", ylim=(0, 1))
+        right.legend()
+        return figure
+
+    @classmethod
+    def judge(cls, dataset: xr.Dataset) -> list[Claim]:
+        """Judge the effect of each aspect, their order, and gains on the target domain.
+
+        The order is that of the means over all seeds, and the same seeds give the intervals of its
+        differences: they are not corrected for that choice.
+        """
+        effects, on_target = _effects(dataset), _target_effects(dataset)
+        for effect in [*effects.values(), *on_target.values()]:
+            require_no_nan(effect.to_dataset(name="share"))
+        order = sorted(effects, key=lambda name: -over_seeds(effects[name]).effect)
+        next_to_data = next(name for name in order if name != "data quality")
+        by_class = {p: over_seeds(effects["algorithm"].sel(policy=p)) for p in POLICIES}
+        algorithm = "; ".join(
+            f"{policy} policy {gain.effect:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+            for policy, gain in by_class.items()
         )
-    for better, worse in itertools.pairwise(order):
-        difference = over_seeds(effects[better] - effects[worse])
-        claims.append(
-            EXPERIMENT.claim(
-                f"In the measured order: effect of {better} minus that of {worse}",
-                difference,
-                difference.low > 0,
+        return [
+            claim(
+                "Data quality matters most: its effect minus that of the next aspect",
+                effects["data quality"] - effects[next_to_data],
                 asserted=False,
-                note=SAME_SEEDS,
-            )
-        )
-    for what_helps, effect in on_target.items():
-        gain = over_seeds(effect)
-        claims.append(
-            EXPERIMENT.claim(
-                f"{what_helps} PPO on the target domain: gain in shares of the best response's",
-                gain,
-                gain.low > 0,
-                asserted=False,
-            )
-        )
-    return claims
+                note=f"The measured order: {', '.join(order)}. Published: {', '.join(effects)}.",
+            ),
+            *(
+                claim(
+                    f"{sentence} in shares of the best response's",
+                    effects[name],
+                    asserted=name in ("data quality", "reward model"),
+                    note=f"By policy class: {algorithm}." if name == "algorithm" else "",
+                )
+                for name, sentence in cls.SENTENCES.items()
+            ),
+            *(
+                claim(
+                    f"In the measured order: effect of {better} minus that of {worse}",
+                    effects[better] - effects[worse],
+                    asserted=False,
+                    note="The order is chosen on the seeds that judge it; the interval is not "
+                    "corrected for it.",
+                )
+                for better, worse in itertools.pairwise(order)
+            ),
+            *(
+                claim(
+                    f"{what_helps} PPO on the target domain: gain in shares of the best response's",
+                    effect,
+                    asserted=False,
+                )
+                for what_helps, effect in on_target.items()
+            ),
+        ]
 
 
-EXPERIMENT = Experiment(
-    name="four_aspects",
-    source="I24, sections 3 and 4",
-    question="What matters most: data, algorithm, reward model or prompts?",
-    full=Settings(),
-    quick=Settings(aspects=QUICK),
-    run=run,
-    plot=plot,
-    judge=judge,
-)
+def _effects(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return the gain of the better value of each aspect on the general domain, as published."""
+    share = dataset["share"].sel(domain="general", drop=True)
+    dpo, ppo = (share.sel(loss=method, drop=True) for method in ("dpo", "ppo"))
+    best = ppo.sel(recipe="best", drop=True)
+    of_data = ppo.sel(recipe=list(FourAspects.OF_DATA)).mean("recipe", skipna=False)
+    return {
+        "data quality": best - of_data,
+        "algorithm": best - dpo.sel(recipe="best", drop=True),
+        "reward model": best - ppo.sel(recipe="small reward model", drop=True),
+        "prompts": ppo.sel(recipe="more prompts", drop=True) - best,
+    }
+
+
+def _target_effects(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return what helps PPO on the target domain, with its gain there by policy and seed."""
+    ppo = dataset["share"].sel(domain="target", loss="ppo", drop=True)
+    best, target, general, small = (
+        ppo.sel(recipe=name, drop=True)
+        for name in ("best", "target prompts", "more prompts", "small reward model")
+    )
+    return {
+        "Target prompts without labels help": target - best,
+        "More general prompts help": general - best,
+        "A reward model that sees all features instead of half helps": best - small,
+    }
+
+
+class UnlabelledPrompts(Study):
+    """Prompts without preference data, added to PPO's training in growing numbers.
+
+    The reward model knows the general domain. The prompts are of that domain, or of the target
+    domain; PPO is tuned at each number, and judged on fresh prompts of both domains.
+    """
+
+    source, question = "I24, section 3.4", "Do prompts without preference data help?"
+    quick = {"aspects": QUICK, "added": (0, 200)}
+
+    aspects: Aspects = Aspects(seeds=12)  # its most_prompts bounds the numbers
+    labelled: int = 100  # prompts with a labelled pair
+    added: tuple[int, ...] = (0, 100, 400)  # numbers of prompts without: 0, then more and more
+
+    KINDS = dict(zip(("general", "target"), COLORS, strict=True))
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no curve of gains over none."""
+        rises = all(a < b for a, b in itertools.pairwise(self.added))
+        if not self.added or self.added[0] != 0 or not rises:
+            raise InvalidInput(f"added is {self.added}; it must start with 0 and rise")
+        if self.added[-1] > self.aspects.most_prompts:
+            raise InvalidInput(
+                f"added goes to {self.added[-1]}; most_prompts of these aspects is "
+                f"{self.aspects.most_prompts}"
+            )
+
+    def run(self) -> xr.Dataset:
+        """Return tuned shares of the best response's gain, by kind and number of added prompts."""
+        labelled = Recipe(pairs=self.labelled, reward_pairs=self.labelled)
+        # Without added prompts the two kinds are one recipe.
+        names = [[f"{kind} {n}" if n else "none" for n in self.added] for kind in self.KINDS]
+        recipes = {
+            name: labelled._replace(**{f"{kind}_prompts": count})
+            for kind, row in zip(self.KINDS, names, strict=True)
+            for name, count in zip(row, self.added, strict=True)
+        }
+        prepared = self.aspects.prepare(recipes)
+        share = tuned(self.aspects.train("ppo", list(recipes), prepared))
+        axes = {"kind": list(self.KINDS), "added": list(self.added)}
+        return (
+            share.sel(recipe=xr.DataArray(names, axes, list(axes)))
+            .drop_vars("recipe")
+            .transpose("kind", "added", "domain", "seed")
+            .to_dataset(name="share")
+        )
+
+    @classmethod
+    def plot(cls, dataset: xr.Dataset) -> Figure:
+        """A panel a domain: what the added prompts of either kind gain in true reward."""
+        edges = (0.075, 0.13, 0.985, 0.91)
+        figure, grid = plotting.new_grid(1, 2, 13, 5.8, edges, wspace=0.06)
+        gain = dataset["share"] - dataset["share"].isel(added=0, drop=True)
+        for axes, domain in zip(grid[0], dataset["domain"].values, strict=True):
+            for kind, color in cls.KINDS.items():
+                one = gain.sel(domain=domain, kind=kind)
+                draw_mean_line(axes, one, "added", color=color, label=f"{kind} prompts added")
+            axes.set(title=f"Judged on the {domain} domain", xlabel="prompts without labels")
+            axes.axhline(0, color=plotting.INK, linewidth=1)
+        grid[0, 0].set_ylabel("gain, in shares of the best response's")
+        grid[0, 0].legend()
+        return figure
+
+    @classmethod
+    def judge(cls, dataset: xr.Dataset) -> list[Claim]:
+        """Judge what the most added prompts gain on the domain that they match, and elsewhere."""
+        require_no_nan(dataset)
+        share, most = dataset["share"], int(dataset["added"][-1])
+        gain = share.isel(added=-1) - share.isel(added=0)
+        matched = gain.sel(kind="target", domain="target")
+        return [
+            claim(
+                "Prompts of the target domain help there, though they have no labels: gain by "
+                f"{most}",
+                matched,
+                asserted=False,
+                note="More prompts do not teach the reward model.",
+            ),
+            claim(
+                "They help there more than as many of the general domain: difference of gains, "
+                f"{most}",
+                matched - gain.sel(kind="general", domain="target"),
+                asserted=False,
+            ),
+            claim(
+                f"So do more prompts of the general domain, on it: gain by {most}",
+                gain.sel(kind="general", domain="general"),
+                asserted=False,
+            ),
+        ]

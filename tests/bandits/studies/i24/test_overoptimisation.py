@@ -6,12 +6,12 @@ import pytest
 import xarray as xr
 
 from bandits.environments import mode_length
-from bandits.studies.i24.overoptimisation import EXPERIMENT, Settings, judge
+from bandits.studies.i24.overoptimisation import Overoptimisation
 from bandits.studies.t24.lengths import Lengths, draw_pairs, fit_proxy
 from theory.checks import InvalidInput
 from theory.gibbs import gibbs_at_kl
 
-SETTINGS = Settings(
+STUDY = Overoptimisation(
     max_length=8,
     mode=3.0,
     spread=0.5,
@@ -28,7 +28,7 @@ REWARDS = ("gold", "proxy")
 
 @pytest.fixture(scope="module")
 def measured():
-    return EXPERIMENT.run(SETTINGS)
+    return STUDY.run()
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +66,11 @@ def bandit():
 )
 def test_settings_that_cannot_be_run_are_refused_at_once(field, value, message):
     with pytest.raises(InvalidInput, match=message):
-        Settings(**{field: value})
+        Overoptimisation(**{field: value})
 
 
 def test_the_least_settings_are_allowed():
-    Settings(max_length=2, mode=1.0, pairs=(1, 2), bumps=(2, 3), divergences=2, seeds=4)
+    Overoptimisation(max_length=2, mode=1.0, pairs=(1, 2), bumps=(2, 3), divergences=2, seeds=4)
 
 
 # The run
@@ -141,12 +141,12 @@ def made():
 
 
 def failing(dataset):
-    return [i for i, claim in enumerate(judge(dataset)) if not claim.holds]
+    return [i for i, claim in enumerate(Overoptimisation.judge(dataset)) if not claim.holds]
 
 
-def test_every_claim_holds_where_the_finding_does():
-    claims = judge(made())
-    assert [claim.holds for claim in claims] == [True] * 6
+def test_every_claim_holds_where_the_finding_does_and_is_vouched_for():
+    claims = Overoptimisation.judge(made())
+    assert [claim.holds and claim.asserted for claim in claims] == [True] * 6
     effects = [0.15, 0.15, 0.65, 0.04, 0.08, 0.04]
     assert [claim.effect for claim in claims] == pytest.approx(effects, abs=2e-3)
     assert claims[0].note == "The best KL is 1.0 nats."
@@ -181,7 +181,7 @@ def test_each_finding_that_fails_fails_its_claims_and_no_other(quantity, where, 
 def test_a_fall_that_is_not_sure_fails_its_claims():
     dataset = made()
     dataset["gold"].loc[{"pairs": 30, "bumps": 6, "kl": 2.0}] = [-1.5, 0.2, 0.1, 0.2, 0.1]
-    claims = judge(dataset)
+    claims = Overoptimisation.judge(dataset)
     assert claims[0].low < 0
     assert {0, 1} <= set(failing(dataset))
 
@@ -194,7 +194,7 @@ def test_a_capacity_is_not_judged_on_the_seeds_it_is_chosen_on():
     dataset["gold"].loc[where | {"bumps": 3}] = -0.3
     dataset["gold"].loc[where | {"bumps": 6}] = np.where(odd, -0.2, -0.1)
     dataset["gold"].loc[where | {"bumps": 12}] = np.where(odd, -0.1, -0.2)
-    few, many = judge(dataset)[3:5]
+    few, many = Overoptimisation.judge(dataset)[3:5]
     assert few.effect == pytest.approx(0.1)
     assert many.effect == pytest.approx(-0.04)
     assert not many.holds
@@ -203,7 +203,7 @@ def test_a_capacity_is_not_judged_on_the_seeds_it_is_chosen_on():
 def test_data_that_want_less_capacity_as_they_grow_count_against_the_claim():
     dataset = made()
     dataset["gold"][:] = dataset["gold"].values[::-1]
-    claim = judge(dataset)[5]
+    claim = Overoptimisation.judge(dataset)[5]
     assert claim.high < 0
     assert not claim.holds
     assert claim.note == "Best: 6 bumps with 30 pairs, 3 with 300."
@@ -214,13 +214,7 @@ def test_results_that_are_undefined_are_not_judged(name):
     dataset = made()
     dataset[name][0, 1, 3, 1] = np.nan
     with pytest.raises(InvalidInput, match=f"{name} is NaN"):
-        judge(dataset)
-
-
-def test_quick_settings_are_not_vouched_for():
-    for scale in ("quick", "full"):
-        claims = EXPERIMENT.claims(made().assign_attrs(scale=scale))
-        assert [claim.asserted for claim in claims] == [scale == "full"] * 6
+        Overoptimisation.judge(dataset)
 
 
 # The figure
@@ -231,7 +225,7 @@ def texts(axes):
 
 
 def drawn(dataset):
-    figure = EXPERIMENT.draw(dataset)
+    figure = Overoptimisation.draw(dataset)
     figure.draw_without_rendering()
     return figure.axes
 

@@ -16,46 +16,41 @@ from bandits.policies import all_sequences
 from bandits.studies.s25.generation_verification_gap import (
     DPO_ALL,
     DPO_PRODUCT,
-    EXPERIMENT,
     LEARNERS,
     PANELS,
     RLHF_ADDITIVE,
     RLHF_TABLE,
     STYLES,
-    Space,
+    GenerationVerificationGap,
     _accuracy,
     _dpo_of_pairs,
-    _learn,
-    _true_reward,
-    judge,
 )
 from theory.checks import InvalidInput
 from theory.generation_verification import token_features
 
-SETTINGS = dataclasses.replace(
-    EXPERIMENT.quick,
+STUDY = GenerationVerificationGap(
     values=2,
     length=3,
     token_values=5,
     pairs=(20, 200),
     other_scales=(1.0, 4.0),
-    seeds=3,
     judged=200,
     best_of=3,
     steps=120,
+    seeds=3,
 )
-BETA, RIDGE = SETTINGS.beta, 0.01
+BETA, RIDGE = STUDY.beta, 0.01
 
 
 @pytest.fixture(scope="module")
 def measured():
-    return EXPERIMENT.run(SETTINGS)
+    return STUDY.run()
 
 
 @jax.jit
 def learn(pairs, weights, features):
-    settings = dataclasses.replace(SETTINGS, steps=2000, learning_rate=0.05)
-    return _learn(pairs, weights, jnp.asarray(RIDGE), features, settings)
+    study = dataclasses.replace(STUDY, steps=2000, learning_rate=0.05)
+    return study._learn(pairs, weights, jnp.asarray(RIDGE), features)
 
 
 def learned_from(pairs, weights, features):
@@ -76,13 +71,13 @@ def problem():
     return pairs, weights, features, learned_from(pairs, weights, features)
 
 
-def bradley_terry(rewards, pairs, weights):
-    return -weights @ log_expit(rewards[pairs[:, 0]] - rewards[pairs[:, 1]])
+def bradley_terry(rewards, pairs):
+    return -log_expit(rewards[pairs[:, 0]] - rewards[pairs[:, 1]]).mean()
 
 
-def dpo(log_probs, pairs, weights):
-    """Against a uniform reference, which cancels."""
-    return -weights @ log_expit(BETA * (log_probs[pairs[:, 0]] - log_probs[pairs[:, 1]]))
+def dpo(rewards, pairs):
+    """On the policies that are optimal for rewards; a uniform reference cancels."""
+    return bradley_terry(BETA * log_softmax(rewards / BETA), pairs)
 
 
 def solve(loss, size):
@@ -93,20 +88,20 @@ def solve(loss, size):
     ).x
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
-def test_every_learner_minimises_its_loss_with_the_prior(problem, learner):
-    pairs, weights, features, learned = problem
+@pytest.mark.parametrize(
+    ("learner", "loss", "is_table"),
+    [
+        (RLHF_ADDITIVE, bradley_terry, False),
+        (DPO_PRODUCT, dpo, False),
+        (RLHF_TABLE, bradley_terry, True),
+        (DPO_ALL, dpo, True),
+    ],
+)
+def test_every_learner_minimises_its_loss_with_the_prior(problem, learner, loss, is_table):
+    pairs, _, features, learned = problem
     found = learned[LEARNERS.index(learner)]
-    if learner == RLHF_ADDITIVE:
-        w = solve(lambda w: bradley_terry(features @ w, pairs, weights), 6)
-        expected = features @ w
-    elif learner == DPO_PRODUCT:
-        w = solve(lambda w: dpo(log_softmax(features @ w / BETA), pairs, weights), 6)
-        expected = features @ w
-    elif learner == RLHF_TABLE:
-        expected = solve(lambda r: bradley_terry(r, pairs, weights), 8)
-    else:
-        expected = solve(lambda r: dpo(log_softmax(r / BETA), pairs, weights), 8)
+    design = np.eye(8) if is_table else features
+    expected = design @ solve(lambda w: loss(design @ w, pairs), design.shape[1])
     # The policy is what counts: a constant of the reward does not.
     np.testing.assert_allclose(softmax(found / BETA), softmax(expected / BETA), atol=1e-5)
     np.testing.assert_allclose(found - found.mean(), expected - expected.mean(), atol=2e-4)
@@ -140,7 +135,7 @@ def test_pairs_without_weight_teach_nothing(problem):
 @jax.jit
 def draw_rewards(keys, kind):
     features = jnp.asarray(token_features(all_sequences(4, 3), 4))
-    return jax.vmap(lambda key: _true_reward(key, kind, Space(features, 3)))(keys)
+    return jax.vmap(lambda key: STUDY._true_reward(key, kind, features))(keys)
 
 
 @pytest.mark.parametrize("kind", [0, 1])
@@ -175,13 +170,11 @@ def test_accuracy_is_that_of_brute_force(seed):
 
 def test_a_small_run_is_labelled_and_in_range(measured):
     assert measured["share"].dims == ("problem", "pairs", "seed", "learner")
-    assert measured["share"].shape == (3, 2, 3, 4)
     assert measured["accuracy"].dims == ("problem", "pairs", "seed", "judged_on", "learner")
     assert measured["problem"].values.tolist() == list(PANELS)
     assert measured["learner"].values.tolist() == list(LEARNERS)
-    assert ((measured["share"] > -2) & (measured["share"] < 2)).all()
-    assert (measured["accuracy"] >= 0).all()
-    assert (measured["accuracy"] <= 1).all()
+    assert (abs(measured["share"]) < 2).all()
+    assert ((measured["accuracy"] >= 0) & (measured["accuracy"] <= 1)).all()
     # Of a reward of several nats most labels are right.
     assert ((measured["label_accuracy"] > 0.5) & (measured["label_accuracy"] <= 1)).all()
     assert (measured.policy_parameters, measured.reward_parameters) == (7, 3)
@@ -189,17 +182,12 @@ def test_a_small_run_is_labelled_and_in_range(measured):
 
 def test_noisier_labellers_are_the_same_problem_at_other_scales(measured):
     """Of the scale of the settings at 200 pairs they are what the first panel shows."""
-    noisier, labels = measured["noisier_share"], measured["noisier_label_accuracy"]
-    assert noisier.dims == ("scale", "seed", "learner")
-    assert labels.dims == ("scale", "seed")
-    assert measured["scale"].values.tolist() == [1.0, 4.0]
-    at = {"problem": "simple", "pairs": 200}
-    np.testing.assert_allclose(
-        noisier.sel(scale=SETTINGS.reward_scale), measured["share"].sel(at), atol=1e-5
-    )
-    np.testing.assert_allclose(
-        labels.sel(scale=SETTINGS.reward_scale), measured["label_accuracy"].sel(at), atol=1e-6
-    )
+    at, scale = {"problem": "simple", "pairs": 200}, {"scale": STUDY.reward_scale}
+    for name in ("share", "label_accuracy"):
+        found = measured[f"noisier_{name}"]
+        assert found.dims[:2] == ("scale", "seed")
+        np.testing.assert_allclose(found.sel(scale), measured[name].sel(at), atol=1e-5)
+    labels = measured["noisier_label_accuracy"]
     assert (labels.sel(scale=1.0) < labels.sel(scale=4.0)).all()
 
 
@@ -212,42 +200,40 @@ def test_more_pairs_teach_more_and_labels_are_the_right_way_round(measured):
     assert (accuracy.sel(problem=["simple", "one token"]) > 0.8).all()
 
 
-def test_the_learners_of_one_class_agree(measured):
-    share = measured["share"]
-    first, product, table, large = (share.sel(learner=name, drop=True) for name in LEARNERS)
+def test_the_learners_of_one_class_agree_and_an_additive_reward_cannot_learn_a_table(measured):
+    first, product, table, large = (measured["share"].sel(learner=n, drop=True) for n in LEARNERS)
     np.testing.assert_allclose(product, first, atol=1e-4)
     np.testing.assert_allclose(large, table, atol=1e-3)
-    one_token = {"problem": "one token"}
-    np.testing.assert_allclose(large.sel(one_token), first.sel(one_token), atol=0.01)
-
-
-def test_an_additive_reward_cannot_learn_a_table(measured):
-    share = measured["share"].sel(problem="random", pairs=200).mean("seed")
-    assert float(share.sel(learner=RLHF_ADDITIVE)) < float(share.sel(learner=DPO_ALL)) - 0.02
+    gap = large - first
+    np.testing.assert_allclose(gap.sel(problem="one token"), 0, atol=0.01)
+    assert float(gap.sel(problem="random", pairs=200).mean("seed")) > 0.02
 
 
 # Claims
 
-PAIRS = [50, 180, 800]
+SMALL, LARGE = [RLHF_ADDITIVE, DPO_PRODUCT], [RLHF_TABLE, DPO_ALL]
+SHARES = {
+    "simple": [0.99, 0.99, 0.2, 0.2],
+    "random": [0.1, 0.1, 0.4, 0.4],
+    "one token": [0.9] * 4,
+}
 
 
-def shares(small=0.99, product=0.0, large=0.2, table=0.0, one_token=0.0, random=0.1):
+def made():
     """At about 200 pairs, where it counts, with a little noise for each of four seeds."""
     values = np.full((3, 3, 4, 4), 0.5)
-    values[0, 1] = [small, small + product, large + table, large]
-    values[1, 1] = [random, random, 0.4, 0.4]
-    values[2, 1] = [0.9 + one_token, 0.9 + one_token, 0.9, 0.9]
+    values[:, 1] = np.array(list(SHARES.values()))[:, None]
     values += np.random.default_rng(0).normal(0, 1e-3, (3, 3, 4, 1))
     coords = {
-        "problem": list(PANELS), "pairs": PAIRS, "seed": range(4), "learner": list(LEARNERS),
+        "problem": list(PANELS), "pairs": [50, 180, 800], "seed": range(4),
+        "learner": list(LEARNERS),
     }  # fmt: skip
     share = xr.DataArray(values, coords, list(coords))
-    labels = share.isel(learner=0, drop=True).copy(data=np.full((3, 3, 4), 0.91))
     noisier = np.broadcast_to([[[0.97, 0.97, 0.5, 0.5]], [[0.98, 0.98, 0.3, 0.3]]], (2, 4, 4))
     return xr.Dataset(
         {
             "share": share,
-            "label_accuracy": labels,
+            "label_accuracy": xr.full_like(share.isel(learner=0, drop=True), 0.91),
             "noisier_share": (("scale", "seed", "learner"), noisier),
             "noisier_label_accuracy": (("scale", "seed"), [[0.7] * 4, [0.83] * 4]),
         },
@@ -256,9 +242,14 @@ def shares(small=0.99, product=0.0, large=0.2, table=0.0, one_token=0.0, random=
     )
 
 
-def test_every_claim_holds_where_the_finding_does():
-    claims = judge(shares())
-    assert [claim.holds for claim in claims] == [True] * 5
+def failing(dataset):
+    claims = GenerationVerificationGap.judge(dataset)
+    return [i for i, claim in enumerate(claims) if not claim.holds]
+
+
+def test_every_claim_holds_where_the_finding_does_and_is_vouched_for():
+    claims = GenerationVerificationGap.judge(made())
+    assert [claim.holds and claim.asserted for claim in claims] == [True] * 5
     assert [claim.effect for claim in claims] == pytest.approx([0.99, 0.2, -0.3, 0, 0], abs=0.005)
     assert all("180 pairs" in claim.statement for claim in claims[:2])
     assert claims[0].note == (
@@ -268,80 +259,58 @@ def test_every_claim_holds_where_the_finding_does():
     assert "1,023 free parameters, the reward has 15" in claims[1].note
 
 
+ONE_SEED = xr.DataArray([0, 0, -0.02, 0], dims="seed")
+SPREAD = xr.DataArray([1, -1, 1, -1], dims="seed")
+
+
 @pytest.mark.parametrize(
-    ("changes", "failing"),
+    ("problem", "learners", "change", "expected"),
     [
-        ({"small": 0.97}, [0]),
-        ({"large": 0.31}, [1]),
-        ({"random": 0.4}, [2]),
-        ({"random": 0.6}, [2]),
-        ({"one_token": 0.02}, [3]),
-        ({"one_token": -0.02}, [3]),
-        ({"product": -0.02}, [4]),
-        ({"product": 0.02}, [4]),
-        ({"table": -0.02}, [4]),
-        ({"table": 0.02}, [4]),
+        ("simple", SMALL, -0.02, [0]),
+        ("simple", LARGE, 0.11, [1]),
+        ("random", SMALL, 0.3, [2]),
+        ("random", SMALL, 0.5, [2]),
+        ("random", SMALL, 0.6 * SPREAD, [2]),
+        ("one token", SMALL, 0.02, [3]),
+        ("one token", SMALL, -0.02, [3]),
+        ("one token", SMALL, 0.02 * SPREAD, [3]),
+        *(
+            (problem, [learner], change, [4])
+            for problem in PANELS
+            for learner in (DPO_PRODUCT, RLHF_TABLE)
+            for change in (0.02, -0.02, ONE_SEED, np.nan)
+        ),
     ],
 )
-def test_each_finding_that_fails_fails_its_claim_and_no_other(changes, failing):
-    claims = judge(shares(**changes))
-    assert [i for i, claim in enumerate(claims) if not claim.holds] == failing
+def test_each_finding_that_fails_fails_its_claim_and_no_other(problem, learners, change, expected):
+    dataset = made()
+    dataset["share"].loc[{"problem": problem, "pairs": 180, "learner": learners}] += change
+    assert failing(dataset) == expected
 
 
+@pytest.mark.parametrize("learner", [RLHF_ADDITIVE, DPO_ALL])
 @pytest.mark.parametrize("problem", PANELS)
-@pytest.mark.parametrize("learner", [DPO_PRODUCT, RLHF_TABLE])
-def test_one_seed_that_differs_fails_the_claim_of_equality(problem, learner):
-    dataset = shares()
-    at = {"problem": problem, "pairs": 180, "learner": learner, "seed": 2}
-    dataset["share"].loc[at] -= 0.02
-    assert [claim.holds for claim in judge(dataset)] == [True] * 4 + [False]
-
-
-@pytest.mark.parametrize(
-    ("problem", "noise", "failing"), [("random", 0.6, 2), ("one token", 0.02, 3)]
-)
-def test_a_gap_that_is_not_sure_fails_its_claim(problem, noise, failing):
-    dataset = shares()
-    at = {"problem": problem, "pairs": 180, "learner": [RLHF_ADDITIVE, DPO_PRODUCT]}
-    dataset["share"].loc[at] += noise * xr.DataArray([1, -1, 1, -1], dims="seed")
-    claims = judge(dataset)
-    assert [i for i, claim in enumerate(claims) if not claim.holds] == [failing]
-    assert claims[failing].low < claims[failing].effect < claims[failing].high
-
-
-@pytest.mark.parametrize("learner", LEARNERS)
-@pytest.mark.parametrize("problem", PANELS)
-def test_one_result_that_is_undefined_does_not_hold(problem, learner):
-    dataset = shares()
+def test_a_gap_that_is_undefined_is_not_judged(problem, learner):
+    dataset = made()
     dataset["share"].loc[{"problem": problem, "pairs": 180, "learner": learner, "seed": 1}] = np.nan
-    try:
-        claims = judge(dataset)
-    except InvalidInput:  # an interval refuses them
-        return
-    assert not claims[4].holds
+    with pytest.raises(InvalidInput, match="finite"):
+        failing(dataset)
 
 
 def test_the_numbers_of_pairs_beside_it_do_not_count():
-    dataset = shares()
+    dataset = made()
     dataset["share"].loc[{"pairs": [50, 800]}] = 0.0
-    assert all(claim.holds for claim in judge(dataset))
-
-
-def test_quick_settings_are_not_vouched_for():
-    for scale, asserted in (("quick", False), ("full", True)):
-        claims = EXPERIMENT.claims(shares().assign_attrs(scale=scale))
-        assert {claim.asserted for claim in claims} == {asserted}
+    assert not failing(dataset)
 
 
 def test_the_figure_has_a_panel_a_problem_and_a_line_a_learner():
-    figure = EXPERIMENT.draw(shares())
-    figure.draw_without_rendering()
+    figure = GenerationVerificationGap.draw(made())
     assert [axes.get_title() for axes in figure.axes] == list(PANELS.values())
     for axes in figure.axes:
-        assert [line.get_label() for line in axes.lines[:4]] == list(LEARNERS)
-        assert [(line.get_color(), line.get_linestyle()) for line in axes.lines[:4]] == [
-            STYLES[learner] for learner in LEARNERS
-        ]
+        lines = {
+            line.get_label(): (line.get_color(), line.get_linestyle()) for line in axes.lines[:4]
+        }
+        assert lines == STYLES
         assert len(axes.collections) == 4
         assert [label.get_text() for label in axes.get_xticklabels()] == ["50", "180", "800"]
     line = figure.axes[0].lines[0]
