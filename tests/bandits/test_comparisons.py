@@ -209,7 +209,9 @@ def test_pairs_that_compare_nothing_are_dropped_and_said(read):
         ('{"chosen": "x", "rejected": "y"}\n{"chosen": "x"}\n', "line 2: None is no arm"),
         ([answers("x", "y"), answers([], "y")], "line 2: [] is no arm"),
         ([answers("x", "y", prompt=None)], "record 1: the prompt is neither text nor a list"),
+        ([answers("x", "y", prompt=["q"])], "record 1: the prompt is neither text nor a list"),
         ([answers("x", None, prompt="q")], "record 1: None is no arm"),
+        ([answers("x", "x", prompt="q")], " holds no preferences between different responses"),
         ([answers(1.5, "y", prompt="q")], "record 1: 1.5 is no arm"),
         (
             [answers("x", "y", score_chosen=1, score_rejected=2)],
@@ -239,6 +241,7 @@ def test_pairs_that_compare_nothing_are_dropped_and_said(read):
         (np.zeros((2, 2)), " holds no preferences; one count must be > 0"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::bandits.tables.FileWarning")
 def test_what_is_malformed_or_ambiguous_is_refused_with_its_place(read, content, said):
     with pytest.raises(InvalidInput) as refused:
         read(content)

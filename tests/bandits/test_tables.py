@@ -276,6 +276,9 @@ def test_parquet_is_read_where_pyarrow_is_installed(tmp_path):
     pd.DataFrame({"label": ["x", None], "value": [1.0, 2.0]}).to_parquet(path)
     with pytest.raises(InvalidInput, match="row 2: the label is None"):
         read_vector(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InvalidInput, match="it is a damaged Parquet file"):
+        read_vector(path)
 
 
 def test_parquet_without_pyarrow_is_refused_with_the_remedy(refusal, monkeypatch):

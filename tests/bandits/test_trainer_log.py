@@ -258,9 +258,14 @@ def test_bad_input_is_refused_in_a_sentence(read, text, message):
     assert message in str(refused.value)
 
 
-def test_what_is_no_file_and_no_beta_is_refused(read, tmp_path):
+def test_what_is_no_file_no_table_or_no_beta_is_refused(read, tmp_path):
     with pytest.raises(InvalidInput, match="cannot read"):
         read_logs(tmp_path / "none.json")
+    np.save(tmp_path / "array.npy", np.ones(3))
+    with pytest.raises(
+        InvalidInput, match="is an array; give a trainer's log, or a table of pairs"
+    ):
+        read_logs(tmp_path / "array.npy")
     with pytest.raises(InvalidInput, match="beta is 0"):
         read([START], beta=0.0)
 
