@@ -25,58 +25,8 @@ from bandits.losses import METHODS
 
 # The first of a family are from Okabe and Ito's palette, the others from Paul Tol's: distinct under
 # the common colour-vision deficiencies, and told apart by the family's line where they are close.
-METHOD_COLORS = {
-    "forward_kl": "#0072B2",
-    "reverse_kl": "#D55E00",
-    "jeffreys": "#CC79A7",
-    "jensen_shannon": "#8C564B",
-    "supervised": "#999933",
-    "preference_likelihood": "#009E73",
-    "best_of_n": "#56B4E9",
-    "reward_weighted": "#117733",
-    "advantage_weighted": "#44AA99",
-    "dpo": "#E69F00",
-    "online_dpo": "#B37400",
-    "ipo": "#882255",
-    "online_ipo": "#5C0F38",
-    "hypo": "#1A1A1A",
-    "spin": "#88AA22",
-    "hinge": "#DDCC77",
-    "slic": "#AA4499",
-    "best_of_n_minus_worst": "#332288",
-    "best_of_n_minus_mean": "#6655BB",
-    "best_of_n_minus_sum": "#9A8FD9",
-    "unlikelihood": "#661100",
-    "reinforce": "#CC6677",
-    "ppo": "#AA3311",
-    "rlhf": "#0A5C36",
-}
-METHOD_LABELS = {
-    "forward_kl": "forward KL",
-    "reverse_kl": "reverse KL",
-    "jeffreys": "Jeffreys",
-    "jensen_shannon": "Jensen–Shannon",
-    "supervised": "SFT",
-    "preference_likelihood": "Pref-FT",
-    "best_of_n": "best-of-N",
-    "reward_weighted": "RWR",
-    "advantage_weighted": "AWR",
-    "dpo": "DPO",
-    "online_dpo": "online DPO",
-    "ipo": "IPO",
-    "online_ipo": "online IPO",
-    "hypo": "HyPO",
-    "spin": "SPIN",
-    "hinge": "hinge",
-    "slic": "SLiC",
-    "best_of_n_minus_worst": "best-of-N − worst",
-    "best_of_n_minus_mean": "best-of-N − mean",
-    "best_of_n_minus_sum": "best-of-N − sum",
-    "unlikelihood": "unlikelihood",
-    "reinforce": "REINFORCE",
-    "ppo": "PPO",
-    "rlhf": "RLHF",
-}
+METHOD_COLORS = {name: method.color for name, method in METHODS.items()}
+METHOD_LABELS = {name: method.label for name, method in METHODS.items()}
 _FAMILY_LINES = {"divergence": "-", "likelihood": "-", "contrastive": "--", "policy gradient": "-."}
 METHOD_LINES = {
     name: ":" if name.startswith("online") else _FAMILY_LINES[method.family]

@@ -32,6 +32,8 @@ class Method(NamedTuple):
       needs: what it learns from: the whole space (every response in the group, with its probability
         as share), with rewards given or learned from preferences before; rewards, preferences, or
         both preferences and samples of the policy itself; demonstrations, or the responses alone.
+      label: its name in figures.
+      color: of its lines in all figures, as ``#RRGGBB``.
     """
 
     loss: Callable[..., Float[Array, ""]]
@@ -50,6 +52,8 @@ class Method(NamedTuple):
         "demonstrations",
         "responses",
     ]
+    label: str
+    color: str
 
     @property
     def whole_space(self) -> bool:

@@ -28,7 +28,7 @@ def dpo(
     round (conservative DPO). A group's C(C−1)/2 pairs come from its rewards unless they are given.
     """
     beta = checks.positive("beta", beta)
-    return _sum_over_pairs(
+    return pair_loss(
         minus_log_sigmoid, responses, scale=beta, label_smoothing=label_smoothing
     )
 
@@ -41,7 +41,7 @@ def ipo(
     The published bandit's target of 10 nats is τ = 0.05.
     """
     tau = checks.positive("tau", tau)
-    return _sum_over_pairs(jnp.square, responses, offset=0.5 / tau, label_smoothing=label_smoothing)
+    return pair_loss(jnp.square, responses, offset=0.5 / tau, label_smoothing=label_smoothing)
 
 
 def hypo(
@@ -71,7 +71,7 @@ def hinge(
     Label smoothing as in `dpo`. Source: arXiv:2402.05749.
     """
     beta = checks.positive("beta", beta)
-    return _sum_over_pairs(
+    return pair_loss(
         _shortfall, responses, scale=beta, offset=1.0, label_smoothing=label_smoothing
     )
 
@@ -85,7 +85,7 @@ def slic(
     """
     margin = checks.positive("margin", margin)
     regularization = checks.nonnegative("regularization", regularization)
-    calibration = _sum_over_pairs(_shortfall, responses, to_reference=False, offset=margin)
+    calibration = pair_loss(_shortfall, responses, to_reference=False, offset=margin)
     return calibration + regularization * preference_likelihood(responses)
 
 
@@ -129,7 +129,7 @@ def unlikelihood(responses: Responses, coefficient: ArrayLike = 1.0) -> Float[Ar
     return best_of_n(responses) - coefficient * jnp.sum(_masked(rest, complement))
 
 
-def _sum_over_pairs(
+def pair_loss(
     of_margin: OfMargin,
     responses: Responses,
     *,
@@ -138,7 +138,18 @@ def _sum_over_pairs(
     offset: ArrayLike = 0.0,
     label_smoothing: ArrayLike = 0.0,
 ) -> Float[Array, ""]:
-    """Return Σ w_ij f(β h_ij − δ), h the margin of log π, or of log π/π_ref."""
+    """Return Σ w_ij f(β h_ij − δ), h the margin of log π/π_ref.
+
+    Args:
+      of_margin: f, of arrays, number by number; a function of a module, not a lambda.
+      responses: the group, C >= 2.
+      to_reference: whether h is of log π/π_ref; else of log π.
+      scale: β.
+      offset: δ.
+      label_smoothing: ε, 0 to ½: the part of each label that counts the other way round.
+
+    Raises InvalidInput for a group of one response, or a label smoothing out of range.
+    """
     require_pairs(responses)
     smoothing = jnp.asarray(checks.between("label_smoothing", label_smoothing, 0.0, 0.5))
     scores = responses.comparable
