@@ -19,36 +19,24 @@ import optax
 import xarray as xr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
-from matplotlib.figure import Figure
 
-from bandits import plotting
 from bandits.environments import CategoricalBandit, min_length, mode_length, skew_length
 from bandits.keys import split_into
-from bandits.losses import METHODS, Loss, Responses, make_pair, switch
+from bandits.losses import METHODS, Loss, Responses, make_pair
 from bandits.policies import Params, Policy, hazard_table, recurrent
 from bandits.policies.variable_length import lengths
 from bandits.preferences import preference_probabilities
 from bandits.reward_models import fit_linear, fit_network, network_rewards
 from bandits.sampling import sample_categorical
-from bandits.studies.curves import (
-    draw_half_and_end,
-    over_seeds,
-    require_not_diverged,
-    with_legend,
-)
-from bandits.studies.intervals import Interval
-from bandits.sweeps import sweep
+from bandits.studies.curves import require_not_diverged
+from bandits.sweeps import choices, sweep
 from bandits.training import Collect, Minibatch, Schedule, from_dataset, on_policy, train
 from theory import checks, distributions
 from theory.checks import InvalidInput
 from theory.variable_length import table_of_lengths
 
 PROBLEMS = ("min", "mode", "skew")
-TITLES = {
-    "min": "Min: shorter is better",
-    "mode": "Mode: the usual length is best",
-    "skew": "Skew: as Min, short data only",
-}
+
 POLICIES = ("hazard_table", "recurrent")
 """A logit for each place, and a network that reads the tokens before beside such a table."""
 
@@ -65,41 +53,26 @@ ATTRIBUTES = {
 
 @dataclass(frozen=True)
 class Lengths:
-    """The problems and their data.
+    """The problems, their data, and what is trained on them."""
 
-    Attributes:
-      max_length: T.
-      mode: of the reference's lengths.
-      spread: of their logarithm.
-      cut: the longest response in the data of Skew.
-      pairs: labelled pairs.
-      temperature: of the labeller, in units of the gold reward, > 0.
-      policy: one of `POLICIES`.
-      width: of the recurrent one's state.
-      bumps: of the first of `REWARD_MODELS`.
-      widths: of the hidden layers of the second.
-      ridge: Of either reward model, relative to the mean loss of a label: the prior of a weight
-        has standard deviation 1/√(ridge × labels), in nats of log-odds.
-      beta: of every method with a KL penalty, in nats of log-odds: of DPO as it is, of policy
-        gradients times the temperature, which makes it the same in units of the reward.
-      learning_rate: of Adam.
-      seeds: independent data and training.
-    """
-
-    max_length: int = 40
-    mode: float = 12.0
-    spread: float = 0.6
-    cut: int = 12
-    pairs: int = 500
-    temperature: float = 0.05
-    policy: str = "hazard_table"
-    width: int = 16
-    bumps: int = 8
-    widths: tuple[int, ...] = (32, 32)
+    max_length: int = 40  # T
+    mode: float = 12.0  # of the reference's lengths
+    spread: float = 0.6  # of their logarithm
+    cut: int = 12  # the longest response in the data of Skew
+    pairs: int = 500  # labelled
+    temperature: float = 0.05  # of the labeller, in units of the gold reward, > 0
+    policy: str = "hazard_table"  # one of `POLICIES`
+    width: int = 16  # of the recurrent policy's state
+    bumps: int = 8  # of the first of `REWARD_MODELS`
+    widths: tuple[int, ...] = (32, 32)  # of the hidden layers of the second
+    # Of either reward model, relative to the mean loss of a label: the prior of a weight has
+    # standard deviation 1/√(ridge × labels), in nats of log-odds.
     ridge: float = 1e-4
+    # Of every method with a KL penalty, in nats of log-odds: of DPO as it is, of policy gradients
+    # times the temperature, which makes it the same in units of the reward.
     beta: float = 0.1
-    learning_rate: float = 0.03
-    seeds: int = 10
+    learning_rate: float = 0.03  # of Adam
+    seeds: int = 10  # independent data and training
 
     def __post_init__(self) -> None:
         """Refuse what makes no problem."""
@@ -114,14 +87,14 @@ class Lengths:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; at least {least} is needed")
 
     def loss(self, method: str) -> Loss:
-        """The method with the problem's β."""
+        """Return the method with the problem's β."""
         units = {"contrastive": 1.0, "policy gradient": self.temperature}
         if "beta" not in METHODS[method].hyperparameters:
             return METHODS[method].bind()
         return METHODS[method].bind(beta=self.beta * units[METHODS[method].family])
 
     def bandit(self, problem: str) -> CategoricalBandit:
-        """The gold problem over lengths."""
+        """Return the gold problem over lengths."""
         checks.require_known("problem", problem, PROBLEMS)
         if problem == "skew":
             return skew_length(self.max_length, self.cut, self.mode, self.spread)
@@ -129,7 +102,7 @@ class Lengths:
         return build(self.max_length, self.mode, self.spread)
 
     def start(self, reference: Float[Array, " K"], key: PRNGKeyArray) -> tuple[Policy, Params]:
-        """The policy, and its parameters at the reference."""
+        """Return the policy, and its parameters at the reference."""
         table = table_of_lengths(reference, jnp.zeros(1))
         if self.policy == "hazard_table":
             return hazard_table(1, self.max_length), table
@@ -137,7 +110,7 @@ class Lengths:
         return policy, policy.init(table, key)
 
     def features(self) -> Float[Array, "K F"]:
-        """Bumps over the lengths, evenly spread, as wide as they are apart."""
+        """Return bumps over the lengths, evenly spread, as wide as they are apart."""
         every = jnp.arange(self.max_length + 1)[:, None]
         centres = jnp.linspace(0, self.max_length, self.bumps)
         return jnp.exp(-(((every - centres) / (self.max_length / (self.bumps - 1))) ** 2))
@@ -159,7 +132,7 @@ def _keys(seed: Int[Array, ""]) -> _Keys:
 def draw_pairs(
     key: PRNGKeyArray, law: Float[Array, " K"], gold: Float[Array, " K"], settings: Lengths
 ) -> Int[Array, "n 2"]:
-    """Pairs of lengths from a law, the preferred one first."""
+    """Sample pairs of lengths from a law, the preferred one first."""
     draw_key, label_key = jax.random.split(key)
     drawn = sample_categorical(draw_key, law, 2 * settings.pairs).reshape(-1, 2)
     wins = preference_probabilities(gold, settings.temperature)[drawn[:, 0], drawn[:, 1]]
@@ -186,7 +159,7 @@ def fit_proxy(
 
 
 def _count(pairs: Int[Array, "n 2"], size: int, weights: ArrayLike = 1.0) -> Float[Array, "K K"]:
-    """How often one length was preferred to another; two of one length say nothing."""
+    """Count how often one length was preferred to another; two of one length say nothing."""
     counts = jnp.zeros((size, size)).at[pairs[:, 0], pairs[:, 1]].add(weights)
     return jnp.where(jnp.eye(size, dtype=bool), 0.0, counts)
 
@@ -239,7 +212,7 @@ def _draw_and_fit(
     ) -> tuple[Int[Array, "n 2"], Float[Array, "G K"]]:
         keys = _keys(seed)
         pairs = draw_pairs(keys.pairs, law, gold, settings)
-        fitted = [_FIT[model](settings, keys.reward_model, pairs) for model in reward_models]
+        fitted = [_fit(model, settings, keys.reward_model, pairs) for model in reward_models]
         return pairs, settings.temperature * jnp.stack(fitted)
 
     over_seeds = jax.vmap(one, in_axes=(None, None, 0))
@@ -248,25 +221,17 @@ def _draw_and_fit(
     return pairs, jnp.moveaxis(fitted, 2, 0)
 
 
-def _fit_bumps(
-    settings: Lengths, key: PRNGKeyArray, pairs: Int[Array, "n 2"]
+def _fit(
+    model: str, settings: Lengths, key: PRNGKeyArray, pairs: Int[Array, "n 2"]
 ) -> Float[Array, " K"]:
-    del key  # the fit is exact
-    return fit_proxy(pairs, settings.features(), settings.ridge)
-
-
-def _fit_network(
-    settings: Lengths, key: PRNGKeyArray, pairs: Int[Array, "n 2"]
-) -> Float[Array, " K"]:
-    """Of the length itself, scaled to [-1, 1]."""
+    """Fit one of `REWARD_MODELS`: bumps exactly, without a key; a network on lengths in [-1, 1]."""
+    if model == "bumps":
+        return fit_proxy(pairs, settings.features(), settings.ridge)
     scaled = jnp.linspace(-1.0, 1.0, settings.max_length + 1)[:, None]
     counts = _count(pairs, len(scaled))
     ridge = settings.ridge * counts.sum()
     layers = fit_network(key, scaled, counts, widths=settings.widths, ridge=ridge)
     return network_rewards(layers, scaled)
-
-
-_FIT = dict(zip(REWARD_MODELS, (_fit_bumps, _fit_network), strict=True))
 
 
 def train_lengths(
@@ -300,93 +265,78 @@ def train_lengths(
     Returns:
       Gold and proxy reward, KL from the reference, mean length and the law of the length.
     """
-    if not methods:
-        raise InvalidInput("methods is empty; name at least one")
-    for name in methods:
-        checks.require_known("method", name, METHODS)
-    offline = not METHODS[methods[0]].on_policy
-    if any(METHODS[name].on_policy == offline for name in methods):
-        raise InvalidInput(f"methods is {methods}; give offline ones or on-policy ones, not both")
-    named = {
-        "problem": (PROBLEMS, list(axes.get("problem", PROBLEMS))),
-        "reward_model": (REWARD_MODELS, list(axes.get("reward_model", REWARD_MODELS[:1]))),
-    }
-    for axis, (known, chosen) in named.items():
-        if not chosen:
-            raise InvalidInput(f"axis {axis!r} is empty; give at least one value")
-        for name in chosen:
-            checks.require_known(axis, name, known)
-    losses = [settings.loss(name) for name in methods]
-    passes_of = jnp.array([reuse if METHODS[name].reuses_samples else 1 for name in methods])
-    learned = learn_proxies(settings, named["reward_model"][1])
+    problems = axes.get("problem", PROBLEMS)
+    models = axes.get("reward_model", REWARD_MODELS[:1])
+    offline = _require_known(methods, problems, models)
+    passes_of = {name: reuse if METHODS[name].reuses_samples else 1 for name in methods}
+    axes = {**axes, "problem": choices({name: PROBLEMS.index(name) for name in problems})}
+    if "reward_model" in axes:
+        axes["reward_model"] = choices(*models)
 
     def run_one(
-        loss: Int[Array, ""],
+        loss: tuple[Loss, Int[Array, ""]],
         problem: Int[Array, ""],
         seed: Int[Array, ""],
         learned: Learned,
-        passes_of: Int[Array, " n"],
         reward_model: ArrayLike = 0,
         batch: ArrayLike = batch or minibatch,
         passes: ArrayLike | None = None,
     ) -> dict[str, Array]:
+        method, own_passes = loss
         gold, reference = learned.golds[problem], learned.reference
         proxy, pairs = learned.proxies[reward_model, problem, seed], learned.pairs[problem, seed]
         keys = _keys(seed)
         policy, start = settings.start(reference, keys.policy)
         if offline:
-            whole = 2 * settings.pairs
-            schedule = Schedule(steps, 2, minibatch, whole, steps)
+            schedule = Schedule(steps, 2, minibatch, 2 * settings.pairs, steps)
             collect = from_dataset(_dataset(pairs, reference, settings.max_length), schedule)
         else:
-            renewed = passes_of[loss] if passes is None else passes
-            schedule = Schedule(steps, group, minibatch, batch, renewed, most_batch)
+            passes = own_passes if passes is None else passes
+            schedule = Schedule(steps, group, minibatch, batch, passes, most_batch)
             collect = _on_lengths(policy, proxy, reference, schedule)
-
-        def evaluate(params: Params) -> dict[str, Array]:
-            law = policy.log_probs(params, None)
-            probs = jnp.exp(law)
-            return {
-                "gold": probs @ gold,
-                "proxy": probs @ proxy,
-                "reference_kl": distributions.kl_divergence(law, reference),
-                "mean_length": probs @ jnp.arange(settings.max_length + 1),
-                "length_probability": probs,
-            }
-
         return train(
-            keys.training,
-            policy,
-            start,
-            switch(loss, losses),
-            collect,
-            schedule,
+            keys.training, policy, start, method, collect, schedule,
             optax.adam(settings.learning_rate),
-            evaluate,
+            lambda params: _judge(policy.log_probs(params, None), gold, proxy, reference),
             record,
-        )
+        )  # fmt: skip
 
-    numbered = {
-        "problem": np.array([PROBLEMS.index(name) for name in named["problem"][1]]),
-        "reward_model": np.arange(len(named["reward_model"][1])),
-    }
-    labels = {axis: chosen for axis, (_, chosen) in named.items() if axis in {"problem", *axes}}
     dataset = sweep(
         run_one,
         {
-            "loss": np.arange(len(methods)),
+            "loss": choices({name: (settings.loss(name), passes_of[name]) for name in methods}),
             **axes,
-            **{axis: numbered[axis] for axis in labels},
             "seed": np.arange(settings.seeds),
         },
-        fixed={"learned": learned, "passes_of": passes_of},
+        fixed={"learned": learn_proxies(settings, models)},
         dims=["step", "length"],
         coords={"step": list(record), "length": np.arange(settings.max_length + 1)},
         attributes=ATTRIBUTES,
         block_runs=16,
-    ).assign_coords({"loss": list(methods), **labels})
+    )
     require_not_diverged(dataset)
     return dataset
+
+
+def _require_known(
+    methods: Sequence[str], problems: Sequence[str], reward_models: Sequence[str]
+) -> bool:
+    """Refuse unknown names and methods of both kinds; return whether all methods are offline."""
+    if not methods:
+        raise InvalidInput("methods is empty; name at least one")
+    for axis, known, names in (
+        ("method", METHODS, methods),
+        ("problem", PROBLEMS, problems),
+        ("reward_model", REWARD_MODELS, reward_models),
+    ):
+        if not names:
+            raise InvalidInput(f"axis {axis!r} is empty; give at least one value")
+        for name in names:
+            checks.require_known(axis, name, known)
+    kinds = {METHODS[name].on_policy for name in methods}
+    if len(kinds) > 1:
+        raise InvalidInput(f"methods is {methods}; give offline ones or on-policy ones, not both")
+    return kinds == {False}
 
 
 def _on_lengths(
@@ -401,8 +351,25 @@ def _on_lengths(
     )
 
 
+def _judge(
+    law: Float[Array, " K"],
+    gold: Float[Array, " K"],
+    proxy: Float[Array, " K"],
+    reference: Float[Array, " K"],
+) -> dict[str, Array]:
+    """Return what is recorded of the law of the length, in log-probabilities."""
+    probs = jnp.exp(law)
+    return {
+        "gold": probs @ gold,
+        "proxy": probs @ proxy,
+        "reference_kl": distributions.kl_divergence(law, reference),
+        "mean_length": probs @ jnp.arange(len(law)),
+        "length_probability": probs,
+    }
+
+
 def _dataset(pairs: Int[Array, "n 2"], reference: Float[Array, " K"], max_length: int) -> Minibatch:
-    """The labelled pairs as responses of one content token, repeated, then stops."""
+    """Return the labelled pairs as responses of one content token, repeated, then stops."""
     responses = (jnp.arange(max_length + 1) < pairs[..., None]).astype(int)
 
     def group(pair: Int[Array, " 2"]) -> Responses:
@@ -411,33 +378,3 @@ def _dataset(pairs: Int[Array, "n 2"], reference: Float[Array, " K"], max_length
         return make_pair(log_probs, reference_log_probs=log_probs, told_apart=pair[0] != pair[1])
 
     return Minibatch(None, responses, jax.vmap(group)(pairs))
-
-
-def ahead_of_others(gold: xr.DataArray, method: str) -> tuple[str, Interval]:
-    """The best of the other methods on average, and the method's reward minus its own, by seed."""
-    best = str(_others(gold, method).idxmax("loss").item())
-    return best, over_seeds(gold.sel(loss=method) - gold.sel(loss=best))
-
-
-def behind_others(gold: xr.DataArray, method: str) -> tuple[str, Interval]:
-    """The worst of the other methods on average, and its reward minus the method's, by seed."""
-    worst = str(_others(gold, method).idxmin("loss").item())
-    return worst, over_seeds(gold.sel(loss=worst) - gold.sel(loss=method))
-
-
-def _others(gold: xr.DataArray, method: str) -> xr.DataArray:
-    means = gold.mean([dim for dim in gold.dims if dim != "loss"])
-    return means.sel(loss=means["loss"] != method)
-
-
-def draw_over(dataset: xr.Dataset, along: str, label: str) -> Figure:
-    """A panel a problem: gold reward over B or T, half-way (thin) and at the end (bold)."""
-    figure = plotting.new_figure(16, 5.8)
-    panels = figure.subplots(1, len(PROBLEMS))
-    figure.subplots_adjust(0.066, 0.24, 0.99, 0.91, wspace=0.2)
-    for axes, problem in zip(panels, PROBLEMS, strict=True):
-        gold = dataset["gold"].sel(problem=problem)
-        draw_half_and_end(axes, gold, along, dataset["loss"].values.tolist())
-        axes.set(title=TITLES[problem], xlabel=label)
-    panels[0].set_ylabel("true reward")
-    return with_legend(figure, panels[0], ncols=dataset.sizes["loss"])

@@ -1,244 +1,467 @@
-"""The length problems: a small run, and claims that can fail."""
+"""Studies of the length problems: small runs, figures, and claims that can fail."""
 
-import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.container import BarContainer
 
 from bandits import plotting
-from bandits.metrics import DIVERGED_AT
-from bandits.studies.t24 import length_problems
 from bandits.studies.t24.length_problems import (
-    EXPERIMENT,
-    NAMES,
-    ON_POLICY,
-    Settings,
-    judge,
+    SHORTER,
+    TITLES,
+    LengthBatchSize,
+    LengthModels,
+    LengthProblems,
+    LengthSampleReuse,
 )
-from bandits.studies.t24.lengths import PROBLEMS, TITLES, Lengths
+from bandits.studies.t24.lengths import POLICIES, PROBLEMS, REWARD_MODELS, Lengths
 from theory.checks import InvalidInput
 
-TINY = Lengths(max_length=6, mode=3.0, cut=3, pairs=40, bumps=4, seeds=2)
-FEWER = ("dpo",), ("ppo", "online_dpo"), ("dpo", "ppo", "online_dpo")
-ALL_ALIKE, SHORTFALL, COST = 4, 5, 6
+TINY = Lengths(max_length=6, mode=3.0, cut=3, pairs=40, bumps=4, width=3, widths=(4,), seeds=2)
+NAMES = LengthProblems.OFFLINE + LengthProblems.ON_POLICY
+MODEL_NAMES = LengthModels.OFFLINE + LengthModels.ON_POLICY
+MODELS = list(itertools.product(POLICIES, REWARD_MODELS))
+UNSURE = np.array([1.0, -1.0, 1.0, -1.0])
+"""By seed: of no effect on means, and more than enough to make them unsure."""
+
+
+# Small runs
+
+
+class FewProblems(LengthProblems):
+    """Three of the methods: what is compiled grows with their number."""
+
+    OFFLINE, ON_POLICY = ("dpo",), ("ppo", "online_dpo")
+
+
+class FewModels(LengthModels):
+    OFFLINE, ON_POLICY = ("dpo",), ("ppo",)
+
+
+SMALL = {
+    "problems": (FewProblems(TINY, steps=8, records=2, batch=40, passes=2), {}),
+    "batch size": (LengthBatchSize(TINY, batches=(8, 24), minibatch=8, steps=6), {"batch": 2}),
+    "sample reuse": (LengthSampleReuse(TINY, passes=(1, 2), batch=8, steps=4), {"passes": 2}),
+}
 
 
 @pytest.fixture(scope="module")
-def measured():
-    """Three of the methods: what is compiled grows with their number."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, methods in zip(("OFFLINE", "ON_POLICY", "NAMES"), FEWER, strict=True):
-            patch.setattr(length_problems, name, methods)
-        return EXPERIMENT.run(Settings(lengths=TINY, steps=8, records=2, batch=40, passes=2))
+def small():
+    return {name: study.run() for name, (study, _) in SMALL.items()}
 
 
-def test_a_small_run_starts_every_method_at_the_reference(measured):
-    assert measured["gold"].dims == ("loss", "problem", "seed", "step")
-    assert tuple(measured["loss"].values) == FEWER[-1]
-    assert measured["step"].values.tolist() == [0, 4, 8]
-    assert (measured[DIVERGED_AT] == -1).all()
-    law = measured["length_probability"]
-    np.testing.assert_allclose(law.sum("length"), 1, rtol=1e-5)
-    np.testing.assert_allclose(measured["reference_kl"].sel(step=0), 0, atol=1e-6)
+@pytest.fixture(scope="module")
+def models():
+    """A recurrent policy that hardly moves."""
+    return FewModels(TINY, learning_rates=(0.03, 1e-7), steps=8, batch=40, passes=2).run()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_runs_start_every_method_at_the_reference_and_move(small, name):
+    measured, (study, axis) = small[name], SMALL[name]
+    methods = study.OFFLINE + study.ON_POLICY if name == "problems" else study.METHODS
+    sizes = {"loss": len(methods), "problem": 3, **axis, "seed": 2, "step": 3}
+    assert dict(measured["gold"].sizes) == sizes
+    assert measured["loss"].values.tolist() == list(methods)
+    assert measured["problem"].values.tolist() == list(PROBLEMS)
+    assert measured["step"].values.tolist() == [0, study.steps // 2, study.steps]
     for problem in PROBLEMS:
-        gold = xr.DataArray(np.asarray(TINY.bandit(problem).reward), dims="length")
-        expected = law.sel(problem=problem) @ gold
-        np.testing.assert_allclose(measured["gold"].sel(problem=problem), expected, atol=1e-6)
-    # Every method moves.
-    assert (measured["reference_kl"].sel(step=8) > 1e-5).all()
+        bandit = TINY.bandit(problem)
+        start = measured["gold"].sel(problem=problem, step=0)
+        np.testing.assert_allclose(start, np.exp(bandit.reference_log_probs) @ bandit.reward, 1e-5)
+    assert (measured["reference_kl"].isel(step=-1) > 1e-5).all()
 
 
-# Claims, on finals that are set by hand
+@pytest.mark.parametrize(("name", "axis"), [("batch size", "batch"), ("sample reuse", "passes")])
+def test_when_samples_are_renewed_matters(small, name, axis):
+    first, second = small[name]["gold"].isel(step=-1).transpose(axis, ...)
+    assert (first != second).any(("problem", "seed")).all()
 
 
-def results(changes=(), seeds=4):
-    """Online DPO best and Pref-FT worst on Min and Skew, all alike on Mode, gains less on Skew.
+def test_a_small_run_has_every_policy_reward_model_problem_and_seed(models):
+    sizes = {"policy": 2, "reward_model": 2, "loss": 2, "problem": 2, "seed": 2}
+    assert dict(models["gold"].sizes) == sizes
+    assert set(models["proxy"].dims) == {"trained_against", *sizes} - {"loss"}
+    labels = {
+        "policy": POLICIES, "reward_model": REWARD_MODELS, "problem": SHORTER,
+        "loss": ("dpo", "ppo"), "trained_against": ("ppo",),
+    }  # fmt: skip
+    for axis, values in labels.items():
+        assert models[axis].values.tolist() == list(values)
 
-    On Skew the learned reward of on-policy methods ends 0.1 below the true one, and only there.
-    """
-    coords = {"loss": list(NAMES), "problem": list(PROBLEMS), "seed": range(seeds), "step": [0, 60]}
-    gold = xr.DataArray(np.zeros([len(v) for v in coords.values()]), coords, list(coords))
-    gold.loc[{"step": 0}] = -0.4
-    final = xr.DataArray(
-        np.full((len(NAMES), 3), -0.2),
-        {"loss": list(NAMES), "problem": list(PROBLEMS)},
-        ["loss", "problem"],
-    )
-    final.loc[{"problem": "skew"}] = -0.25
-    final.loc[{"loss": "online_dpo", "problem": ["min", "skew"]}] = [-0.1, -0.15]
-    final.loc[{"loss": "preference_likelihood", "problem": ["min", "skew"]}] = -0.39
+
+def test_only_methods_with_a_reward_model_depend_on_it(models):
+    bumps, network = (models["gold"].sel(reward_model=name) for name in REWARD_MODELS)
+    np.testing.assert_array_equal(bumps.sel(loss="dpo"), network.sel(loss="dpo"))
+    moved = abs(bumps - network).sel(loss="ppo", policy="hazard_table")
+    assert (moved > 1e-5).all()
+
+
+def test_each_policy_takes_steps_of_its_own_size(models):
+    """That of the recurrent one is next to nothing in this run: it stays at the reference."""
+    bandit = TINY.bandit("min")  # Skew's reward is the same
+    moved = abs(models["gold"] - float(np.exp(bandit.reference_log_probs) @ bandit.reward))
+    assert (moved.sel(policy="recurrent") < 1e-4).all()
+    assert (moved.sel(policy="hazard_table") > 1e-3).all()
+
+
+# Results that are set by hand, four seeds each
+
+
+def noisy(values, coords, scale=1e-3):
+    """Results over the coordinates from values that broadcast to them, but for the seeds."""
+    coords = {**coords, "seed": range(4)}
+    shape = [len(labels) for labels in coords.values()]
+    noise = np.random.default_rng(0).normal(0, scale, shape)
+    return xr.DataArray(np.asarray(values)[..., None] + noise, coords, list(coords))
+
+
+def change(array, *changes):
+    """Return the array with other values where the changes say."""
+    array = array.copy(deep=True)
     for where, value in changes:
-        final.loc[where] = value
-    noise = np.random.default_rng(0).normal(0, 1e-3, (len(NAMES), 3, seeds))
-    gold.loc[{"step": 60}] = final.values[..., None] + noise
-    proxy = gold + 0.2 * (gold["step"] > 0)
-    proxy.loc[{"step": 60, "problem": "skew", "loss": list(ON_POLICY)}] = (
-        final.sel(problem="skew", loss=list(ON_POLICY)).values[:, None] - 0.1
-    )
-    kl = xr.zeros_like(gold) + gold["step"] / 30 + xr.DataArray(np.arange(len(NAMES)), dims="loss")
-    law = np.random.default_rng(1).dirichlet(np.ones(7), gold.shape)
-    coords = {**coords, "length": range(7)}
-    return xr.Dataset(
-        {
-            "gold": gold,
-            "proxy": proxy,
-            "reference_kl": kl,
-            "length_probability": xr.DataArray(law, coords, list(coords)),
-        }
-    )
-
-
-def test_every_claim_holds_where_the_finding_does():
-    claims = judge(results())
-    assert [claim.holds for claim in claims] == [True] * 7
-    effects = [0.1, 0.19, 0.1, 0.14, 0.0, 0.1, 0.05]
-    assert [claim.effect for claim in claims] == pytest.approx(effects, abs=0.005)
-    assert "Min" in claims[0].statement
-    assert "Skew" in claims[2].statement
-    assert "The worst is Pref-FT, -0.39; Pref-FT ends at -0.39." in claims[1].note
-    assert "The spread on Min is 0.29, on Skew 0.24." in claims[4].note
-
-
-def failing_of(dataset):
-    return [i for i, claim in enumerate(judge(dataset)) if not claim.holds]
+        array.loc[where] = value
+    return array
 
 
 def at(problem, loss):
     return {"problem": problem, "loss": loss}
 
 
+def problems(*changes):
+    """Online DPO best and Pref-FT worst on Min and Skew, all alike on Mode, gains less on Skew.
+
+    On Skew the learned reward of on-policy methods ends 0.1 below the true one, and only there.
+    """
+    axes = {"loss": list(NAMES), "problem": list(PROBLEMS)}
+    final = change(
+        xr.DataArray(np.full((len(NAMES), 3), -0.2), axes, list(axes)),
+        ({"problem": "skew"}, -0.25),
+        ({"loss": "online_dpo", "problem": SHORTER}, [-0.1, -0.15]),
+        ({"loss": "preference_likelihood", "problem": SHORTER}, -0.39),
+        *changes,
+    )
+    laws = np.random.default_rng(1).dirichlet(np.ones(7), (len(NAMES), 3, 4, 3))
+    gold = noisy(final, axes).expand_dims(step=[0, 30, 60], axis=-1).copy()
+    gold.loc[{"step": [0, 30]}] = [-0.4, -9.0]  # what happens before the end does not count
+    proxy = gold + 0.2 * (gold["step"] > 0)
+    shortfall = {"step": 60, "problem": "skew", "loss": list(LengthProblems.ON_POLICY)}
+    proxy.loc[shortfall] = final.sel(problem="skew", loss=shortfall["loss"]) - 0.1
+    kl = xr.zeros_like(gold) + gold["step"] / 30 + xr.DataArray(np.arange(len(NAMES)), dims="loss")
+    return xr.Dataset({
+        "gold": gold, "proxy": proxy, "reference_kl": kl,
+        "length_probability": ((*gold.dims, "length"), laws),
+    }).assign_coords(length=range(7))  # fmt: skip
+
+
+def with_models(*changes):
+    """With every model Pref-FT worst and online DPO best; networks promise more, on Skew alone."""
+    axes = {
+        "policy": list(POLICIES), "reward_model": list(REWARD_MODELS), "loss": list(MODEL_NAMES),
+        "problem": SHORTER,
+    }  # fmt: skip
+    gold = change(
+        noisy(np.full([len(labels) for labels in axes.values()], -0.2), axes, scale=0),
+        ({"loss": "online_dpo"}, -0.1),
+        ({"loss": "preference_likelihood"}, -0.39),
+        *changes,
+    )
+    gold += np.random.default_rng(0).normal(0, 1e-3, gold.shape)
+    proxy = gold.sel(loss=list(LengthModels.ON_POLICY)).rename(loss="trained_against").copy()
+    proxy.loc[{"reward_model": "network", "problem": "skew"}] += 0.1
+    proxy.loc[{"reward_model": "network", "problem": "min"}] -= 0.5
+    return xr.Dataset({"gold": gold, "proxy": proxy})
+
+
+def ablated(study, axis, values):
+    """Gold rewards over methods, problems, an axis and steps, less what is lost."""
+    axes = {
+        "loss": list(study.METHODS), "problem": list(PROBLEMS), axis[0]: axis[1],
+        "step": [0, 100, 200],
+    }  # fmt: skip
+    return noisy(-0.3 - values, axes, scale=1e-4).to_dataset(name="gold")
+
+
+def batches(slopes=(0.05, 0.0, 0.03), late=(0.05, 0.0, 0.03)):
+    """True reward lost per tenfold batch on each problem, half-way and at the end."""
+    sizes = [40, 200, 1000, 4000]
+    slope = np.transpose([(0, 0, 0), slopes, late])
+    lost = np.log10(sizes)[:, None] * slope[:, None] + np.zeros((4, 1, 1, 1))
+    return ablated(LengthBatchSize, ("batch", sizes), lost)
+
+
+LOST = {"best_of_n": 0.2, "reward_weighted": 0.1, "ppo": 0.1, "online_dpo": 0.1}
+ALL_GAIN = dict.fromkeys(LOST, -0.1)
+
+
+def reuse(moderate=0.0, **largest):
+    """True reward lost on Min against T = 1, with T = 5 and with T = 100, at the end."""
+    lost = np.zeros((4, 3, 4, 3))
+    lost[:, 0, 1, -1] = moderate
+    lost[:, 0, -1, -1] = list((LOST | largest).values())
+    lost[:, 1:], lost[..., :-1], lost[:, :, 2] = 9, 9, 9  # nothing else counts
+    return ablated(LengthSampleReuse, ("passes", [1, 5, 20, 100]), lost)
+
+
+def added(dataset, name, where, value):
+    dataset[name].loc[where] += value
+    return dataset
+
+
+HOLDING = {
+    LengthProblems: (
+        problems,
+        [0.1, 0.19, 0.1, 0.14, 0.0, 0.1, 0.05],
+        {0: "Min", 2: "Skew", 1: "The worst is Pref-FT, -0.39; Pref-FT ends at -0.39.",
+         4: "The spread on Min is 0.29, on Skew 0.24."},
+    ),
+    LengthModels: (
+        with_models,
+        [0.19, 0.1] * len(MODELS) + [0.1],
+        {0: "table policy, bumps reward", 2: "table policy, network reward",
+         4: "recurrent policy, bumps reward", 6: "recurrent policy, network reward"},
+    ),
+    LengthBatchSize: (
+        lambda: batches(late=(0.02, 0.0, 0.01)),
+        [0.05, 0.03, 0.05],
+        {0: "After 200 steps 0.020 [", 1: "after 100 steps"},
+    ),
+    LengthSampleReuse: (reuse, [0, 0.125, 0.1], {0: "T = 5", 1: "T = 100", 2: "T = 100"}),
+}  # fmt: skip
+VOUCHED_FOR = {LengthProblems: [0, 1, 2, 3], LengthModels: [], LengthBatchSize: [0, 1, 2],
+               LengthSampleReuse: [0, 1]}  # fmt: skip
+
+
+@pytest.mark.parametrize("study", HOLDING)
+def test_every_claim_holds_where_the_finding_does(study):
+    build, effects, words = HOLDING[study]
+    claims = study.judge(build())
+    assert all(claim.holds for claim in claims)
+    assert [claim.effect for claim in claims] == pytest.approx(effects, abs=0.005)
+    assert [i for i, claim in enumerate(claims) if claim.asserted] == VOUCHED_FOR[study]
+    for place, part in words.items():
+        assert part in claims[place].statement + claims[place].note
+
+
+ON_SKEW = {"step": 60, "problem": "skew", "loss": list(LengthProblems.ON_POLICY)}
+NETWORK_ON_SKEW = {"reward_model": "network", "problem": "skew"}
+ALL_ALIKE, SHORTFALL, COST, PROMISE = 4, 5, 6, 2 * len(MODELS)
+
+
+def of_first(loss, **axes):
+    return dict(zip(("policy", "reward_model"), MODELS[0], strict=True), loss=loss, **axes)
+
+
+def promise_that_comes_true():
+    """The learned reward of networks is as much higher as the true one that they lead to."""
+    reached = {"reward_model": "network", "loss": list(LengthModels.ON_POLICY)}
+    return added(with_models((reached, 0.5)), "proxy", NETWORK_ON_SKEW, -0.15)
+
+
+def unsure_of_online_dpo():
+    """The promise comes true with it, seed by seed."""
+    dataset = added(with_models(), "gold", of_first("online_dpo"), 0.8 * UNSURE)
+    where = of_first("online_dpo")
+    return added(dataset, "proxy", {"trained_against": where.pop("loss"), **where}, 0.8 * UNSURE)
+
+
+FAILING = {
+    LengthProblems: [
+        (lambda: problems((at("min", "online_dpo"), -0.25)), [0]),
+        (lambda: problems((at("min", "ppo"), -0.05)), [0]),
+        (lambda: problems((at("skew", "dpo"), -0.05)), [2]),
+        (lambda: problems((at("min", "preference_likelihood"), -0.15)), [1]),
+        (lambda: problems((at("min", "dpo"), -0.45)), [1]),
+        (lambda: problems((at("skew", "best_of_n"), -0.45)), [3]),
+        (lambda: problems((at("mode", "best_of_n"), -0.27)), [ALL_ALIKE]),
+        (lambda: problems((at("mode", "online_dpo"), -0.1)), [ALL_ALIKE]),
+        # No method ends lower on Skew.
+        (lambda: problems(({"problem": "skew"}, problems_of("min"))), [COST]),
+        # The learned reward promises what comes, or more, or nothing sure.
+        (lambda: added(problems(), "proxy", ON_SKEW, 0.1 + 0.01 * UNSURE), [SHORTFALL]),
+        (lambda: added(problems(), "proxy", ON_SKEW, 0.3 + 0.01 * UNSURE), [SHORTFALL]),
+        (lambda: added(problems(), "proxy", ON_SKEW, 0.5 * UNSURE), [SHORTFALL]),
+        # A shortfall is of gains: where the learned reward starts says nothing.
+        (lambda: added(problems(), "proxy", {}, 5.0), []),
+        (lambda: added(problems(), "proxy", {"step": 0}, -0.2), [SHORTFALL]),
+        # A tie with the next best.
+        (lambda: problems((at("min", "ppo"), -0.1)), []),
+        (lambda: added(problems(), "gold", {**at("min", "online_dpo"), "step": 60}, 0.3 * UNSURE),
+         [0]),
+    ],
+    LengthModels: [
+        # Online DPO within half a token of the best.
+        (lambda: with_models((of_first("ppo"), -0.09)), []),
+        (lambda: added(with_models(), "gold", of_first("preference_likelihood"), 0.8 * UNSURE),
+         [0]),
+        (unsure_of_online_dpo, [1]),
+        # Networks promise as much on Skew, or less, whatever they do on Min.
+        *((lambda less=less: added(
+            added(with_models(), "proxy", NETWORK_ON_SKEW, 0.01 * UNSURE - less),
+            "proxy", {"reward_model": "network", "problem": "min"}, 9.0), [PROMISE])
+          for less in (0.1, 0.2)),
+        (promise_that_comes_true, [PROMISE]),
+    ],
+    LengthBatchSize: [
+        (lambda: batches((-0.05, -0.1, 0.03)), [0]),
+        (lambda: batches((0.05, 0.0, -0.03)), [1]),
+        (lambda: batches((0.05, 0.06, 0.03)), [2]),
+        (lambda: batches() * 0 - 0.3, [0, 1, 2]),
+        (lambda: batches((-0.05, 0.0, -0.03)), [0, 1, 2]),
+        (lambda: batches(late=(-0.05, 0.1, -0.05)), []),  # the end does not count
+        (lambda: added(batches(), "gold", {"problem": "min", "batch": 4000}, 2 * UNSURE), [0, 2]),
+    ],
+    LengthSampleReuse: [
+        (lambda: reuse(0.05), [0]),
+        (lambda: added(
+            reuse(0.0245), "gold", {"problem": "min", "passes": 5, "step": 200}, 0.01 * UNSURE
+        ), [0]),  # its interval reaches above
+        (lambda: reuse(ppo=0.3), [2]),
+        (lambda: reuse(**ALL_GAIN | {"best_of_n": 0.1}), [1]),
+        (lambda: reuse(**ALL_GAIN | {"ppo": -0.09}), [1, 2]),
+    ],
+}  # fmt: skip
+
+
+def problems_of(problem):
+    """Final rewards of a problem, by method."""
+    return problems()["gold"].sel(problem=problem, step=60).mean("seed").values
+
+
 @pytest.mark.parametrize(
-    ("changes", "failing"),
+    ("study", "build", "failing"),
+    [(study, *case) for study, cases in FAILING.items() for case in cases],
+)
+def test_each_finding_that_fails_fails_its_claim_and_no_other(study, build, failing):
+    claims = study.judge(build())
+    assert [i for i, claim in enumerate(claims) if not claim.holds] == failing
+
+
+@pytest.mark.parametrize("model", MODELS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("loss", "reward", "place"),
     [
-        ([(at("min", "online_dpo"), -0.25)], [0]),
-        ([(at("min", "ppo"), -0.05)], [0]),
-        ([(at("skew", "dpo"), -0.05)], [2]),
-        ([(at("min", "preference_likelihood"), -0.15)], [1]),
-        ([(at("min", "dpo"), -0.45)], [1]),
-        ([(at("skew", "best_of_n"), -0.45)], [3]),
-        ([(at("mode", "best_of_n"), -0.27)], [ALL_ALIKE]),
-        ([(at("mode", "online_dpo"), -0.1)], [ALL_ALIKE]),
+        ("preference_likelihood", -0.15, 0),
+        *((rival, -0.45, 0) for rival in ("dpo", "best_of_n", "ppo")),
+        *((rival, -0.05, 1) for rival in ("dpo", "best_of_n", "ppo")),
     ],
 )
-def test_each_finding_that_fails_fails_its_claim_and_no_other(changes, failing):
-    assert failing_of(results(changes)) == failing
+def test_an_order_that_one_model_turns_around_fails_its_claim_alone(model, loss, reward, place):
+    policy, reward_model = model
+    where = {"policy": policy, "reward_model": reward_model, "loss": loss}
+    claims = LengthModels.judge(with_models((where, reward)))
+    (failing,) = (i for i, claim in enumerate(claims) if not claim.holds)
+    assert failing == 2 * MODELS.index(model) + place
+    if loss != "preference_likelihood":
+        assert plotting.METHOD_LABELS[loss] in claims[failing].statement
 
 
-def test_skewed_data_that_cost_no_method_fail_their_claim():
-    dataset = results()
-    dataset["gold"].loc[{"problem": "skew"}] = dataset["gold"].sel(problem="min").values
-    assert failing_of(dataset) == [COST]
-
-
-@pytest.mark.parametrize("more", [0.1, 0.3], ids=["as much", "more"])
-def test_a_learned_reward_that_promises_what_comes_or_more_fails_its_claim(more):
-    dataset = results()
-    dataset["proxy"].loc[{"step": 60, "problem": "skew", "loss": list(ON_POLICY)}] += (
-        more + np.array([0.01, -0.01, 0.01, -0.01])
-    )
-    assert failing_of(dataset) == [SHORTFALL]
-
-
-def test_the_shortfall_is_of_gains_not_of_levels():
-    """A constant is not learned, so where the learned reward starts says nothing."""
-    dataset = results()
-    dataset["proxy"] += 5.0
-    assert judge(dataset)[SHORTFALL].holds
-    assert judge(dataset)[SHORTFALL].effect == pytest.approx(0.1, abs=0.005)
-    dataset["proxy"].loc[{"step": 0}] -= 0.2
-    assert failing_of(dataset) == [SHORTFALL]
-
-
-def test_a_shortfall_that_is_not_sure_does_not_hold():
-    dataset = results()
-    dataset["proxy"].loc[{"step": 60, "problem": "skew"}] += [0.5, -0.5, 0.5, -0.5]
-    assert failing_of(dataset) == [SHORTFALL]
-
-
-def test_a_tie_with_the_next_best_is_named_and_still_best():
-    (first, *_) = judge(results([(at("min", "ppo"), -0.1)]))
-    assert first.holds
+def test_a_tie_with_the_next_best_is_named():
+    first, *_ = LengthProblems.judge(problems((at("min", "ppo"), -0.1)))
     assert plotting.METHOD_LABELS["ppo"] in first.statement
 
 
-def test_an_advantage_that_is_not_sure_does_not_hold():
-    dataset = results()
-    dataset["gold"].loc[{**at("min", "online_dpo"), "step": 60}] += [0.3, -0.3, 0.3, -0.3]
-    assert not judge(dataset)[0].holds
-
-
-def test_what_the_policies_did_before_the_end_does_not_count():
-    dataset = results().expand_dims({"other": 1}).isel(other=0, drop=True)
-    middle = dataset.sel(step=[0]).assign_coords(step=[30]) * 0 - 9
-    longer = xr.concat([dataset.sel(step=[0]), middle, dataset.sel(step=[60])], "step")
-    assert all(claim.holds for claim in judge(longer))
-
-
-@pytest.mark.parametrize("seeds", [slice(0, 1), slice(None)], ids=["one seed", "all seeds"])
-@pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("loss", ["online_dpo", "ppo", "preference_likelihood"])
-@pytest.mark.parametrize("name", ["gold", "proxy"])
-def test_results_that_are_nan_are_not_judged(name, problem, loss, seeds):
-    dataset = results()
-    dataset[name][{"seed": seeds}].loc[{**at(problem, loss), "step": 60}] = np.nan
+@pytest.mark.parametrize(
+    ("study", "name", "where"),
+    [
+        *((LengthProblems, name, {**at(problem, "ppo"), "step": 60})
+          for name in ("gold", "proxy") for problem in PROBLEMS),
+        (LengthProblems, "gold", {"seed": 0, "loss": "preference_likelihood", "step": 60}),
+        (LengthModels, "gold", of_first("ppo", problem="min", seed=0)),
+        (LengthModels, "proxy", {"trained_against": "ppo", "problem": "min", "seed": 0}),
+        (LengthBatchSize, "gold", {"loss": "ppo", "batch": 200, "problem": "min", "step": 100}),
+        (LengthSampleReuse, "gold", {"loss": "ppo", "passes": 20, "step": 200}),
+    ],
+)  # fmt: skip
+def test_results_that_are_nan_are_not_judged(study, name, where):
+    dataset = added(HOLDING[study][0](), name, where, np.nan)
     with pytest.raises(InvalidInput, match=f"^{name} is NaN in some runs"):
-        judge(dataset)
+        study.judge(dataset)
 
 
-def test_quick_settings_are_not_vouched_for():
-    quick = EXPERIMENT.claims(results().assign_attrs(scale="quick"))
-    assert not any(claim.asserted for claim in quick)
-    full = EXPERIMENT.claims(results().assign_attrs(scale="full"))
-    assert [claim.asserted for claim in full] == [claim.asserted for claim in judge(results())]
-    assert any(claim.asserted for claim in full)
+# Figures
 
 
-def test_quick_is_smaller_than_full():
-    full, quick = EXPERIMENT.full, EXPERIMENT.quick
-    assert (quick.steps < full.steps, quick.lengths.seeds < full.lengths.seeds) == (True, True)
-    assert dataclasses.replace(quick.lengths, seeds=30, pairs=500) == full.lengths
-
-
-def test_the_figure_has_a_column_a_problem_and_a_line_a_method():
-    dataset = longer_results()
-    figure = EXPERIMENT.draw(dataset)
+def drawn(study, dataset):
+    figure = study.draw(dataset)
     figure.draw_without_rendering()
+    (legend,) = figure.legends
+    return figure, [text.get_text() for text in legend.get_texts()]
+
+
+def test_the_figure_of_problems_has_a_column_a_problem_and_a_line_a_method():
+    dataset = problems()
+    figure, labels = drawn(LengthProblems, dataset)
+    assert labels == [*(plotting.METHOD_LABELS[name] for name in NAMES), "as learned"]
     panels = np.reshape(figure.axes, (4, 3))
     assert [axes.get_title() for axes in panels[0]] == list(TITLES.values())
     assert {axes.get_title() for axes in panels[2]} == {"after 30 steps"}
     assert {axes.get_title() for axes in panels[3]} == {"at the end"}
-    (legend,) = figure.legends
-    labels = [text.get_text() for text in legend.get_texts()]
-    assert labels == [*(plotting.METHOD_LABELS[name] for name in NAMES), "as learned"]
     for column, problem in zip(panels.T, PROBLEMS, strict=True):
         one = dataset.sel(problem=problem).mean("seed")
         for axes, name in zip(column[:2], ("gold", "reference_kl"), strict=True):
-            drawn = {line.get_label(): line for line in axes.lines}
+            lines = {line.get_label(): line for line in axes.lines}
             for loss in NAMES:
-                line = drawn[plotting.METHOD_LABELS[loss]]
+                line = lines[plotting.METHOD_LABELS[loss]]
                 np.testing.assert_allclose(line.get_ydata(), one[name].sel(loss=loss))
+        # The learned reward, of the methods that follow it.
+        learned = [line for line in column[0].lines if line.get_label() not in labels]
+        for line, loss in zip(learned, LengthProblems.ON_POLICY, strict=True):
+            np.testing.assert_allclose(line.get_ydata(), one["proxy"].sel(loss=loss))
+            assert line.get_color() == plotting.METHOD_COLORS[loss]
         for axes, step in zip(column[2:], (30, 60), strict=True):
             laws = one["length_probability"].sel(step=step)
             for line, loss in zip(axes.lines, NAMES, strict=True):
                 np.testing.assert_allclose(line.get_ydata(), laws.sel(loss=loss))
 
 
-def test_the_figure_draws_the_learned_reward_of_the_methods_that_follow_it():
-    dataset = longer_results()
-    panels = np.reshape(EXPERIMENT.draw(dataset).axes, (4, 3))
-    named = {plotting.METHOD_LABELS[name] for name in NAMES} | {"as learned"}
-    for axes, problem in zip(panels[0], PROBLEMS, strict=True):
-        learned = [line for line in axes.lines if line.get_label() not in named]
-        for line, loss in zip(learned, ON_POLICY, strict=True):
-            expected = dataset["proxy"].sel(problem=problem, loss=loss).mean("seed")
-            np.testing.assert_allclose(line.get_ydata(), expected)
-            assert line.get_color() == plotting.METHOD_COLORS[loss]
+def test_the_figure_of_models_has_a_panel_a_problem_and_a_bar_a_method_and_model():
+    dataset = with_models(*(
+        ({"policy": policy, "reward_model": model, "loss": "ppo"}, -0.2 - 0.01 * i)
+        for i, (policy, model) in enumerate(MODELS)
+    ))  # fmt: skip
+    dataset["gold"].loc[{"problem": "skew"}] -= 0.3
+    figure, labels = drawn(LengthModels, dataset)
+    assert labels == [plotting.METHOD_LABELS[name] for name in MODEL_NAMES]
+    assert [axes.get_title() for axes in figure.axes] == [TITLES[name] for name in SHORTER]
+    for axes, problem in zip(figure.axes, SHORTER, strict=True):
+        assert [label.get_text() for label in axes.get_xticklabels()] == [
+            "table\nbumps reward", "table\nnetwork reward",
+            "recurrent\nbumps reward", "recurrent\nnetwork reward",
+        ]  # fmt: skip
+        bars = [c for c in axes.containers if isinstance(c, BarContainer)]
+        for row, loss in zip(bars, MODEL_NAMES, strict=True):
+            means = dataset["gold"].sel(problem=problem, loss=loss).mean("seed")
+            np.testing.assert_allclose([bar.get_height() for bar in row], means.values.ravel())
+        # No two bars overlap.
+        edges = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for row in bars for bar in row)
+        assert all(left[1] < right[0] for left, right in itertools.pairwise(edges))
 
 
-def longer_results():
-    """With a step between, of laws of its own."""
-    dataset = results()
-    middle = dataset.sel(step=[0]).assign_coords(step=[30])
-    middle["length_probability"].values = middle["length_probability"].values[..., ::-1]
-    return xr.concat([dataset.sel(step=[0]), middle, dataset.sel(step=[60])], "step")
+@pytest.mark.parametrize(
+    ("study", "build", "along", "label"),
+    [
+        (LengthBatchSize, batches, "batch", "batch size B, responses"),
+        (LengthSampleReuse, reuse, "passes", "passes T over each batch"),
+    ],
+)
+def test_the_figure_of_an_ablation_has_a_panel_a_problem_and_two_lines_a_method(
+    study, build, along, label
+):
+    dataset = build()
+    figure, labels = drawn(study, dataset)
+    assert labels == [
+        f"{plotting.METHOD_LABELS[name]}, {step} steps"
+        for name, step in itertools.product(study.METHODS, (100, 200))
+    ]
+    assert [axes.get_title() for axes in figure.axes] == list(TITLES.values())
+    for axes, problem in zip(figure.axes, PROBLEMS, strict=True):
+        assert axes.get_xlabel() == label
+        ticks = [tick.get_text() for tick in axes.get_xticklabels()]
+        assert ticks == [str(value) for value in dataset[along].values]
+        means = dataset["gold"].sel(problem=problem, step=[100, 200]).mean("seed")
+        for line, run in zip(axes.lines, itertools.product(study.METHODS, (100, 200)), strict=True):
+            one = means.sel(loss=run[0], step=run[1])
+            np.testing.assert_allclose(line.get_ydata(), one)
