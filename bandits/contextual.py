@@ -10,23 +10,32 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bandits.preferences import preference_probabilities, tempered
 from bandits.sampling import sample_categorical
 from theory import checks
 from theory.checks import InvalidInput
+from theory.types import (
+    FiniteNonNegative,
+    Integers,
+    NonNegative,
+    Positive,
+    Probability,
+    TwoOrMore,
+    Whole,
+    checked,
+)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ContextualBandit:
-    """Prompts, rewards and a reference.
+    """Prompts of D domains with d features, and K responses with a reward and a reference.
 
     Attributes:
-      weights: ``[d, K]``, of the rewards.
-      reference_weights: ``[d, K]``, of the reference's logits.
+      weights: ``[d, K]``, weights of the rewards.
+      reference_weights: ``[d, K]``, weights of the reference's logits.
       spread: ``[D, d]``, the standard deviation of each feature in each domain.
     """
 
@@ -35,16 +44,20 @@ class ContextualBandit:
     spread: Float[Array, "D d"]
 
     def rewards(self, prompts: Float[Array, "*batch d"]) -> Float[Array, "*batch K"]:
-        """r(x, ·)."""
+        """Return r(x, ·) for prompts x ``[..., d]``."""
         return prompts @ self.weights / self.weights.shape[0] ** 0.5
 
     def reference_log_probs(self, prompts: Float[Array, "*batch d"]) -> Float[Array, "*batch K"]:
-        """Log π_ref(·|x)."""
+        """Return log π_ref(·|x) for prompts x ``[..., d]``."""
         return jax.nn.log_softmax(prompts @ self.reference_weights)
 
-    def draw_prompts(self, key: PRNGKeyArray, domain: ArrayLike, count: int) -> Float[Array, "n d"]:
-        """Fresh prompts of a domain. Raises InvalidInput for a domain that no prompt has."""
-        checks.require_integer("domain", domain)
+    @checked
+    def draw_prompts(self, key: PRNGKeyArray, domain: Integers, count: int) -> Float[Array, "n d"]:
+        """Sample ``count`` prompts of a domain from 0 to D − 1.
+
+        Raises:
+          InvalidInput: For a domain that no prompt has.
+        """
         known = checks.concrete(domain)
         if known is not None and not ((known >= 0) & (known < len(self.spread))).all():
             raise InvalidInput(
@@ -53,34 +66,29 @@ class ContextualBandit:
         return self.spread[domain] * jax.random.normal(key, (count, self.spread.shape[1]))
 
 
+@checked
 def random_contextual_bandit(
     key: PRNGKeyArray,
-    num_arms: int = 12,
-    num_features: int = 12,
-    num_domains: int = 2,
-    alignment: ArrayLike = 0.3,
-    off_domain: ArrayLike = 0.3,
+    num_arms: TwoOrMore = 12,
+    num_features: Whole = 12,
+    num_domains: Whole = 2,
+    alignment: Probability = 0.3,
+    off_domain: NonNegative = 0.3,
 ) -> ContextualBandit:
-    """A bandit with standard normal weights.
+    """Sample a bandit with standard normal weights.
 
     Args:
-      key: of the weights.
+      key: Key of the weights.
       num_arms: K >= 2.
       num_features: d, a multiple of the domains.
-      num_domains: D.
-      alignment: from 0 to 1, the correlation of the reference's logits with the rewards.
-      off_domain: standard deviation of the features that are not a domain's own, >= 0; its own: 1.
+      num_domains: D >= 1.
+      alignment: Correlation of the reference's logits with the rewards, from 0 to 1.
+      off_domain: Standard deviation of features of other domains, >= 0; that of its own is 1.
 
-    Raises InvalidInput for values out of range.
+    Raises:
+      InvalidInput: For values out of range.
     """
-    checks.require_whole("num_arms", num_arms)
-    if num_arms < 2:
-        raise InvalidInput(f"num_arms is {num_arms}; at least 2 are needed")
-    checks.require_whole("num_domains", num_domains)
-    checks.require_whole("num_features", num_features)
     checks.require_multiple("num_features", num_features, "num_domains", num_domains)
-    checks.require_probability("alignment", alignment)
-    checks.require_nonnegative("off_domain", off_domain)
     weight_key, reference_key = jax.random.split(key)
     weights = jax.random.normal(weight_key, (num_features, num_arms))
     noise = jax.random.normal(reference_key, weights.shape)
@@ -91,29 +99,29 @@ def random_contextual_bandit(
     return ContextualBandit(weights, reference, jnp.where(own, 1.0, off_domain))
 
 
+@checked
 def draw_preferences(
     key: PRNGKeyArray,
     bandit: ContextualBandit,
     prompts: Float[Array, "n d"],
     *,
-    temperature: ArrayLike = 0.3,
-    label_noise: ArrayLike = 0.0,
-    coverage: ArrayLike = 1.0,
+    temperature: FiniteNonNegative = 0.3,
+    label_noise: Probability = 0.0,
+    coverage: Positive = 1.0,
 ) -> Int[Array, "n 2"]:
-    """A pair of responses to each prompt, the preferred one first.
+    """Sample a pair of responses to each prompt, the preferred one first.
 
     Args:
-      key: of responses and labels.
-      bandit: the true rewards, which the labeller sees with noise.
-      prompts: one pair each.
-      temperature: of the labeller, in units of the reward, >= 0.
-      label_noise: probability that a label is flipped.
-      coverage: τ of the law π_ref^(1/τ) that the responses come from: below 1 it is narrower.
+      key: Key of responses and labels.
+      bandit: Its rewards are the true ones, which the labeller sees with noise.
+      prompts: ``[n, d]``, one pair each.
+      temperature: Temperature of the labeller, in units of the reward, >= 0.
+      label_noise: Probability that a label is flipped.
+      coverage: τ > 0 of the law π_ref^(1/τ) of the responses: below 1 it is narrower.
 
-    Raises InvalidInput for values out of range.
+    Raises:
+      InvalidInput: For values out of range.
     """
-    checks.require_probability("label_noise", label_noise)
-    checks.require_positive("coverage", coverage)
     keys = jax.random.split(key, len(prompts))
 
     def label(key: PRNGKeyArray, prompt: Float[Array, " d"]) -> Int[Array, " 2"]:

@@ -3,7 +3,8 @@
 K arms on a line; a reward for each, and a reference policy to start from. Condition C1, the
 geometric alignment of the two, is set by where the reward's peak lies relative to the reference's
 mode. Every builder takes traceable numbers (only ``num_arms`` is static), so a peak's position or a
-width is a sweep axis like any other. Source: arXiv:2404.14367, section 5.
+width is a sweep axis like any other. A builder raises `InvalidInput` for an argument that its type
+does not allow. Source: arXiv:2404.14367, section 5.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from bandits.preferences import covered_mass, truncated
 from theory import checks, distributions, gibbs
+from theory.types import Finite, PerArm, PerProblem, Positive, Probs, Rewards, TwoOrMore, checked
 from theory.variable_length import skewed_lengths
 
 
@@ -39,27 +41,28 @@ class CategoricalBandit:
         C2); None where it is the reference.
     """
 
-    reward: Float[Array, "*batch K"]
-    reference_log_probs: Float[Array, "*batch K"]
-    data_log_probs: Float[Array, "*batch K"] | None = None
+    reward: PerArm
+    reference_log_probs: PerArm
+    data_log_probs: PerArm | None = None
 
     @classmethod
+    @checked
     def from_arrays(
-        cls, reward: ArrayLike, reference: ArrayLike, data: ArrayLike | None = None
+        cls, reward: Rewards, reference: Probs, data: Probs | None = None
     ) -> "CategoricalBandit":
-        """A bandit from a user's own reward, reference and data probabilities, each ``[..., K]``.
+        """Return a bandit from a user's own numbers.
 
-        Raises InvalidInput for non-finite rewards, probabilities that are none, fewer than two
-        arms, or different numbers of arms. A reference that excludes every arm of the highest
-        reward is a CoverageWarning: no policy under a KL penalty gets there.
+        A reference that excludes every arm of the highest reward is a `CoverageWarning`: no policy
+        under a KL penalty gets there.
+
+        Args:
+          reward: ``[..., K]``, finite.
+          reference: π_ref ``[..., K]``, probabilities that sum to 1.
+          data: μ ``[..., K]``, likewise; by default the reference.
+
+        Raises:
+          InvalidInput: What the types do not allow, and different numbers of arms.
         """
-        checks.require_distribution("reference", reference)
-        checks.require_finite("reward", reward)
-        checks.require_arms("reward", reward)
-        checks.require_same_arms(reward=reward, reference=reference)
-        if data is not None:
-            checks.require_distribution("data", data)
-            checks.require_same_arms(reward=reward, data=data)
         _warn_of_lost_optimum(reward, reference)
         return cls(
             jnp.asarray(reward, float),
@@ -69,27 +72,27 @@ class CategoricalBandit:
 
     @property
     def num_arms(self) -> int:
-        """K."""
+        """Return K."""
         return self.reward.shape[-1]
 
-    def target_log_probs(self, beta: ArrayLike) -> Float[Array, "*batch K"]:
-        """Log π*, the Gibbs policy of the KL-regularised objective with coefficient β > 0."""
+    def target_log_probs(self, beta: Positive) -> PerArm:
+        """Return log π*, the Gibbs policy of the KL-regularised objective with β > 0."""
         return gibbs.gibbs_log_probs(self.reward, self.reference_log_probs, beta)
 
-    def concentrability(self, beta: ArrayLike) -> Float[Array, "*batch"]:
-        """max_y π*(y)/π_ref(y) >= 1: the larger, the harder the geometry (C1)."""
+    def concentrability(self, beta: Positive) -> PerProblem:
+        """Return max_y π*(y)/π_ref(y) >= 1: the larger, the harder the geometry (C1)."""
         return distributions.concentrability(self.target_log_probs(beta), self.reference_log_probs)
 
-    def data_law(self) -> Float[Array, "*batch K"]:
-        """Log μ, by default log π_ref."""
+    def data_law(self) -> PerArm:
+        """Return log μ, by default log π_ref."""
         return self.reference_log_probs if self.data_log_probs is None else self.data_log_probs
 
-    def covered_mass(self) -> Float[Array, "*batch"]:
-        """The mass of the reference on arms that preference data can hold: C2 in plain units."""
+    def covered_mass(self) -> PerProblem:
+        """Return the reference's mass on arms that preference data can hold: C2 in plain units."""
         return covered_mass(self.reference_log_probs, self.data_law())
 
     def peak_distance(self) -> Int[Array, "*batch"]:
-        """Arms between the reward's peak and the reference's median: C1 in plain units.
+        """Count the arms between the reward's peak and the reference's median: C1 in plain units.
 
         The median, not the most probable arm: the published reference piles its tails up on the
         outer bins, and its most probable arm is the first.
@@ -98,37 +101,30 @@ class CategoricalBandit:
         return jnp.abs(jnp.argmax(self.reward, axis=-1) - jnp.sum(below, axis=-1))
 
 
+@checked
 def bump_reward(
-    num_arms: int, centre: ArrayLike, width: ArrayLike, height: ArrayLike = 1.0
+    num_arms: TwoOrMore, centre: Finite, width: Positive, height: Finite = 1.0
 ) -> Float[Array, " K"]:
-    """r(a) = height · exp(−((a − centre)/width)²), centre and width in arms.
+    """Return r(a) = height · exp(−((a − centre)/width)²), centre and width in arms.
 
-    Raises InvalidInput for fewer than two arms, a centre or height that is not finite, or a width
-    <= 0.
+    >>> [f"{reward:.3f}" for reward in bump_reward(3, centre=1.0, width=1.0)]
+    ['0.368', '1.000', '0.368']
     """
-    _require_num_arms(num_arms)
-    checks.require_finite("centre", centre)
-    checks.require_positive("width", width)
-    checks.require_finite("height", height)
     distance = (jnp.arange(num_arms) - jnp.asarray(centre)) / jnp.asarray(width)
     return jnp.asarray(height) * jnp.exp(-(distance**2))
 
 
+@checked
 def tanh_cauchy_reference(
-    num_arms: int = 100, location: ArrayLike = -0.7, scale: ArrayLike = 0.4
+    num_arms: TwoOrMore = 100, location: Finite = -0.7, scale: Positive = 0.4
 ) -> Float[Array, " K"]:
-    """log-probabilities of tanh(X), X ~ Cauchy(location, scale), on equal bins of (−1, 1).
+    """Return log-probabilities of tanh(X), X ~ Cauchy(location, scale), on equal bins of (−1, 1).
 
-    Exact from the CDF. With F the Cauchy CDF and t_i = (atanh(edge_i) − location)/scale, a bin has
+    They are exact, from the CDF F. With t_i = (atanh(edge_i) − location)/scale, a bin has
     mass (atan t_{i+1} − atan t_i)/π = atan2(t_{i+1} − t_i, 1 + t_i t_{i+1})/π, a form without
     cancellation; the outer bins hold the tails, atan2(1, −t_1)/π and atan2(1, t_{K−1})/π. The
     published reference: K = 100, Cauchy(−0.7, 0.4).
-
-    Raises InvalidInput for fewer than two arms, a location that is not finite or a scale <= 0.
     """
-    _require_num_arms(num_arms)
-    checks.require_finite("location", location)
-    checks.require_positive("scale", scale)
     inner_edges = -1.0 + 2.0 * jnp.arange(1, num_arms) / num_arms
     t = (jnp.arctanh(inner_edges) - location) / scale
     inner = jnp.arctan2(jnp.diff(t), 1.0 + t[:-1] * t[1:])
@@ -137,98 +133,81 @@ def tanh_cauchy_reference(
     return jax.nn.log_softmax(jnp.log(mass))
 
 
-def gaussian_reference(num_arms: int, centre: ArrayLike, width: ArrayLike) -> Float[Array, " K"]:
-    """log-probabilities ∝ exp(−((a − centre)/width)²/2), centre and width in arms.
-
-    Raises InvalidInput for fewer than two arms, a centre that is not finite or a width <= 0.
-    """
-    _require_num_arms(num_arms)
-    checks.require_finite("centre", centre)
-    checks.require_positive("width", width)
+@checked
+def gaussian_reference(num_arms: TwoOrMore, centre: Finite, width: Positive) -> Float[Array, " K"]:
+    """Return log-probabilities ∝ exp(−((a − centre)/width)²/2), centre and width in arms."""
     return jax.nn.log_softmax(-0.5 * ((jnp.arange(num_arms) - centre) / width) ** 2)
 
 
+@checked
 def power_law_reference(
-    num_arms: int, exponent: ArrayLike, mode: ArrayLike = 0
+    num_arms: TwoOrMore, exponent: Positive, mode: Finite = 0
 ) -> Float[Array, " K"]:
-    """log-probabilities ∝ (1 + |a − mode|)^(−exponent): a peak with heavy tails, Zipf for mode 0.
-
-    Raises InvalidInput for fewer than two arms, a mode that is not finite or an exponent <= 0.
-    """
-    _require_num_arms(num_arms)
-    checks.require_finite("mode", mode)
-    checks.require_positive("exponent", exponent)
+    """Return log-probabilities ∝ (1 + |a − mode|)^(−exponent): heavy tails, Zipf for mode 0."""
     return jax.nn.log_softmax(
         -jnp.asarray(exponent) * jnp.log1p(jnp.abs(jnp.arange(num_arms) - mode))
     )
 
 
-def uniform_reference(num_arms: int) -> Float[Array, " K"]:
-    """log-probabilities −log K. Raises InvalidInput for fewer than two arms."""
-    _require_num_arms(num_arms)
+@checked
+def uniform_reference(num_arms: TwoOrMore) -> Float[Array, " K"]:
+    """Return log-probabilities −log K."""
     return jnp.full(num_arms, -jnp.log(num_arms))
 
 
-def reference_from_probabilities(
-    probabilities: Float[ArrayLike, "*batch K"],
-) -> Float[Array, "*batch K"]:
-    """log-probabilities of a user's own reference; zeros stay excluded.
-
-    Raises InvalidInput if they are no distribution.
-    """
-    checks.require_distribution("reference", probabilities)
-    return _log_probs(probabilities)
+@checked
+def reference_from_probabilities(reference: Probs) -> PerArm:
+    """Return log-probabilities ``[..., K]`` of a user's own reference; zeros stay excluded."""
+    return _log_probs(reference)
 
 
-def far_bandit(width: ArrayLike = 10.0) -> CategoricalBandit:
-    """R1: the reward's peak, arm 70, lies far from the reference's bulk around arm 16; K = 100."""
+def far_bandit(width: Positive = 10.0) -> CategoricalBandit:
+    """Return R1: the reward's peak, arm 70, is far from the reference's bulk at arm 16; K = 100."""
     return CategoricalBandit(bump_reward(100, 70, width), tanh_cauchy_reference(100))
 
 
-def near_bandit(width: ArrayLike = 10.0) -> CategoricalBandit:
-    """R2: the reward's peak, arm 20, lies in the reference's bulk around arm 16; K = 100."""
+def near_bandit(width: Positive = 10.0) -> CategoricalBandit:
+    """Return R2: the reward's peak, arm 20, is in the reference's bulk at arm 16; K = 100."""
     return CategoricalBandit(bump_reward(100, 20, width), tanh_cauchy_reference(100))
 
 
 def bump_bandit(
-    num_arms: int = 100,
-    centre: ArrayLike = 70.0,
-    width: ArrayLike = 10.0,
-    location: ArrayLike = -0.7,
-    scale: ArrayLike = 0.4,
+    num_arms: TwoOrMore = 100,
+    centre: Finite = 70.0,
+    width: Positive = 10.0,
+    location: Finite = -0.7,
+    scale: Positive = 0.4,
 ) -> CategoricalBandit:
-    """A bump of reward anywhere, and a tanh-Cauchy reference anywhere: R1, with every number free.
-
-    Raises InvalidInput as `bump_reward` and `tanh_cauchy_reference` do.
-    """
+    """Return a bump of reward and a tanh-Cauchy reference anywhere: R1, with every number free."""
     return CategoricalBandit(
         bump_reward(num_arms, centre, width), tanh_cauchy_reference(num_arms, location, scale)
     )
 
 
 def min_length(
-    max_length: int = 40, mode: ArrayLike = 12.0, spread: ArrayLike = 0.6
+    max_length: TwoOrMore = 40, mode: Positive = 12.0, spread: Positive = 0.6
 ) -> CategoricalBandit:
-    """Shorter is better: r = −|y|/T over lengths from 0 to T, a right-skewed reference."""
+    """Return the problem where shorter is better: r = −|y|/T; lengths go from 0 to T."""
     reference = skewed_lengths(max_length, mode, spread)
     return CategoricalBandit(-jnp.arange(max_length + 1) / max_length, reference)
 
 
 def mode_length(
-    max_length: int = 40, mode: ArrayLike = 12.0, spread: ArrayLike = 0.6
+    max_length: TwoOrMore = 40, mode: Positive = 12.0, spread: Positive = 0.6
 ) -> CategoricalBandit:
-    """The reference's usual length is best: r = −||y| − mode|/T over lengths from 0 to T."""
+    """Return the problem where the usual length is best: r = −||y| − mode|/T; lengths 0 to T."""
     reference = skewed_lengths(max_length, mode, spread)
     distance = jnp.abs(jnp.arange(max_length + 1) - mode)
     return CategoricalBandit(-distance / max_length, reference)
 
 
 def skew_length(
-    max_length: int = 40, cut: ArrayLike = 12, mode: ArrayLike = 12.0, spread: ArrayLike = 0.6
+    max_length: TwoOrMore = 40, cut: ArrayLike = 12, mode: Positive = 12.0, spread: Positive = 0.6
 ) -> CategoricalBandit:
-    """As `min_length`, but preference data hold no response of more than ``cut`` tokens.
+    """Return `min_length` with preference data of at most ``cut`` tokens.
 
-    Raises InvalidInput for a cut that leaves no data.
+    Raises:
+      InvalidInput: For a cut that leaves no data.
     """
     bandit = min_length(max_length, mode, spread)
     short = truncated(bandit.reference_log_probs, last=cut)
@@ -252,7 +231,7 @@ ENVIRONMENTS = {
 }
 
 
-def _log_probs(probabilities: Float[ArrayLike, "*batch K"]) -> Float[Array, "*batch K"]:
+def _log_probs(probabilities: Float[ArrayLike, "*batch K"]) -> PerArm:
     if isinstance(probabilities, jax.Array):
         return jax.nn.log_softmax(jnp.log(probabilities), axis=-1)
     # A probability below float32's range is small, not zero: its logarithm is taken in float64.
@@ -274,10 +253,5 @@ def _warn_of_lost_optimum(reward: ArrayLike, reference: ArrayLike) -> None:
             f"reference is zero on every arm of the highest reward, {best:g}; no policy under a KL "
             f"penalty gets there, the most it can reach is {reachable[lost].flat[0]:g}",
             CoverageWarning,
-            stacklevel=3,
+            stacklevel=4,  # the caller of the checked `from_arrays`
         )
-
-
-def _require_num_arms(num_arms: int) -> None:
-    if num_arms < 2:
-        raise checks.InvalidInput(f"num_arms is {num_arms}; at least 2 are needed")

@@ -1,4 +1,4 @@
-"""What is measured along a trajectory: divergences, reward, entropy, and the modes that are held.
+"""Measures along a trajectory: divergences, reward, entropy, and the modes that are held.
 
 Policies are ``[..., K]`` and broadcast over leading axes; the target is one, ``[K]``.
 """
@@ -31,10 +31,10 @@ DIVERGED_AT = "diverged_at"
 """The result that says after how many steps a run stopped being finite; -1 if it never did."""
 
 MODE_MASS = 0.95
-"""The share of the target's mass that its modes are taken to hold (`highest_density_set`)."""
+"""Share of the target's mass that its modes hold together (`highest_density_set`)."""
 
 HELD_SHARE = 0.5
-"""A mode counts as held from this share of the target's mass in its basin on."""
+"""Least fraction of the target's basin mass for a mode to count as held."""
 
 
 def measure(
@@ -42,7 +42,7 @@ def measure(
     target_log_probs: Float[Array, " K"],
     reward: Float[Array, " K"] | None = None,
 ) -> dict[str, Float[Array, "*batch"]]:
-    """Every metric of a policy against a target, keyed as `ATTRIBUTES`.
+    """Return every metric of a policy against a target, keyed as `ATTRIBUTES`.
 
     Without a reward (only a target is given), the best arms are the target's most probable, and
     there is no expected reward.
@@ -66,7 +66,7 @@ def measure(
 def highest_density_set(
     log_probs: Float[Array, " K"], mass: float = MODE_MASS
 ) -> Bool[Array, " K"]:
-    """The smallest set of arms, most probable first, that holds at least ``mass``."""
+    """Return the smallest set of arms, most probable first, that holds at least ``mass``."""
     log_probs = jnp.asarray(log_probs)
     order = jnp.argsort(-log_probs)
     probs = jnp.exp(log_probs[order])
@@ -91,7 +91,7 @@ class Basins:
 
     @property
     def count(self) -> Int[Array, ""]:
-        """Number of modes."""
+        """Count the modes."""
         return jnp.sum(self.is_mode)
 
 
@@ -115,7 +115,7 @@ def find_basins(target_log_probs: Float[Array, " K"]) -> Basins:
 
 
 def modes_held(probs: Float[Array, "*batch K"], basins: Basins) -> Int[Array, "*batch"]:
-    """How many of the target's modes a policy holds: at least half the target's mass in the basin.
+    """Count the target's modes that a policy holds: half the target's mass of the basin or more.
 
     The arms are taken in their order on the line; neighbouring arms belong to one mode.
     """
@@ -124,7 +124,7 @@ def modes_held(probs: Float[Array, "*batch K"], basins: Basins) -> Int[Array, "*
 
 
 def basin_masses(probs: Float[Array, "*batch K"], basins: Basins) -> Float[Array, "*batch K"]:
-    """For every arm, the policy's probability of the basin that the arm lies in."""
+    """Return, for every arm, the policy's probability of the basin that the arm lies in."""
     return _basin_masses(jnp.asarray(probs), basins.index)
 
 

@@ -1,6 +1,6 @@
 """Preference data: which responses it covers (C2), and how their pairs are labelled."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,30 +10,43 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from bandits.losses.responses import normalize_preferences
 from theory import checks
 from theory.checks import InvalidInput
+from theory.types import (
+    FiniteNonNegative,
+    Integers,
+    NonNegative,
+    Positive,
+    PositiveProbability,
+    Probability,
+    checked,
+)
 
 Scheme = Literal["all", "best_worst", "random"]
 SCHEMES: tuple[Scheme, ...] = ("all", "best_worst", "random")
 
+Judged = Annotated[Float[Array, " C"], checks.require_finite]
+"""Rewards of C responses, finite."""
 
+
+@checked
 def preference_probabilities(
-    rewards: Float[Array, " C"], temperature: ArrayLike = 0.0, label_noise: ArrayLike = 0.0
+    rewards: Judged, temperature: FiniteNonNegative = 0.0, label_noise: Probability = 0.0
 ) -> Float[Array, "C C"]:
-    """P(i ≻ j) of a labeller, [i, j]: Bradley–Terry, or deterministic at temperature 0.
+    """Return P(i ≻ j) of a labeller, [i, j]: Bradley–Terry, or deterministic at temperature 0.
 
     P = (1 − ε) B + ε (1 − B), B = σ((r_i − r_j)/τ), whose limit at τ = 0 is 1, ½ or 0. Rows and
     columns sum to P_ij + P_ji = 1.
 
+    >>> print(f"{preference_probabilities(jnp.array([0.0, 1.0]), temperature=1.0)[1, 0]:.3f}")
+    0.731
+
     Args:
-      rewards: finite.
+      rewards: r ``[C]``, finite.
       temperature: τ >= 0, in units of the reward: noise of the labeller's taste.
       label_noise: ε from 0 to 1, the probability that a label is flipped.
 
-    Raises InvalidInput for values out of range.
+    Raises:
+      InvalidInput: For an argument that its type does not allow.
     """
-    checks.require_finite("rewards", rewards)
-    checks.require_finite("temperature", temperature)
-    checks.require_nonnegative("temperature", temperature)
-    checks.require_probability("label_noise", label_noise)
     gaps = jnp.asarray(rewards)[:, None] - jnp.asarray(rewards)[None, :]
     noiseless = 0.5 * (1.0 + jnp.sign(gaps))
     soft = jnp.asarray(temperature) > 0
@@ -43,38 +56,38 @@ def preference_probabilities(
     return (1.0 - noise) * probabilities + noise * (1.0 - probabilities)
 
 
+@checked
 def label_pairs(
     key: PRNGKeyArray,
-    rewards: Float[Array, " C"],
+    rewards: Judged,
     scheme: Scheme = "all",
     *,
     num_pairs: int = 1,
-    temperature: ArrayLike = 0.0,
-    label_noise: ArrayLike = 0.0,
-    least_gap: ArrayLike = 0.0,
+    temperature: FiniteNonNegative = 0.0,
+    label_noise: Probability = 0.0,
+    least_gap: NonNegative = 0.0,
 ) -> Float[Array, "C C"]:
-    """Labels for pairs of C responses: the weight of "row preferred to column", with sum 1.
+    """Sample labels for pairs of C responses: the weight of "row preferred to column", with sum 1.
 
     Responses with equal rewards are not told apart: their pairs are left out.
 
     Args:
-      key: of the labels and the choice of pairs.
-      rewards: what the labeller judges by.
+      key: Key of the labels and of the choice of pairs.
+      rewards: ``[C]``, what the labeller judges by.
       scheme: ``all`` pairs, the ``best_worst`` pair, or ``num_pairs`` at ``random``, without
         repeats, of those that are told apart.
-      num_pairs: with ``random``, from 1 to C (C − 1)/2.
-      temperature: of the labeller, as in `preference_probabilities`.
-      label_noise: probability that a label is flipped.
-      least_gap: pairs whose rewards differ by less are left out, >= 0.
+      num_pairs: Number of pairs at ``random``, from 1 to C (C − 1)/2.
+      temperature: As in `preference_probabilities`.
+      label_noise: As in `preference_probabilities`.
+      least_gap: Pairs whose rewards differ by less are left out, >= 0.
 
     Returns:
-      All zero where no pair is left.
+      ``[C, C]``, all zero where no pair is left.
 
     Raises:
-      InvalidInput: fewer than two responses, an unknown scheme, or values out of range.
+      InvalidInput: For fewer than two responses, an unknown scheme, or values out of range.
     """
     checks.require_known("scheme", scheme, SCHEMES)
-    checks.require_nonnegative("least_gap", least_gap)
     rewards = jnp.asarray(rewards)
     count = rewards.shape[-1]
     if count < 2:
@@ -89,18 +102,19 @@ def label_pairs(
     return normalize_preferences(((chosen & wins) | (chosen & ~wins).T).astype(rewards.dtype))
 
 
-def tempered(log_probs: Float[Array, " K"], temperature: ArrayLike) -> Float[Array, " K"]:
-    """π^(1/τ)/Z: flatter than π for τ > 1, sharper below. Raises InvalidInput for τ <= 0."""
-    checks.require_positive("temperature", temperature)
+@checked
+def tempered(log_probs: Float[Array, " K"], temperature: Positive) -> Float[Array, " K"]:
+    """Return log π^(1/τ)/Z: flatter than π for temperatures τ > 1, sharper for 0 < τ < 1."""
     return jax.nn.log_softmax(jnp.asarray(log_probs) / temperature)
 
 
 def truncated(
     log_probs: Float[Array, " K"], first: ArrayLike = 0, last: ArrayLike | None = None
 ) -> Float[Array, " K"]:
-    """π on the arms from ``first`` to ``last`` (inclusive; by default the end), renormalised.
+    """Return π on the arms from ``first`` to ``last`` (included; by default the end).
 
-    Raises InvalidInput if π has no mass there.
+    Raises:
+      InvalidInput: If π has no mass there.
     """
     log_probs = jnp.asarray(log_probs)
     arms = jnp.arange(log_probs.size)
@@ -109,30 +123,29 @@ def truncated(
     return _renormalised(jnp.where(kept, log_probs, -jnp.inf), what)
 
 
-def shifted(log_probs: Float[Array, " K"], arms: ArrayLike) -> Float[Array, " K"]:
-    """π moved by a number of arms (to higher ones if > 0); what leaves the space is lost.
+@checked
+def shifted(log_probs: Float[Array, " K"], arms: Integers) -> Float[Array, " K"]:
+    """Return π moved by a number of arms (to higher ones if > 0); what leaves the space is lost.
 
-    Raises InvalidInput for a shift that leaves no mass.
+    Raises:
+      InvalidInput: For a shift that leaves no mass.
     """
     log_probs = jnp.asarray(log_probs)
-    checks.require_integer("arms", arms)
     source = jnp.arange(log_probs.size) - jnp.asarray(arms)
     inside = (source >= 0) & (source < log_probs.size)
     moved = jnp.where(inside, log_probs[jnp.clip(source, 0, log_probs.size - 1)], -jnp.inf)
     return _renormalised(moved, f"a shift by {arms} arms")
 
 
+@checked
 def covering_fraction(
-    key: PRNGKeyArray, log_probs: Float[Array, " K"], fraction: ArrayLike
+    key: PRNGKeyArray, log_probs: Float[Array, " K"], fraction: PositiveProbability
 ) -> Float[Array, " K"]:
-    """π on a random fraction of its arms, each as likely to be among them, renormalised.
+    """Return π on a random fraction of its arms, each as likely to be among them, renormalised.
 
-    ⌈fraction · n⌉ of the n arms with mass, so at least one.
-
-    Raises InvalidInput for a fraction that is not in (0, 1]: 0 leaves no data.
+    It keeps ⌈fraction · n⌉ of the n arms with mass, so at least one. A fraction is above 0 and at
+    most 1: 0 would leave no data.
     """
-    checks.require_positive("fraction", fraction)
-    checks.require_probability("fraction", fraction)
     log_probs = jnp.asarray(log_probs)
     held = jnp.isfinite(log_probs)
     draws = jnp.where(held, jax.random.uniform(key, log_probs.shape), jnp.inf)
@@ -145,7 +158,7 @@ def covering_fraction(
 def covered_mass(
     reference_log_probs: Float[Array, "*batch K"], data_log_probs: Float[Array, "*batch K"]
 ) -> Float[Array, "*batch"]:
-    """C2 in plain units: the mass of the reference on arms that the data's law can draw."""
+    """Return C2 in plain units: the reference's mass on arms that the data's law can draw."""
     covered = data_log_probs > -jnp.inf
     return jnp.sum(jnp.where(covered, jnp.exp(reference_log_probs), 0.0), axis=-1)
 
@@ -157,7 +170,7 @@ def _choose(
     scheme: Scheme,
     num_pairs: int,
 ) -> Bool[Array, "C C"]:
-    """The pairs that a scheme labels, among those of the upper triangle that can be told apart."""
+    """Return the pairs that a scheme labels, of those in the upper triangle that are told apart."""
     count = rewards.shape[-1]
     if scheme == "all":
         return told_apart

@@ -11,39 +11,25 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from bandits.fitting import minimize
 from bandits.policies.network import Dense, apply_layers, init_layers
-from theory import checks
-from theory.bradley_terry import (
-    RIDGE,
-    bradley_terry_loss,
-    fit_linear,
-    fit_tabular,
-    require_counts,
-    require_data,
-)
+from theory.bradley_terry import RIDGE, bradley_terry_loss, fit_linear, fit_tabular
+from theory.types import Features, FiniteNonNegative, Positive, Preferences, checked
 
-__all__ = [
-    "bradley_terry_loss",
-    "fit_linear",
-    "fit_network",
-    "fit_tabular",
-    "network_rewards",
-    "require_counts",
-]
+__all__ = ["bradley_terry_loss", "fit_linear", "fit_network", "fit_tabular", "network_rewards"]
 
 
+@checked
 def fit_network(
     key: PRNGKeyArray,
-    features: Float[ArrayLike, "K F"],
-    counts: Float[ArrayLike, "K K"],
+    features: Features,
+    counts: Preferences,
     *,
     widths: Sequence[int] = (64, 64),
-    ridge: ArrayLike = RIDGE,
-    learning_rate: ArrayLike = 1e-2,
+    ridge: FiniteNonNegative = RIDGE,
+    learning_rate: Positive = 1e-2,
     steps: int = 500,
 ) -> list[Dense]:
     """Fit a multilayer perceptron φ → r with Adam; `network_rewards` evaluates it.
@@ -68,8 +54,6 @@ def fit_network(
       InvalidInput: What `fit_linear` refuses, except separable data.
     """
     features, counts = jnp.asarray(features, float), jnp.asarray(counts, float)
-    require_data(features, counts, ridge)
-    checks.require_positive("learning_rate", learning_rate)
     sizes = (features.shape[-1], *widths, 1)
     layers = init_layers(key, list(itertools.pairwise(sizes)))
 
@@ -83,5 +67,5 @@ def fit_network(
 
 
 def network_rewards(layers: list[Dense], features: Float[Array, "K F"]) -> Float[Array, " K"]:
-    """The rewards of a fitted network, in nats of log-odds, up to a constant."""
+    """Return the rewards of a fitted network, in nats of log-odds, up to a constant."""
     return apply_layers(layers, features)[..., 0]

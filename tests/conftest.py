@@ -1,4 +1,4 @@
-"""What all tests share: float64, hypothesis' settings, bad counts, the check of transformations."""
+"""What all tests share: float64, hypothesis' settings, the check of transformations."""
 
 import chex
 import jax
@@ -38,27 +38,6 @@ def float64():
     """Run one test in float64; the switch is never global."""
     with jax.enable_x64(True):
         yield
-
-
-ORDER = np.tril(np.ones((4, 4)), -1)
-
-
-@pytest.fixture(
-    params=[
-        (np.zeros((4, 4)), "zero everywhere"),
-        (ORDER - 1.0, "counts.*must be >= 0"),
-        (ORDER + np.diag([0, 0, 1, 0]), "prefers arm 2 to itself"),
-        (ORDER * np.nan, "must be a finite number"),
-        (ORDER[:3], r"counts has shape \(3, 4\)"),
-        (ORDER[0], r"counts has shape \(4,\)"),
-        (np.zeros((1, 1)), "K >= 2 arms"),
-        (np.float64(1.0), r"counts has shape \(\)"),
-    ],
-    ids=["empty", "negative", "itself", "nan", "oblong", "row", "one arm", "scalar"],
-)
-def bad_counts(request):
-    """What is no table of preferences among four arms, and what the refusal says."""
-    return request.param
 
 
 @pytest.fixture

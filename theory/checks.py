@@ -1,13 +1,13 @@
-"""Boundary checks: bad values are refused in one sentence, before any work is done.
+"""Checks of values: what is not allowed is refused in one sentence, before any work is done.
 
 A check looks at values only where there are values: traced arrays pass, so every public function
 can be jitted, differentiated and vmapped. Lengths and shapes are known while tracing and always
-checked.
+checked. `theory.types` makes types of these checks.
 """
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ from jax.typing import ArrayLike
 
 SUM_TOLERANCE = 1e-5
 """How far the sum of a distribution may lie from 1: float32 rounding at K = 10^5, and no typo."""
-
 
 MOST_LISTED = 40
 """How many allowed names a refusal lists."""
@@ -32,10 +31,8 @@ def require_distribution(name: str, probs: ArrayLike) -> None:
     values = concrete(probs)
     if values is None:
         return
-    if np.isnan(values).any():
-        _refuse(name, values, np.isnan(values), "must be a number")
-    if (values < 0).any() or np.isinf(values).any():
-        _refuse(name, values, (values < 0) | np.isinf(values), "must lie between 0 and 1")
+    _require(name, values, lambda p: ~np.isnan(p), "must be a number")
+    _require(name, values, lambda p: (p >= 0) & np.isfinite(p), "must lie between 0 and 1")
     sums = values.sum(axis=-1, dtype=np.float64)
     if (np.abs(sums - 1) > SUM_TOLERANCE).any():
         worst = sums.flat[np.abs(sums - 1).argmax()]
@@ -74,80 +71,57 @@ def require_same_arms(**arrays: ArrayLike) -> None:
             )
 
 
-def require_finite(name: str, values: ArrayLike) -> None:
+def require_finite(name: str, values: ArrayLike, more: str = "") -> None:
     """Refuse NaN, infinities, and numbers that are infinite in JAX's present precision."""
-    _require_finite(name, values)
-
-
-def _require_finite(name: str, values: ArrayLike, more: str = "") -> None:
     known = concrete(values)
     if known is None:
         return
     if not jnp.issubdtype(known.dtype, jnp.number) and known.dtype != bool:
         raise InvalidInput(f"{name} is {values!r}; it must be a finite number{more}")
+    within = " within 32 bits" if np.isfinite(known).all() else ""
     with np.errstate(over="ignore"):
-        held = np.isfinite(known.astype(jax.dtypes.canonicalize_dtype(known.dtype)))
-    if not held.all():
-        within = " within 32 bits" if np.isfinite(known).all() else ""
-        _refuse(name, known, ~held, f"must be a finite number{more}{within}")
+        held = known.astype(jax.dtypes.canonicalize_dtype(known.dtype))
+    _require(name, known, lambda _: np.isfinite(held), f"must be a finite number{more}{within}")
 
 
 def require_nonnegative(name: str, values: ArrayLike) -> None:
     """Refuse negative numbers and NaN."""
-    known = concrete(values)
-    if known is not None and not (known >= 0).all():
-        _refuse(name, known, ~(known >= 0), "must be >= 0")
+    _require(name, values, lambda x: x >= 0, "must be >= 0")
 
 
 def require_positive(name: str, value: ArrayLike) -> None:
     """Refuse anything but finite numbers > 0."""
-    _require_finite(name, value, " > 0")
-    known = concrete(value)
-    if known is not None and not (known > 0).all():
-        _refuse(name, known, ~(known > 0), "must be a finite number > 0")
+    require_finite(name, value, " > 0")
+    _require(name, value, lambda x: x > 0, "must be a finite number > 0")
+
+
+def require_probability(name: str, value: ArrayLike) -> None:
+    """Refuse anything but numbers from 0 to 1."""
+    _require(name, value, lambda x: (x >= 0) & (x <= 1), "must lie between 0 and 1")
 
 
 def positive(name: str, value: ArrayLike) -> ArrayLike:
-    """The value, refused unless finite and > 0; NaN where a traced one is not.
+    """Return the value, refused unless finite and > 0; NaN where a traced one is not.
 
     A sweep's numbers have no values yet when a function is traced. A run with a bad one must not
     look like a result: it gives NaN, and is reported.
     """
     require_positive(name, value)
-    if not isinstance(value, jax.core.Tracer):
-        return value
-    return jnp.where((value > 0) & jnp.isfinite(value), value, jnp.nan)
+    return _nan_unless(value, lambda x: (x > 0) & jnp.isfinite(x))
 
 
 def nonnegative(name: str, value: ArrayLike) -> ArrayLike:
-    """The value, refused unless finite and >= 0; NaN where a traced one is not."""
+    """Return the value, refused unless finite and >= 0; NaN where a traced one is not."""
     require_finite(name, value)
     require_nonnegative(name, value)
-    if not isinstance(value, jax.core.Tracer):
-        return value
-    return jnp.where((value >= 0) & jnp.isfinite(value), value, jnp.nan)
+    return _nan_unless(value, lambda x: (x >= 0) & jnp.isfinite(x))
 
 
 def between(name: str, value: ArrayLike, low: float, high: float) -> ArrayLike:
     """Return the value, refused unless from ``low`` to ``high``; NaN where a traced one is not."""
-    known = concrete(value)
-    if known is None:
-        traced = jnp.asarray(value)
-        return jnp.where((traced >= low) & (traced <= high), traced, jnp.nan)
-    bad = ~((known >= low) & (known <= high))
-    if bad.any():
-        _refuse(name, known, bad, f"must lie between {low:g} and {high:g}")
-    return value
-
-
-def require_probability(name: str, value: ArrayLike) -> None:
-    """Refuse anything but numbers from 0 to 1."""
-    known = concrete(value)
-    if known is None:
-        return
-    bad = ~((known >= 0) & (known <= 1))
-    if bad.any():
-        _refuse(name, known, bad, "must lie between 0 and 1")
+    allowed = f"must lie between {low:g} and {high:g}"
+    _require(name, value, lambda x: (x >= low) & (x <= high), allowed)
+    return _nan_unless(value, lambda x: (x >= low) & (x <= high))
 
 
 def require_index(name: str, index: ArrayLike, num_arms: int) -> None:
@@ -178,8 +152,7 @@ def require_support(name: str, probs: ArrayLike, inside: str, reference: ArrayLi
 
 def require_integer(name: str, value: ArrayLike) -> None:
     """Refuse anything but whole numbers, of either sign."""
-    known = concrete(value)
-    if known is not None and not np.issubdtype(known.dtype, np.integer):
+    if not _is_whole(value):
         raise InvalidInput(f"{name} is {value}; it must be a whole number")
 
 
@@ -188,13 +161,23 @@ def require_whole(name: str, value: ArrayLike, least: int = 1, most: int | None 
     known = concrete(value)
     if known is None:
         return
-    # Beyond 64 bits a whole number is an object to NumPy.
-    is_whole = np.issubdtype(known.dtype, np.integer) or isinstance(value, int)
-    is_whole &= not isinstance(value, bool)
-    if is_whole and (known >= least).all() and (most is None or (known <= most).all()):
+    if _is_whole(value) and (known >= least).all() and (most is None or (known <= most).all()):
         return
     allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
     raise InvalidInput(f"{name} is {value}; it must be a whole number {allowed}")
+
+
+def require_two(name: str, value: ArrayLike) -> None:
+    """Refuse numbers below 2."""
+    known = concrete(value)
+    if known is not None and not (known >= 2).all():
+        raise InvalidInput(f"{name} is {value}; at least 2 are needed")
+
+
+def require_count(name: str, value: ArrayLike) -> None:
+    """Refuse anything but 1, 2, 3, …, which floats may hold."""
+    allowed = "must be a whole number >= 1"
+    _require(name, value, lambda x: (x >= 1) & (x == np.floor(x)) & np.isfinite(x), allowed)
 
 
 def require_multiple(name: str, value: ArrayLike, of: str, unit: int) -> None:
@@ -206,15 +189,31 @@ def require_multiple(name: str, value: ArrayLike, of: str, unit: int) -> None:
 
 
 def require_preferences(name: str, table: ArrayLike) -> None:
-    """Refuse what is no ``[K, K]`` table of weights >= 0 with K >= 2, one of them positive."""
+    """Refuse what is no ``[K, K]`` table of preferences among K >= 2 different arms.
+
+    Its weights are >= 0, at least one is positive, and no arm is preferred to itself.
+    """
     shape = np.shape(table)
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
         raise InvalidInput(f"{name} has shape {shape}; it must be [K, K] for K >= 2 arms")
     require_finite(name, table)
     require_nonnegative(name, table)
     known = concrete(table)
-    if known is not None and not known.any():
+    if known is not None:
+        winners, losers = np.nonzero(known)
+        require_weights(name, winners, losers, known[winners, losers])
+
+
+def require_weights(
+    name: str, winners: np.ndarray, losers: np.ndarray, weights: np.ndarray
+) -> None:
+    """Refuse lists ``[P]`` of pairs without any weight, or with weight of an arm against itself."""
+    if not weights.any():
         raise InvalidInput(f"{name} is zero everywhere; there must be at least one preference")
+    itself = (winners == losers) & (weights > 0)
+    if itself.any():
+        arm = winners[np.argmax(itself)]
+        raise InvalidInput(f"{name} prefers arm {arm} to itself; a pair needs two different arms")
 
 
 def require_one_problem(what: str, **values: tuple[ArrayLike, int]) -> None:
@@ -246,23 +245,6 @@ def require_features(name: str, features: ArrayLike, num_arms: int) -> None:
         )
 
 
-def require_pairs_in_support(
-    name: str, table: ArrayLike, reference_log_probs: ArrayLike, labels: Sequence[object] = ()
-) -> None:
-    """Refuse preferences for or against a response that the reference excludes."""
-    pairs, reference = concrete(table), concrete(reference_log_probs)
-    if pairs is None or reference is None:
-        return
-    excluded = np.isneginf(reference) & (pairs + pairs.T).any(axis=1)
-    if excluded.any():
-        arm = int(np.argmax(excluded))
-        called = repr(str(labels[arm])) if labels else str(arm)
-        raise InvalidInput(
-            f"{name} name arm {called}, which the reference excludes; give it a probability > 0 "
-            "there, or leave its pairs out"
-        )
-
-
 def require_known(name: str, value: str, allowed: Iterable[str]) -> None:
     """Refuse a name that is not among ``allowed``, and suggest the nearest."""
     options = list(allowed)
@@ -280,11 +262,30 @@ def _plain(name: str) -> str:
 
 
 def concrete(values: ArrayLike) -> np.ndarray | None:
-    """The values as NumPy sees them, or None while they are being traced."""
+    """Return the values as NumPy sees them, or None while they are being traced."""
     return None if isinstance(values, jax.core.Tracer) else np.asarray(values)
 
 
-def _refuse(name: str, values: np.ndarray, bad: np.ndarray, allowed: str) -> None:
-    index = tuple(int(i) for i in np.argwhere(bad)[0])
+def _is_whole(value: ArrayLike) -> bool:
+    known = concrete(value)
+    # Beyond 64 bits a whole number is an object to NumPy.
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    return known is None or is_int or np.issubdtype(known.dtype, np.integer)
+
+
+def _require(
+    name: str, values: ArrayLike, holds: Callable[[np.ndarray], np.ndarray], allowed: str
+) -> None:
+    known = concrete(values)
+    if known is None or (held := holds(known)).all():
+        return
+    index = tuple(int(i) for i in np.argwhere(~held)[0])
     where = f"{name}[{', '.join(map(str, index))}]" if index else name
-    raise InvalidInput(f"{where} is {values[index]:g}; it {allowed}")
+    raise InvalidInput(f"{where} is {known[index]:g}; it {allowed}")
+
+
+def _nan_unless(value: ArrayLike, holds: Callable[[jax.Array], jax.Array]) -> ArrayLike:
+    """Return a value as it stands, but a traced one as NaN where it is not allowed."""
+    if not isinstance(value, jax.core.Tracer):
+        return value
+    return jnp.where(holds(value), value, jnp.nan)

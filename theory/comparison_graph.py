@@ -42,6 +42,9 @@ class Finding:
 def undetermined(pairs: Pairs, num_arms: int) -> list[Finding]:
     """List what the pairs leave open, in time that grows with the arms plus the pairs.
 
+    >>> [finding.kind for finding in undetermined(Pairs.from_table([[0, 1], [0, 0]]), num_arms=2)]
+    ['separable']
+
     Args:
       pairs: What was preferred to what; pairs of weight 0 do not count. Not traced.
       num_arms: K >= 2.

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 HALVINGS = 100
-"""Step sizes tried: 1, ½, ¼ …"""
+"""Number of step sizes tried: 1, ½, ¼ …"""
 
 SUFFICIENT = 0.25
-"""Of the decrement that a step must lower the loss by; a Newton step near the end does ½."""
+"""Share of the decrement that a step must gain; a Newton step near the end gains ½."""
 
 Objective = Callable[[Float[Array, " P"]], Float[Array, ""]]
 Curvature = Callable[[Float[Array, " P"]], Float[Array, "P P"]]
@@ -24,23 +24,23 @@ def minimize(
     curvature: Curvature | None = None,
     most_steps: int = 50,
 ) -> Float[Array, " P"]:
-    """The parameters that minimise a convex loss, from any start.
+    """Return the parameters that minimise a convex loss, from any start.
 
     θ ← θ − s H⁺∇, s the largest of 1, ½, ¼ … that lowers the loss by a quarter of s ∇ᵀH⁺∇, until
     this decrement is so small that a last step, whose error is quadratic in the one before, is
     exact. Directions that the loss does not depend on stay where they started.
 
     Args:
-      loss: of the parameters.
-      start: ``[P]``.
-      curvature: H, positive semidefinite; by default the Hessian by autodiff. With another one,
-        such as a Fisher matrix, convergence is linear and the loss need not be convex; the result
-        is then a stationary point.
-      most_steps: after which the result is where the steps are; Newton's method needs fewer than 20
-        on every instance with a finite minimum met.
+      loss: Function of the parameters.
+      start: ``[P]``, finite.
+      curvature: H ``[P, P]``, positive semidefinite; by default the Hessian by autodiff. With
+        another one, such as a Fisher matrix, convergence is linear and the loss need not be convex;
+        the result is then a stationary point.
+      most_steps: Number of steps after which the result is where they are; Newton's method has
+        needed fewer than 20 wherever the minimum is finite.
     """
     hessian = jax.hessian(loss) if curvature is None else curvature
-    # Of the squared distance to the minimum, in the metric of H, before the last step.
+    # Bound of the squared distance to the minimum, in the metric of H, before the last step.
     enough = jnp.finfo(start.dtype).eps ** 1.5
 
     def unfinished(state: _State) -> Bool[Array, ""]:
@@ -67,7 +67,7 @@ class _State(NamedTuple):
 def _apply_pseudoinverse(
     matrix: Float[Array, "P P"], vector: Float[Array, " P"]
 ) -> Float[Array, " P"]:
-    """H⁺v of a symmetric H; directions that H does not see are left out."""
+    """Return H⁺v of a symmetric H; directions that H does not see are left out."""
     values, vectors = jnp.linalg.eigh(matrix)
     rounding = jnp.finfo(values.dtype).eps * values.size * jnp.max(jnp.abs(values))
     seen = values > rounding
@@ -82,7 +82,7 @@ def _largest_step(
     value: Float[Array, ""],
     decrement: Float[Array, ""],
 ) -> Float[Array, ""]:
-    """The largest of 1, ½, ¼ … that lowers the loss enough; 0 if none."""
+    """Return the largest of 1, ½, ¼ … that lowers the loss enough; 0 if none."""
     # At the optimum the last bits decide; a full step must not count as a rise for them.
     rounding = 4 * jnp.finfo(value.dtype).eps * (1.0 + jnp.abs(value))
 

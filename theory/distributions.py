@@ -7,44 +7,46 @@ nothing to the value and nothing to the gradient. NaN gives NaN.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
+
+from theory.types import PerArm, PerProblem
 
 
 @jax.custom_jvp
-def kl_divergence(
-    log_p: Float[Array, "*batch K"], log_q: Float[Array, "*batch K"]
-) -> Float[Array, "*batch"]:
+def kl_divergence(log_p: PerArm, log_q: PerArm) -> PerProblem:
     """Return KL(p‖q) = Σ p (log p − log q) in nats, >= 0; ∞ where q excludes what p does not.
 
     It is summed as Σ [p (log p − log q) − p + q], the same since both sum to 1, of which no term is
     below zero: rounding cannot make it negative.
+
+    >>> log_p, log_q = jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]]))
+    >>> print(f"{kl_divergence(log_p, log_q):.4f}")
+    0.1438
     """
     p, q = jnp.exp(log_p), jnp.exp(log_q)
-    log_ratio = _log_ratio(log_p, log_q)
+    ratio = log_ratio(log_p, log_q)
     # Near p = q the terms cancel: there they are p (e^−L − 1 + L).
-    near = jnp.abs(log_ratio) < 0.5
-    small = jnp.where(near, log_ratio, 0.0)
-    terms = jnp.where(near, p * (jnp.expm1(-small) + small), _masked_product(p, log_ratio) - p + q)
+    near = jnp.abs(ratio) < 0.5
+    small = jnp.where(near, ratio, 0.0)
+    terms = jnp.where(near, p * (jnp.expm1(-small) + small), _masked_product(p, ratio) - p + q)
     return jnp.sum(jnp.where(p == 0, q, jnp.maximum(terms, 0.0)), axis=-1)
 
 
 @kl_divergence.defjvp
 def _kl_jvp(
     primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
-    """The derivative of Σ p (log p − log q) as it stands, for methods are its weights."""
+) -> tuple[PerProblem, PerProblem]:
+    """Return the derivative of Σ p (log p − log q) as it stands: its weights are the methods'."""
     (log_p, log_q), (to_p, to_q) = primals, tangents
     p = jnp.exp(log_p)
     held = p != 0
-    slopes = _masked_product(p, 1.0 + _log_ratio(log_p, log_q))
+    slopes = _masked_product(p, 1.0 + log_ratio(log_p, log_q))
     changes = jnp.where(held, slopes * to_p - p * to_q, 0.0)
     return kl_divergence(log_p, log_q), jnp.sum(changes, axis=-1)
 
 
-def _log_ratio(
-    log_p: Float[Array, "*batch K"], log_q: Float[Array, "*batch K"]
-) -> Float[Array, "*batch K"]:
-    """Log p/q, and 0 where p is 0."""
+def log_ratio(log_p: PerArm, log_q: PerArm) -> PerArm:
+    """Return log p/q, and 0 where p is 0."""
     held = jnp.exp(log_p) != 0
     # Both branches of a `where` are differentiated, so the masked one must be finite too.
     return jnp.where(held, log_p, 0.0) - jnp.where(held, log_q, 0.0)
@@ -54,21 +56,19 @@ def _masked_product(p: Array, values: Array) -> Array:
     return jnp.where(p != 0, p * values, 0.0)
 
 
-def entropy(log_p: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
-    """H(p) = −Σ p log p in nats, from 0 (one category) to log K (uniform)."""
+def entropy(log_p: PerArm) -> PerProblem:
+    """Return H(p) = −Σ p log p in nats, from 0 (one category) to log K (uniform)."""
     p = jnp.exp(log_p)
     return -jnp.sum(jnp.where(p != 0, p * jnp.where(p != 0, log_p, 0.0), 0.0), axis=-1)
 
 
-def concentrability(
-    log_p: Float[Array, "*batch K"], log_q: Float[Array, "*batch K"]
-) -> Float[Array, "*batch"]:
-    """C = max_y p(y)/q(y) >= 1: how far p reaches beyond q; infinite outside q's support.
+def concentrability(log_p: PerArm, log_q: PerArm) -> PerProblem:
+    """Return C = max_y p(y)/q(y) >= 1: how far p reaches beyond q; ∞ outside q's support.
 
     With p the optimal policy and q the reference, this is the measure of geometric alignment
     (condition C1) of Tajwar et al. 2024, arXiv:2404.14367; with q the law of the preference data,
     it is that of coverage (condition C2).
     """
     held = log_p != -jnp.inf
-    log_ratio = jnp.where(held, log_p, 0.0) - jnp.where(held, log_q, 0.0)
-    return jnp.exp(jnp.max(jnp.where(held, log_ratio, -jnp.inf), axis=-1))
+    ratio = jnp.where(held, log_p, 0.0) - jnp.where(held, log_q, 0.0)
+    return jnp.exp(jnp.max(jnp.where(held, ratio, -jnp.inf), axis=-1))

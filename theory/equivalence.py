@@ -22,11 +22,12 @@ only if the columns of φ and of ψ, without their means over the arms that π_r
 same space. Otherwise the two differ: DPO finds the best *likelihood* in the policy class, RLHF the
 reverse-KL projection of the best likelihood in the reward class.
 
-Source: arXiv:2503.01067, section 3. Features ``[K, F]``, counts ``[K, K]``.
+Every function raises `InvalidInput` for an argument that its type does not allow, and for different
+numbers of arms. Source: arXiv:2503.01067, section 3.
 """
 
 import warnings
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +38,11 @@ from jaxtyping import Array, Float
 from theory import bradley_terry, checks, convex
 from theory.distributions import kl_divergence
 from theory.gibbs import gibbs_log_probs
+from theory.pairs import require_pairs_in_support
+from theory.types import Features, LogProbs, PerArm, Positive, Preferences, checked
 
 PROJECTION_STEPS = 500
-"""Of the natural gradient, which converges linearly where the classes differ."""
+"""Most steps of the natural gradient, which converges linearly where the classes differ."""
 
 REMEDY = "add labels that disagree, such as half a label for each order of every pair"
 """For data on which neither problem has a solution."""
@@ -61,23 +64,24 @@ class Alignment(NamedTuple):
     reward: Float[Array, " K"]
 
 
-def implicit_reward(
-    log_probs: Float[ArrayLike, "*batch K"],
-    reference_log_probs: Float[ArrayLike, "*batch K"],
-    beta: ArrayLike,
-) -> Float[Array, "*batch K"]:
-    """β log π/π_ref, the reward whose Gibbs policy is π; `gibbs.gibbs_log_probs` leads back.
+@checked
+def implicit_reward(log_probs: LogProbs, reference_log_probs: LogProbs, beta: Positive) -> PerArm:
+    """Return β log π/π_ref, the reward whose Gibbs policy is π; `gibbs.gibbs_log_probs` leads back.
 
-    −inf where π gives up a response of the reference; 0 where both exclude it, as any number is
-    right there.
+    It is −∞ where π gives up a response of the reference, and 0 where both exclude it, as any
+    number is right there.
 
-    Raises InvalidInput for policies that are no distributions, β <= 0, different numbers of arms,
-    or a π that plays what the reference excludes: no reward leads there.
+    >>> print(f"{implicit_reward(np.log([0.25, 0.75]), np.log([0.5, 0.5]), beta=2.0)[1]:.3f}")
+    0.811
+
+    Args:
+      log_probs: log π ``[..., K]``.
+      reference_log_probs: log π_ref ``[..., K]``.
+      beta: β ``[...]``, > 0.
+
+    Raises:
+      InvalidInput: Also for a π that plays what the reference excludes: no reward leads there.
     """
-    checks.require_log_distribution("log_probs", log_probs)
-    checks.require_log_distribution("reference_log_probs", reference_log_probs)
-    checks.require_same_arms(log_probs=log_probs, reference_log_probs=reference_log_probs)
-    checks.require_positive("beta", beta)
     log_p, log_q = jnp.asarray(log_probs), jnp.asarray(reference_log_probs)
     played, allowed = checks.concrete(log_p > -jnp.inf), checks.concrete(log_q > -jnp.inf)
     if played is not None and allowed is not None and (played & ~allowed).any():
@@ -90,25 +94,27 @@ def implicit_reward(
     return jnp.asarray(beta)[..., None] * ratio
 
 
+@checked
 def class_distance(
     features: Float[ArrayLike, "K F"],
     other_features: Float[ArrayLike, "K G"],
-    reference_log_probs: Float[ArrayLike, " K"] | None = None,
+    reference_log_probs: LogProbs | None = None,
 ) -> float:
-    """How far apart two classes are: the sine of the largest angle between them, from 0 to 1.
+    """Return the sine of the largest angle between two classes, from 0 to 1.
 
-    0 if and only if they are isomorphic; 1 if one holds something that is orthogonal to all of the
-    other. Features count up to a constant, and only on arms that the reference can play.
+    It is 0 if and only if they are isomorphic; 1 if one holds something that is orthogonal to all
+    of the other. Features count up to a constant, and only on arms that the reference can play.
 
-    Raises InvalidInput for features that are no finite ``[K, F]`` tables, tell no arms apart, or
-    are of different numbers of arms.
+    Args:
+      features: ``[K, F]``, finite; not all rows are the same.
+      other_features: ``[K, G]``, likewise.
+      reference_log_probs: log π_ref ``[K]``; by default it can play all arms.
     """
     num_arms = np.shape(features)[0] if np.ndim(features) else 0
     checks.require_features("features", features, num_arms)
     checks.require_features("other_features", other_features, num_arms)
     held = np.ones(num_arms, bool)
     if reference_log_probs is not None:
-        checks.require_log_distribution("reference_log_probs", reference_log_probs)
         held = np.asarray(reference_log_probs) > -np.inf
         if held.shape != (num_arms,):
             raise checks.InvalidInput(
@@ -120,48 +126,53 @@ def class_distance(
     return float(min(max(np.linalg.norm(part, 2) if part.size else 0.0 for part in outside), 1.0))
 
 
+@checked
 def are_isomorphic(
     features: Float[ArrayLike, "K F"],
     other_features: Float[ArrayLike, "K G"],
-    reference_log_probs: Float[ArrayLike, " K"] | None = None,
-    tolerance: float = 1e-9,
+    reference_log_probs: LogProbs | None = None,
+    tolerance: Annotated[float, checks.require_nonnegative] = 1e-9,
 ) -> bool:
-    """Whether linear rewards on the one and log-linear policies on the other are the same class.
+    """Tell whether rewards linear in one and policies log-linear in the other are the same class.
 
-    Raises InvalidInput as `class_distance` does.
+    They are if their `class_distance`, of which the other arguments are, is at most ``tolerance``.
     """
-    checks.require_nonnegative("tolerance", tolerance)
     return class_distance(features, other_features, reference_log_probs) <= tolerance
 
 
+@checked
 def fit_dpo(
-    features: Float[ArrayLike, "K F"],
-    counts: Float[ArrayLike, "K K"],
-    reference_log_probs: Float[ArrayLike, " K"],
-    beta: ArrayLike,
+    features: Features, counts: Preferences, reference_log_probs: LogProbs, beta: Positive
 ) -> Alignment:
-    """The log-linear policy π_ref exp(φ θ)/Z of least DPO loss, exactly: it is convex in θ.
+    """Return the log-linear policy π_ref exp(φ θ)/Z of least DPO loss: it is convex in θ.
 
-    −Σ n_ab log σ(β h_ab) / Σ n, h the difference of log π/π_ref, which is linear in θ.
+    The loss is −Σ n_ab log σ(β h_ab) / Σ n, h the difference of log π/π_ref, which is linear in θ.
+    Where the data leave θ open it is the one of least norm, with an `UndeterminedWarning`.
 
-    Where the data leave θ open it is the one of least norm, with an UndeterminedWarning. Raises
-    InvalidInput as `bradley_terry.fit_linear` without a ridge, for a reference that is no
-    distribution or excludes a response that is in some pair, and for β <= 0.
+    Args:
+      features: φ ``[K, F]``.
+      counts: n ``[K, K]``, [a, b] how often a was preferred to b.
+      reference_log_probs: log π_ref ``[K]``.
+      beta: β > 0, a number.
+
+    Raises:
+      InvalidInput: Also for separable counts, and for a pair of what the reference excludes.
     """
-    features, counts, reference = _checked(features, counts, reference_log_probs, beta)
+    features, counts, reference = _one_problem(features, counts, reference_log_probs, beta)
     bradley_terry.require_finite_optimum(features, counts, remedy=REMEDY)
     _warn_of_open_directions("features", features, counts, reference)
     return _fit_dpo(features, counts, reference, jnp.asarray(beta, features.dtype))
 
 
+@checked
 def fit_rlhf(
-    policy_features: Float[ArrayLike, "K F"],
-    reward_features: Float[ArrayLike, "K G"],
-    counts: Float[ArrayLike, "K K"],
-    reference_log_probs: Float[ArrayLike, " K"],
-    beta: ArrayLike,
+    policy_features: Features,
+    reward_features: Features,
+    counts: Preferences,
+    reference_log_probs: LogProbs,
+    beta: Positive,
 ) -> Alignment:
-    """The linear reward ψ w of maximum likelihood, and the best log-linear policy under it.
+    """Return the linear reward ψ w of maximum likelihood, and the best log-linear policy under it.
 
     The second stage maximises E_π[r] − β KL(π‖π_ref) over π = π_ref exp(φ θ)/Z by natural gradient
     with halved steps. A full step is the regression of r/β on φ under π, which ends it at once
@@ -169,10 +180,14 @@ def fit_rlhf(
     stationary point at least as good as the reference. Probabilities are exact to rounding; the
     logarithms of those below 1e-12 are not.
 
-    Warns and raises as `fit_dpo` does.
+    Args:
+      policy_features: φ ``[K, F]``.
+      reward_features: ψ ``[K, G]``.
+      counts: As in `fit_dpo`, of which the other arguments, warnings and errors are, too.
+      reference_log_probs: As there.
+      beta: As there.
     """
-    features, counts, reference = _checked(policy_features, counts, reference_log_probs, beta)
-    checks.require_features("reward_features", reward_features, len(counts))
+    features, counts, reference = _one_problem(policy_features, counts, reference_log_probs, beta)
     bradley_terry.require_finite_optimum(reward_features, counts, remedy=REMEDY)
     _warn_of_open_directions("reward_features", reward_features, counts, reference)
     weights = bradley_terry.fit_linear(reward_features, counts, ridge=0.0)
@@ -188,7 +203,7 @@ def project_gibbs(
     reference_log_probs: Float[Array, " K"],
     beta: Float[Array, ""],
 ) -> Float[Array, " K"]:
-    """The second stage of `fit_rlhf`: the reverse-KL projection of a Gibbs policy on a class."""
+    """Return the second stage of `fit_rlhf`: the reverse-KL projection of a Gibbs policy."""
     target = gibbs_log_probs(reward, reference_log_probs, beta)
 
     def distance(theta: Float[Array, " F"]) -> Float[Array, ""]:
@@ -250,7 +265,7 @@ def _warn_of_open_directions(
             f"counts leave {whole - seen} of {whole} directions of {name} open; the parameters of "
             "least norm are taken, which depend on how the features are written",
             UndeterminedWarning,
-            stacklevel=3,
+            stacklevel=4,  # the caller of a checked fit
         )
 
 
@@ -260,23 +275,20 @@ def _rank(rows: Float[np.ndarray, "n F"]) -> int:
 
 
 def _basis(features: Float[np.ndarray, "K F"]) -> Float[np.ndarray, "K R"]:
-    """An orthonormal basis of the columns without their means."""
+    """Return an orthonormal basis of the columns without their means."""
     centred = features - features.mean(axis=0, keepdims=True)
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)
     rounding = np.finfo(np.float64).eps * max(features.shape)
     return left[:, singular > rounding * max(singular.max(initial=0.0), np.abs(features).max())]
 
 
-def _checked(
+def _one_problem(
     features: ArrayLike, counts: ArrayLike, reference_log_probs: ArrayLike, beta: ArrayLike
 ) -> tuple[Float[Array, "K F"], Float[Array, "K K"], Float[Array, " K"]]:
-    table, pairs = jnp.asarray(features, float), jnp.asarray(counts, float)
-    bradley_terry.require_data(table, pairs)
-    checks.require_log_distribution("reference_log_probs", reference_log_probs)
-    checks.require_same_arms(counts=counts, reference_log_probs=reference_log_probs)
-    checks.require_positive("beta", beta)
+    """Return the arrays of one fit, refused if they are of several or outside the support."""
     checks.require_one_problem(
         "a fit", reference_log_probs=(reference_log_probs, 1), beta=(beta, 0)
     )
-    checks.require_pairs_in_support("counts", counts, reference_log_probs)
+    require_pairs_in_support("counts", counts, reference_log_probs)
+    table, pairs = jnp.asarray(features, float), jnp.asarray(counts, float)
     return table, pairs, jnp.asarray(reference_log_probs, float)

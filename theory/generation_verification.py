@@ -18,10 +18,11 @@ small search: by the theorem above they are isomorphic to the additive rewards.
 **What a table can know.** n pairs of independent uniform responses show a share
 1 − (1 − 1/K)^{2n} of the K = V^L responses; of the others a table knows nothing.
 
-Source: arXiv:2503.01067, sections 4 and 5. Token tables are ``[L, V]``.
+Token tables are ``[L, V]``, a row a token. Every function raises `InvalidInput` for an argument
+that its type does not allow. Source: arXiv:2503.01067, sections 4 and 5.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,20 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from theory import checks
+from theory.types import NonNegative, PerProblem, Positive, TokenLogProbs, TwoOrMore, Whole, checked
+
+
+def _require_tokens(name: str, rewards: ArrayLike) -> None:
+    if np.ndim(rewards) != 2:
+        raise checks.InvalidInput(
+            f"{name} has shape {np.shape(rewards)}; it must be [L, V], a row a token"
+        )
+    checks.require_arms(name, rewards)
+    checks.require_finite(name, rewards)
+
+
+TokenRewards = Annotated[Float[ArrayLike, "L V"], _require_tokens]
+"""w_t(v), finite: a row for each of L tokens, a column for each of V >= 2 values."""
 
 
 class ClassSizes(NamedTuple):
@@ -50,92 +65,98 @@ class ClassSizes(NamedTuple):
     optimal_policies: int
 
 
-def class_sizes(num_values: int, length: int) -> ClassSizes:
-    """How many free parameters each class has.
+@checked
+def class_sizes(num_values: TwoOrMore, length: Whole) -> ClassSizes:
+    """Return how many free parameters each class has.
 
-    Raises InvalidInput for fewer than two values or one token.
+    >>> class_sizes(2, 3).policies, class_sizes(2, 3).additive_rewards
+    (7, 3)
+
+    Args:
+      num_values: V >= 2.
+      length: L >= 1, in tokens.
     """
-    _require_space(num_values, length)
     # Python's integers, which do not overflow.
     responses = int(num_values) ** int(length)
     tokens = length * (num_values - 1)
     return ClassSizes(responses, responses - 1, responses - 1, tokens, tokens)
 
 
-def token_features(sequences: Int[ArrayLike, "K L"], num_values: int) -> Float[np.ndarray, "K LV"]:
-    """One column for each value at each place, 1 where the response has it: additive rewards φ w.
+@checked
+def token_features(
+    sequences: Int[ArrayLike, "K L"], num_values: TwoOrMore
+) -> Float[np.ndarray, "K LV"]:
+    """Return φ of additive rewards φ w: a column for each value at each place, 1 where it stands.
 
-    Raises InvalidInput for sequences that are no table of tokens from 0 to num_values - 1.
+    Args:
+      sequences: K responses of L tokens each, from 0 to V − 1.
+      num_values: V >= 2.
+
+    Raises:
+      InvalidInput: Also for sequences that are no table of such tokens.
     """
     tokens = np.asarray(sequences)
     if tokens.ndim != 2:
         raise checks.InvalidInput(
             f"sequences has shape {tokens.shape}; it must be [K, L], a row a response"
         )
-    _require_space(num_values, tokens.shape[1])
+    checks.require_whole("length", tokens.shape[1])
     checks.require_index("sequences", tokens, num_values)
     return np.eye(num_values, dtype=np.float32)[tokens].reshape(len(tokens), -1)
 
 
+@checked
 def optimal_tokens(
-    token_rewards: Float[ArrayLike, "L V"],
-    token_reference_log_probs: Float[ArrayLike, "L V"],
-    beta: ArrayLike,
+    token_rewards: TokenRewards, token_reference_log_probs: TokenLogProbs, beta: Positive
 ) -> Float[Array, "L V"]:
-    """Log π_t of the product policy that is optimal for an additive reward.
+    """Return log π_t of the product policy that is optimal for an additive reward.
 
-    Raises InvalidInput for rewards that are no finite ``[L, V]`` table, references of which a row
-    is no distribution, another shape, or β <= 0.
+    Args:
+      token_rewards: w_t(v).
+      token_reference_log_probs: log π_ref,t(v), in nats.
+      beta: β > 0, in units of the reward for a nat.
+
+    Raises:
+      InvalidInput: Also for tables of different shapes.
     """
-    _require_tokens(token_rewards)
-    checks.require_log_distribution("token_reference_log_probs", token_reference_log_probs)
     _require_same_shape(
         token_reference_log_probs=token_reference_log_probs, token_rewards=token_rewards
     )
-    checks.require_positive("beta", beta)
     return jax.nn.log_softmax(
         jnp.asarray(token_reference_log_probs) + jnp.asarray(token_rewards) / jnp.asarray(beta)
     )
 
 
+@checked
 def expected_additive_reward(
-    token_log_probs: Float[ArrayLike, "L V"], token_rewards: Float[ArrayLike, "L V"]
+    token_log_probs: TokenLogProbs, token_rewards: TokenRewards
 ) -> Float[Array, ""]:
-    """E_π[r] = Σ_t Σ_v π_t(v) w_t(v) of a product policy, without listing its responses.
+    """Return E_π[r] = Σ_t Σ_v π_t(v) w_t(v) of a product policy, without listing its responses.
 
-    Raises InvalidInput as `optimal_tokens` does.
+    Raises:
+      InvalidInput: Also for tables of different shapes.
     """
-    _require_tokens(token_rewards)
-    checks.require_log_distribution("token_log_probs", token_log_probs)
     _require_same_shape(token_log_probs=token_log_probs, token_rewards=token_rewards)
     return jnp.sum(jnp.exp(jnp.asarray(token_log_probs)) * jnp.asarray(token_rewards))
 
 
-def best_additive_reward(token_rewards: Float[ArrayLike, "L V"]) -> Float[Array, ""]:
-    """max_y r(y) = Σ_t max_v w_t(v). Raises InvalidInput as `optimal_tokens` does."""
-    _require_tokens(token_rewards)
+@checked
+def best_additive_reward(token_rewards: TokenRewards) -> Float[Array, ""]:
+    """Return max_y r(y) = Σ_t max_v w_t(v)."""
     return jnp.sum(jnp.max(jnp.asarray(token_rewards), axis=-1))
 
 
-def seen_share(num_responses: ArrayLike, pairs: ArrayLike) -> Float[Array, "*batch"]:
-    """Expected share of K responses in n pairs of independent uniform ones: 1 − (1 − 1/K)^{2n}.
+@checked
+def seen_share(
+    num_responses: Annotated[Float[ArrayLike, "*batch"], checks.require_two], pairs: NonNegative
+) -> PerProblem:
+    """Return the expected share of K responses in n pairs of independent uniform ones.
 
-    Raises InvalidInput for K < 2 or n < 0.
+    It is 1 − (1 − 1/K)^{2n}, for K = ``num_responses`` >= 2 and n = ``pairs`` >= 0.
     """
     # As a float: spaces of sequences are larger than any integer type.
     size = jnp.asarray(num_responses, float)
-    checks.require_nonnegative("pairs", pairs)
-    known = checks.concrete(size)
-    if known is not None and not (known >= 2).all():
-        raise checks.InvalidInput(f"num_responses is {num_responses}; at least 2 are needed")
     return -jnp.expm1(2.0 * jnp.asarray(pairs) * jnp.log1p(-1.0 / size))
-
-
-def _require_space(num_values: int, length: int) -> None:
-    checks.require_whole("num_values", num_values)
-    checks.require_whole("length", length)
-    if num_values < 2:
-        raise checks.InvalidInput(f"num_values is {num_values}; at least 2 are needed")
 
 
 def _require_same_shape(**tables: ArrayLike) -> None:
@@ -144,12 +165,3 @@ def _require_same_shape(**tables: ArrayLike) -> None:
         raise checks.InvalidInput(
             f"{name} has shape {np.shape(first)} but {other} {np.shape(second)}; they must match"
         )
-
-
-def _require_tokens(token_rewards: ArrayLike) -> None:
-    if np.ndim(token_rewards) != 2:
-        raise checks.InvalidInput(
-            f"token_rewards has shape {np.shape(token_rewards)}; it must be [L, V], a row a token"
-        )
-    checks.require_arms("token_rewards", token_rewards)
-    checks.require_finite("token_rewards", token_rewards)

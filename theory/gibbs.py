@@ -9,49 +9,50 @@ E_π[r] − β KL(π‖π_ref) = β E_π[log π* − log π_ref + log Z − log 
 So π* is the optimum, β log Z is its value, and maximising J is minimising the *reverse* KL to π*.
 A category that the reference excludes has π* = 0 whatever its reward: a zero stays zero, exactly.
 
-Everything is in log space; rewards ``[..., K]``, reference log-probabilities ``[..., K]`` (``-inf``
-allowed), β scalar or ``[...]``; leading axes broadcast. Source: arXiv:2404.14367, section 3.
+Everything is in log space; arguments have the shapes and ranges of their types, and leading axes
+broadcast. Source: arXiv:2404.14367, section 3.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from theory import checks
 from theory.distributions import kl_divergence
+from theory.types import LogProbs, NonNegative, PerArm, PerProblem, Positive, Rewards, checked
 
 LOG_RANGE, BISECTIONS = 20.0, 60
 """Of log β around the range of rewards, and its halvings: more than the bits of a double."""
 
 
-def gibbs_log_probs(
-    reward: Float[ArrayLike, "*batch K"],
-    reference_log_probs: Float[ArrayLike, "*batch K"],
-    beta: Float[ArrayLike, "*batch"],
-) -> Float[Array, "*batch K"]:
-    """Log π* = log π_ref + r/β − log Z, the optimum of the KL-regularised objective.
+@checked
+def gibbs_log_probs(reward: Rewards, reference_log_probs: LogProbs, beta: Positive) -> PerArm:
+    """Return log π* = log π_ref + r/β − log Z, the optimum of the KL-regularised objective.
 
-    Raises InvalidInput for non-finite rewards, a reference that is no distribution, β <= 0, or
-    different numbers of arms.
+    >>> import numpy as np
+    >>> print(np.exp(gibbs_log_probs(np.log([1, 3]), np.log([0.5, 0.5]), 1.0)).round(4))
+    [0.25 0.75]
+
+    Args:
+      reward: r ``[..., K]``, finite.
+      reference_log_probs: log π_ref ``[..., K]`` in nats; ``-inf`` on excluded arms.
+      beta: β ``[...]``, > 0, in units of the reward for a nat.
+
+    Raises:
+      InvalidInput: For an argument that its type does not allow, or different numbers of arms.
     """
-    _require(reward, reference_log_probs, beta)
     return jax.nn.log_softmax(_tilted(reward, reference_log_probs, beta), axis=-1)
 
 
+@checked
 def regularised_objective(
-    log_probs: Float[ArrayLike, "*batch K"],
-    reward: Float[ArrayLike, "*batch K"],
-    reference_log_probs: Float[ArrayLike, "*batch K"],
-    beta: Float[ArrayLike, "*batch"],
-) -> Float[Array, "*batch"]:
-    """J(π) = E_π[r] − β KL(π‖π_ref), in units of the reward; −inf outside the reference's support.
+    log_probs: LogProbs, reward: Rewards, reference_log_probs: LogProbs, beta: Positive
+) -> PerProblem:
+    """Return J(π) = E_π[r] − β KL(π‖π_ref), in units of the reward.
 
-    Raises as `gibbs_log_probs` does.
+    It is −∞ for a policy ``log_probs [..., K]`` outside the reference's support. The other
+    arguments and errors are those of `gibbs_log_probs`.
     """
-    checks.require_log_distribution("log_probs", log_probs)
-    checks.require_same_arms(reward=reward, log_probs=log_probs)
-    _require(reward, reference_log_probs, beta)
     log_p = jnp.asarray(log_probs)
     expected_reward = jnp.sum(jnp.exp(log_p) * jnp.asarray(reward), axis=-1)
     return expected_reward - jnp.asarray(beta) * kl_divergence(
@@ -59,37 +60,34 @@ def regularised_objective(
     )
 
 
-def optimal_value(
-    reward: Float[ArrayLike, "*batch K"],
-    reference_log_probs: Float[ArrayLike, "*batch K"],
-    beta: Float[ArrayLike, "*batch"],
-) -> Float[Array, "*batch"]:
-    """Max J = J(π*) = β log Z = β log Σ π_ref exp(r/β), in units of the reward.
+@checked
+def optimal_value(reward: Rewards, reference_log_probs: LogProbs, beta: Positive) -> PerProblem:
+    """Return max J = J(π*) = β log Z = β log Σ π_ref exp(r/β), in units of the reward.
 
-    Raises as `gibbs_log_probs` does.
+    Arguments and errors are those of `gibbs_log_probs`.
     """
-    _require(reward, reference_log_probs, beta)
     tilted = _tilted(reward, reference_log_probs, beta)
     return jnp.asarray(beta) * jax.nn.logsumexp(tilted, axis=-1)
 
 
-def gibbs_at_kl(
-    reward: Float[ArrayLike, "*batch K"],
-    reference_log_probs: Float[ArrayLike, "*batch K"],
-    divergence: Float[ArrayLike, "*batch"],
-) -> Float[Array, "*batch K"]:
-    """Log of the policy of highest reward among those with KL(π‖π_ref) <= divergence, in nats.
+@checked
+def gibbs_at_kl(reward: Rewards, reference_log_probs: LogProbs, divergence: NonNegative) -> PerArm:
+    """Return the log of the policy of highest reward with KL(π‖π_ref) <= divergence.
 
     It is the Gibbs policy of the β at which its KL is that: KL(π_β‖π_ref) falls with β, as its
     derivative in 1/β is Var_π(r)/β >= 0. Found by bisection of log β. Where even β → 0 stays
     nearer, the result is that limit.
 
-    Raises InvalidInput for a divergence < 0, and as `gibbs_log_probs` does.
+    Args:
+      reward: As in `gibbs_log_probs`.
+      reference_log_probs: As in `gibbs_log_probs`.
+      divergence: ``[...]``, >= 0, in nats; it may be infinite.
+
+    Raises:
+      InvalidInput: As in `gibbs_log_probs`.
     """
-    checks.require_nonnegative("divergence", divergence)
     reward, reference = jnp.asarray(reward), jnp.asarray(reference_log_probs)
     limit = jnp.asarray(divergence)
-    _require(reward, reference, 1.0)
     # Only differences on the support matter.
     held = jnp.isfinite(reference)
     reward = reward - jnp.max(jnp.where(held, reward, -jnp.inf), axis=-1, keepdims=True)
@@ -98,7 +96,7 @@ def gibbs_at_kl(
     scale = jnp.where(spread > 0, spread, 1.0)
     shape = jnp.broadcast_shapes(scale.shape, limit.shape)
 
-    def policy(log_beta: Float[Array, "*batch"]) -> Float[Array, "*batch K"]:
+    def policy(log_beta: PerProblem) -> PerArm:
         beta = scale * jnp.exp(log_beta)
         return jax.nn.log_softmax(_tilted(reward, reference, beta), axis=-1)
 
@@ -113,15 +111,5 @@ def gibbs_at_kl(
     return policy(log_beta)
 
 
-def _tilted(
-    reward: ArrayLike, reference_log_probs: ArrayLike, beta: ArrayLike
-) -> Float[Array, "*batch K"]:
+def _tilted(reward: ArrayLike, reference_log_probs: ArrayLike, beta: ArrayLike) -> PerArm:
     return jnp.asarray(reference_log_probs) + jnp.asarray(reward) / jnp.asarray(beta)[..., None]
-
-
-def _require(reward: ArrayLike, reference_log_probs: ArrayLike, beta: ArrayLike) -> None:
-    checks.require_finite("reward", reward)
-    checks.require_arms("reward", reward)
-    checks.require_log_distribution("reference_log_probs", reference_log_probs)
-    checks.require_same_arms(reward=reward, reference_log_probs=reference_log_probs)
-    checks.require_positive("beta", beta)

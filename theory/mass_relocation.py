@@ -27,158 +27,122 @@ As min <= L, I <= max, the conditions p > q1 (case 1), q > p1 (case 2) and q exp
 are sufficient. Both KLs stay finite only if q is positive wherever p is; categories with p = 0 keep
 exactly zero mass, for a logit of −∞ does not move.
 
-Arrays are ``[..., K]`` probabilities, broadcast over leading axes; learning rates and category
-indices are scalars or ``[...]``.
+Arguments have the shapes and ranges of their types, and leading axes broadcast: p ``[..., K]`` is
+the policy, q ``[..., K]`` the target, and ``first`` and ``second`` are x1 and x2. Every function
+raises `InvalidInput` for an argument that its type does not allow, and for different numbers of
+arms; those that need a finite KL(p‖q) also for a q that is zero where p is not.
 """
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from theory import checks
 from theory.distributions import kl_divergence
+from theory.types import Arm, FiniteNonNegative, PerArm, PerProblem, Positive, Probs, checked
 
 
-def forward_kl_step(
-    p: Float[ArrayLike, "*batch K"],
-    q: Float[ArrayLike, "*batch K"],
-    learning_rate: Float[ArrayLike, "*batch"],
-) -> Float[Array, "*batch K"]:
-    """The policy after one gradient step on KL(q‖p): p' ∝ p exp(η (q − p)).
+@checked
+def forward_kl_step(p: Probs, q: Probs, learning_rate: Positive) -> PerArm:
+    """Return the policy after one gradient step on KL(q‖p): p' ∝ p exp(η (q − p)), η > 0.
 
     *Proof.* ∂KL(q‖p)/∂θ_i = −Σ_k q_k (1[k = i] − p_i) = p_i − q_i. ∎
-
-    Raises InvalidInput if p or q is no distribution, they differ in length, or η <= 0.
     """
-    _require(p, q, learning_rate)
     p, q = jnp.asarray(p), jnp.asarray(q)
     return _step(p, q - p, learning_rate)
 
 
-def reverse_kl_step(
-    p: Float[ArrayLike, "*batch K"],
-    q: Float[ArrayLike, "*batch K"],
-    learning_rate: Float[ArrayLike, "*batch"],
-) -> Float[Array, "*batch K"]:
-    """The policy after one gradient step on KL(p‖q): p' ∝ p exp(−η p ∘ (log(p/q) − KL(p‖q))).
+@checked
+def reverse_kl_step(p: Probs, q: Probs, learning_rate: Positive) -> PerArm:
+    """Return the policy after a step on KL(p‖q): p' ∝ p exp(−η p ∘ (log(p/q) − KL(p‖q))), η > 0.
 
     *Proof.* With d = log(p/q): ∂/∂θ_i Σ_k p_k d_k = Σ_k p_k (1[k = i] − p_i)(d_k + 1)
     = p_i (d_i − Σ_k p_k d_k) = p_i (d_i − KL). ∎
 
-    Raises as `forward_kl_step` does, and if q is zero where p is not (the KL is infinite).
+    Raises:
+      InvalidInput: Also where the KL is infinite.
     """
-    _require(p, q, learning_rate)
     checks.require_support("p", p, "q", q)
     p, q = jnp.asarray(p), jnp.asarray(q)
     return _step(p, -p * _centred_log_ratio(p, q), learning_rate)
 
 
-def relative_change(
-    p: Float[ArrayLike, "*batch K"],
-    p_next: Float[ArrayLike, "*batch K"],
-    first: Int[ArrayLike, "*batch"],
-    second: Int[ArrayLike, "*batch"],
-) -> Float[Array, "*batch"]:
-    """Δ = log p'(x1)/p(x1) − log p'(x2)/p(x2): how much a step favours x1 over x2, in nats.
+@checked
+def relative_change(p: Probs, p_next: Probs, first: Arm, second: Arm) -> PerProblem:
+    """Return Δ = log p'(x1)/p(x1) − log p'(x2)/p(x2): how much a step favours x1, in nats.
 
-    NaN or infinite where a category has no mass before the step: its change is undefined.
-    Raises InvalidInput if p or p_next is no distribution or a category is outside 0 .. K − 1.
+    It is NaN or infinite where a category has no mass before the step: its change is undefined.
     """
-    checks.require_distribution("p", p)
-    checks.require_distribution("p_next", p_next)
-    checks.require_same_arms(p=p, p_next=p_next)
-    _require_pair(p, first, second)
     change = jnp.log(jnp.asarray(p_next)) - jnp.log(jnp.asarray(p))
     return _at(change, first) - _at(change, second)
 
 
-def relocation_gap(
-    p: Float[ArrayLike, "*batch K"],
-    q: Float[ArrayLike, "*batch K"],
-    first: Int[ArrayLike, "*batch"],
-    second: Int[ArrayLike, "*batch"],
-) -> Float[Array, "*batch"]:
-    """(Δʳ − Δᶠ)/η for any pair of categories: equation (*), the same for every step size η.
+@checked
+def relocation_gap(p: Probs, q: Probs, first: Arm, second: Arm) -> PerProblem:
+    """Return (Δʳ − Δᶠ)/η for any pair of categories: equation (*), the same for every step size η.
 
-    Raises InvalidInput if p or q is no distribution, q is zero where p is not, they differ in
-    length, or a category is outside 0 .. K − 1.
+    Raises:
+      InvalidInput: Also where the reverse KL is infinite.
     """
-    _require(p, q)
     checks.require_support("p", p, "q", q)
-    _require_pair(p, first, second)
     p, q = jnp.asarray(p), jnp.asarray(q)
     gap = -p * _centred_log_ratio(p, q) - (q - p)
     return _at(gap, first) - _at(gap, second)
 
 
-def reverse_moves_more(
-    p: Float[ArrayLike, "*batch K"],
-    q: Float[ArrayLike, "*batch K"],
-    first: Int[ArrayLike, "*batch"],
-    second: Int[ArrayLike, "*batch"],
-) -> Bool[Array, "*batch"]:
-    """Whether reverse KL moves more mass from x2 to x1 than forward KL: Δʳ > Δᶠ, any η > 0.
+def reverse_moves_more(p: Probs, q: Probs, first: Arm, second: Arm) -> Bool[Array, "*batch"]:
+    """Tell whether reverse KL moves more mass from x2 to x1 than forward KL: Δʳ > Δᶠ, any η > 0.
 
-    Raises as `relocation_gap` does.
+    Errors are those of `relocation_gap`.
     """
     return relocation_gap(p, q, first, second) > 0
 
 
-def equal_policy_threshold(
-    q: Float[ArrayLike, "*batch K"],
-    first: Int[ArrayLike, "*batch"],
-    second: Int[ArrayLike, "*batch"],
-) -> Float[Array, "*batch"]:
-    """Case 1: where p(x1) = p(x2) = p and q(x1) > q(x2), reverse moves more iff p > this.
+@checked
+def equal_policy_threshold(q: Probs, first: Arm, second: Arm) -> PerProblem:
+    """Return L(q(x1), q(x2)), the threshold of case 1.
 
-    The threshold is L(q(x1), q(x2)). Raises InvalidInput if q is no distribution or a category is
-    outside 0 .. K − 1.
+    Where p(x1) = p(x2) = p and q(x1) > q(x2), reverse moves more if and only if p is above it.
     """
-    checks.require_distribution("q", q)
-    _require_pair(q, first, second)
     q = jnp.asarray(q)
     return logarithmic_mean(_at(q, first), _at(q, second))
 
 
-def equal_target_threshold(
-    p: Float[ArrayLike, "*batch K"],
-    q: Float[ArrayLike, "*batch K"],
-    first: Int[ArrayLike, "*batch"],
-    second: Int[ArrayLike, "*batch"],
-) -> Float[Array, "*batch"]:
-    """Cases 2 and 3: where q(x1) = q(x2) = q and p(x1) > p(x2), reverse moves more iff q > this.
+@checked
+def equal_target_threshold(p: Probs, q: Probs, first: Arm, second: Arm) -> PerProblem:
+    """Return I(p(x1), p(x2)) exp(−KL(p‖q)), the threshold of cases 2 and 3.
 
-    The threshold is I(p(x1), p(x2)) exp(−KL(p‖q)). Raises as `relocation_gap` does.
+    Where q(x1) = q(x2) = q and p(x1) > p(x2), reverse moves more if and only if q is above it.
+    Errors are those of `relocation_gap`.
     """
-    _require(p, q)
     checks.require_support("p", p, "q", q)
-    _require_pair(p, first, second)
     p, q = jnp.asarray(p), jnp.asarray(q)
     mean = identric_mean(_at(p, first), _at(p, second))
     return mean * jnp.exp(-kl_divergence(jnp.log(p), jnp.log(q)))
 
 
-def logarithmic_mean(a: Float[ArrayLike, "..."], b: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """L(a, b) = (a − b)/(log a − log b) for a, b >= 0, with L(a, a) = a and L(a, 0) = 0.
+@checked
+def logarithmic_mean(a: FiniteNonNegative, b: FiniteNonNegative) -> Float[Array, "..."]:
+    """Return L(a, b) = (a − b)/(log a − log b), with L(a, a) = a and L(a, 0) = 0.
+
+    >>> print(f"{logarithmic_mean(2.0, 1.0):.4f}")  # 1/log 2
+    1.4427
 
     Accurate to rounding also where a ≈ b: with m the arithmetic mean and x = (a − b)/(a + b),
     log a − log b = 2 atanh x, so L = m x/atanh x = m / (1 + x²/3 + x⁴/5 + …), where an error of
-    rounding in a small x is squared away. Raises InvalidInput for a or b < 0
-    or not finite.
+    rounding in a small x is squared away.
     """
-    _require_mean_arguments(a, b)
     return _logarithmic_mean(jnp.asarray(a, float), jnp.asarray(b, float))
 
 
-def identric_mean(a: Float[ArrayLike, "..."], b: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """I(a, b) = (1/e) (a^a / b^b)^{1/(a − b)} for a, b >= 0, with I(a, a) = a and I(a, 0) = a/e.
+@checked
+def identric_mean(a: FiniteNonNegative, b: FiniteNonNegative) -> Float[Array, "..."]:
+    """Return I(a, b) = (1/e) (a^a / b^b)^{1/(a − b)}, with I(a, a) = a and I(a, 0) = a/e.
 
     For a >= b, log I = (a log a − b log b)/(a − b) − 1 = log a + b (log a − log b)/(a − b) − 1, so
-    I = a exp(b/L(a, b) − 1): no cancellation, since 0 <= b/L <= 1. Raises as `logarithmic_mean`.
+    I = a exp(b/L(a, b) − 1): no cancellation, since 0 <= b/L <= 1.
     """
-    _require_mean_arguments(a, b)
     return _identric_mean(jnp.asarray(a, float), jnp.asarray(b, float))
 
 
@@ -203,7 +167,7 @@ def _identric_mean(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Arra
 
 
 def _scaled(a: Float[Array, "..."], b: Float[Array, "..."]) -> tuple[Array, Array, Array]:
-    """The larger and the smaller over their scale: means are homogeneous, squares underflow."""
+    """Return the larger and the smaller over a scale, and the scale: small squares underflow."""
     high, low = jnp.maximum(a, b), jnp.minimum(a, b)
     scale = jax.lax.stop_gradient(jnp.where(high > 0, high, 1.0))
     return high / scale, low / scale, scale
@@ -220,44 +184,21 @@ def _mean_of_scaled(high: Float[Array, "..."], low: Float[Array, "..."]) -> Floa
     return jnp.where(near, 0.5 * total / series, jnp.where(far, (high - low) / log_ratio, 0.0))
 
 
-def _step(
-    p: Float[Array, "*batch K"], direction: Float[Array, "*batch K"], learning_rate: ArrayLike
-) -> Float[Array, "*batch K"]:
-    """softmax(log p + η direction); a category without mass has logit −∞ and keeps none."""
+def _step(p: PerArm, direction: PerArm, learning_rate: ArrayLike) -> PerArm:
+    """Return softmax(log p + η direction); a category without mass has logit −∞ and keeps none."""
     logits = jnp.log(p) + jnp.asarray(learning_rate)[..., None] * direction
     return jax.nn.softmax(logits, axis=-1)
 
 
-def _centred_log_ratio(
-    p: Float[Array, "*batch K"], q: Float[Array, "*batch K"]
-) -> Float[Array, "*batch K"]:
-    """log(p/q) − KL(p‖q), and 0 where p = 0 (it is always multiplied by p)."""
+def _centred_log_ratio(p: PerArm, q: PerArm) -> PerArm:
+    """Return log(p/q) − KL(p‖q), and 0 where p = 0 (it is always multiplied by p)."""
     held = p > 0
     log_ratio = jnp.log(jnp.where(held, p, 1.0)) - jnp.log(jnp.where(held, q, 1.0))
     return jnp.where(held, log_ratio - jnp.sum(p * log_ratio, axis=-1, keepdims=True), 0.0)
 
 
-def _at(values: Float[Array, "*batch K"], index: ArrayLike) -> Float[Array, "*batch"]:
+def _at(values: PerArm, index: ArrayLike) -> PerProblem:
     index = jnp.asarray(index)
     batch = jnp.broadcast_shapes(values.shape[:-1], index.shape)
     values = jnp.broadcast_to(values, batch + values.shape[-1:])
     return jnp.take_along_axis(values, jnp.broadcast_to(index, batch)[..., None], axis=-1)[..., 0]
-
-
-def _require(p: ArrayLike, q: ArrayLike, learning_rate: ArrayLike = 1.0) -> None:
-    checks.require_distribution("p", p)
-    checks.require_distribution("q", q)
-    checks.require_same_arms(p=p, q=q)
-    checks.require_positive("learning_rate", learning_rate)
-
-
-def _require_pair(p: ArrayLike, first: ArrayLike, second: ArrayLike) -> None:
-    num_arms = np.shape(p)[-1]
-    checks.require_index("first", first, num_arms)
-    checks.require_index("second", second, num_arms)
-
-
-def _require_mean_arguments(a: ArrayLike, b: ArrayLike) -> None:
-    for name, value in (("a", a), ("b", b)):
-        checks.require_finite(name, value)
-        checks.require_nonnegative(name, value)

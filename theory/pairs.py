@@ -1,5 +1,6 @@
 """Preferences as a list of pairs: what a table ``[K, K]`` holds where most of it is zero."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -16,6 +17,10 @@ from theory.checks import InvalidInput
 @dataclass(frozen=True)
 class Pairs:
     """P labelled pairs of responses, each with a weight.
+
+    >>> pairs = Pairs.from_table([[0, 3], [1, 0]])
+    >>> pairs.winners.tolist(), pairs.losers.tolist(), pairs.weights.tolist()
+    ([0, 1], [1, 0], [3, 1])
 
     Attributes:
       winners: ``[P]``, the preferred response of each pair, from 0 to K − 1.
@@ -60,11 +65,37 @@ def require_pairs(name: str, pairs: Pairs, num_arms: int) -> None:
     checks.require_finite(f"{name}.weights", pairs.weights)
     checks.require_nonnegative(f"{name}.weights", pairs.weights)
     winners, losers, weights = map(checks.concrete, (pairs.winners, pairs.losers, pairs.weights))
-    if winners is None or losers is None or weights is None:
+    if winners is not None and losers is not None and weights is not None:
+        checks.require_weights(name, winners, losers, weights)
+
+
+def require_pairs_in_support(
+    name: str,
+    pairs: Pairs | Float[ArrayLike, "K K"],
+    reference_log_probs: Float[ArrayLike, " K"],
+    labels: Sequence[object] = (),
+    remedy: str = "give it a probability > 0 there",
+) -> None:
+    """Refuse preferences for or against a response that the reference excludes.
+
+    Args:
+      name: What the refusal calls the preferences.
+      pairs: The preferences, as a list or as a table.
+      reference_log_probs: ``[K]``, log π_ref; ``-inf`` on excluded arms.
+      labels: Names of the arms; without them the refusal gives a number.
+      remedy: What the refusal advises, beside leaving the pairs out.
+    """
+    reference = checks.concrete(reference_log_probs)
+    leaves = jax.tree.leaves(pairs)
+    if reference is None or any(checks.concrete(leaf) is None for leaf in leaves):
         return
-    if not weights.any():
-        raise InvalidInput(f"{name} is zero everywhere; there must be at least one preference")
-    itself = (winners == losers) & (weights > 0)
-    if itself.any():
-        arm = winners[np.argmax(itself)]
-        raise InvalidInput(f"{name} prefers arm {arm} to itself; a pair needs two different arms")
+    pairs = pairs if isinstance(pairs, Pairs) else Pairs.from_table(pairs)
+    named = np.concatenate([pairs.winners, pairs.losers])
+    excluded = named[np.isneginf(reference)[named]]
+    if excluded.size:
+        arm = int(excluded[0])
+        called = repr(str(labels[arm])) if len(labels) else str(arm)
+        raise InvalidInput(
+            f"{name} name arm {called}, which the reference excludes; {remedy}, or leave its pairs "
+            "out"
+        )

@@ -30,7 +30,8 @@ through on its way to m = ∞. IPO stops at m = 1/(2τ), and stays there. ∎
 
 Sources: arXiv:2406.01462 (coverage), arXiv:2503.01067 (partial coverage). Probabilities are plain
 numbers in [0, 1]; log-probabilities ``[..., K]``. Of the coverage coefficients, that of a single
-policy is `distributions.concentrability`.
+policy is `distributions.concentrability`. Every function raises `InvalidInput` for an argument that
+its type does not allow, and for different numbers of arms.
 """
 
 from typing import NamedTuple
@@ -42,70 +43,79 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from theory import checks, distributions
+from theory.pairs import require_pairs_in_support
+from theory.types import (
+    LogProbs,
+    NonNegative,
+    PerArm,
+    PerProblem,
+    Positive,
+    Preferences,
+    Probability,
+    checked,
+)
 
 BISECTIONS = 60
 """Halvings of [π_ref, 1]: more than the bits of a double."""
 
 
 class Pair(NamedTuple):
-    """Where a descent on one pair is.
+    """Probabilities of a winner, a loser, and all other responses together, the uncovered."""
 
-    Attributes:
-      winner, loser, uncovered: probabilities; the last is that of all other responses together.
-    """
-
-    winner: Float[Array, "*batch"]
-    loser: Float[Array, "*batch"]
-    uncovered: Float[Array, "*batch"]
+    winner: PerProblem
+    loser: PerProblem
+    uncovered: PerProblem
 
 
+@checked
 def is_dpo_optimum(
-    log_probs: Float[ArrayLike, "*batch K"],
-    preferences: Float[ArrayLike, "K K"],
-    tolerance: float = 1e-6,
+    log_probs: LogProbs, preferences: Preferences, tolerance: NonNegative = 1e-6
 ) -> Bool[Array, "*batch"]:
-    """Whether a policy is a limit of policies whose DPO loss tends to its infimum, 0.
+    """Tell whether a policy is a limit of policies whose DPO loss tends to its infimum, 0.
 
     It is if all losers together have no more mass than ``tolerance``.
 
-    Args:
-      log_probs: log π.
-      preferences: > 0 at [w, l] where w was preferred to l.
-      tolerance: >= 0.
+    >>> preferences = [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    >>> bool(is_dpo_optimum(np.log([0.1, 1e-9, 0.9]), preferences))
+    True
 
-    Raises InvalidInput for a policy that is no distribution, or preferences that are no square
-    table, are empty or negative, have a cycle, or are of another number of arms.
+    Args:
+      log_probs: log π ``[..., K]``.
+      preferences: ``[K, K]``, > 0 at [w, l] where w was preferred to l; not traced.
+      tolerance: A probability, >= 0.
+
+    Raises:
+      InvalidInput: Also for preferences with a cycle.
     """
-    checks.require_log_distribution("log_probs", log_probs)
-    checks.require_same_arms(log_probs=log_probs, preferences=preferences)
-    checks.require_nonnegative("tolerance", tolerance)
     loses = _losers(preferences)
     mass = jnp.sum(jnp.where(loses, jnp.exp(jnp.asarray(log_probs)), 0.0), axis=-1)
     return mass <= tolerance
 
 
+@checked
 def dpo_optimum(
-    reference_log_probs: Float[ArrayLike, " K"],
-    preferences: Float[ArrayLike, "K K"],
-    uncovered_mass: ArrayLike,
+    reference_log_probs: LogProbs, preferences: Preferences, uncovered_mass: Probability
 ) -> Float[Array, " K"]:
-    """The log-probabilities of a DPO optimum with any wanted mass on the uncovered responses.
+    """Return the log-probabilities of a DPO optimum with the wanted mass on uncovered responses.
 
     The uncovered share their mass evenly (the reference may exclude them all), the undefeated
     winners the rest in proportion to the reference.
 
-    Raises InvalidInput as `is_dpo_optimum` does, for a mass outside [0, 1], for mass on uncovered
-    responses where there are none, or preferences that name responses the reference excludes.
+    Args:
+      reference_log_probs: log π_ref ``[K]``.
+      preferences: As in `is_dpo_optimum`.
+      uncovered_mass: One probability, from 0 to 1.
+
+    Raises:
+      InvalidInput: Also for preferences with a cycle, for mass on uncovered responses where there
+        are none, and for preferences that name responses the reference excludes.
     """
-    checks.require_log_distribution("reference_log_probs", reference_log_probs)
-    checks.require_same_arms(reference_log_probs=reference_log_probs, preferences=preferences)
-    checks.require_probability("uncovered_mass", uncovered_mass)
     checks.require_one_problem(
         "one optimum",
         reference_log_probs=(reference_log_probs, 1),
         uncovered_mass=(uncovered_mass, 0),
     )
-    checks.require_pairs_in_support("preferences", preferences, reference_log_probs)
+    require_pairs_in_support("preferences", preferences, reference_log_probs)
     table = np.asarray(preferences)
     loses, wins = _losers(table), (table > 0).any(axis=1)
     uncovered, undefeated = ~(wins | loses), wins & ~loses
@@ -120,24 +130,30 @@ def dpo_optimum(
     return jnp.logaddexp(jnp.log1p(-mass) + jax.nn.log_softmax(rest), jnp.log(mass) + even)
 
 
-def rlhf_bound(
-    reference_log_probs: Float[ArrayLike, "*batch K"], reward_bound: ArrayLike, beta: ArrayLike
-) -> Float[Array, "*batch K"]:
-    """Log of π_ref e^{2R/β}, above which RLHF's optimum never goes for rewards |r| <= R.
+@checked
+def rlhf_bound(reference_log_probs: LogProbs, reward_bound: NonNegative, beta: Positive) -> PerArm:
+    """Return log(π_ref e^{2R/β}), above which RLHF's optimum never goes for rewards |r| <= R.
 
-    Raises InvalidInput for a reference that is no distribution, R < 0 or β <= 0.
+    Args:
+      reference_log_probs: log π_ref ``[..., K]``.
+      reward_bound: R >= 0.
+      beta: β > 0, in units of the reward for a nat.
     """
-    checks.require_log_distribution("reference_log_probs", reference_log_probs)
-    checks.require_nonnegative("reward_bound", reward_bound)
-    checks.require_positive("beta", beta)
     exponent = 2.0 * jnp.asarray(reward_bound) / jnp.asarray(beta)
     return jnp.asarray(reference_log_probs) + exponent[..., None]
 
 
-def displaced(winner: ArrayLike, loser: ArrayLike, margin: ArrayLike) -> Pair:
-    """The probabilities when the margin has grown by ``margin`` nats from the reference.
+@checked
+def displaced(winner: Positive, loser: Positive, margin: ArrayLike) -> Pair:
+    """Return the probabilities when the margin has grown by ``margin`` nats from the reference.
 
-    Raises InvalidInput for probabilities of the pair that are not > 0 or sum to more than 1.
+    Args:
+      winner: p_w > 0, the reference's probability of the winner.
+      loser: p_l > 0, that of the loser.
+      margin: m, of either sign.
+
+    Raises:
+      InvalidInput: Also for probabilities that sum to more than 1.
     """
     _require_pair(winner, loser)
     p_w, p_l, half = jnp.asarray(winner), jnp.asarray(loser), 0.5 * jnp.asarray(margin)
@@ -150,53 +166,58 @@ def displaced(winner: ArrayLike, loser: ArrayLike, margin: ArrayLike) -> Pair:
     return Pair(up / total, down / total, uncovered * scale / total)
 
 
-def peak_margin(winner: ArrayLike, loser: ArrayLike) -> Float[Array, "*batch"]:
-    """The growth of the margin, in nats, at which the uncovered mass peaks: max(0, log p_l/p_w)."""
+@checked
+def peak_margin(winner: Positive, loser: Positive) -> PerProblem:
+    """Return the growth of the margin at which the uncovered mass peaks: max(0, log p_l/p_w).
+
+    In nats. Arguments and errors are those of `displaced`.
+    """
     _require_pair(winner, loser)
     return jnp.maximum(jnp.log(jnp.asarray(loser)) - jnp.log(jnp.asarray(winner)), 0.0)
 
 
-def displacement_peak(winner: ArrayLike, loser: ArrayLike) -> Float[Array, "*batch"]:
-    """The largest uncovered mass on the way: u/(u + 2√(p_w p_l)) if p_l > p_w, else u."""
+def displacement_peak(winner: Positive, loser: Positive) -> PerProblem:
+    """Return the largest uncovered mass on the way: u/(u + 2√(p_w p_l)) if p_l > p_w, else u.
+
+    Arguments and errors are those of `displaced`.
+    """
     return displaced(winner, loser, peak_margin(winner, loser)).uncovered
 
 
-def ipo_parking(winner: ArrayLike, loser: ArrayLike, tau: ArrayLike) -> Pair:
-    """Where IPO stays for ever: the margin has grown by its target, 1/(2τ).
+@checked
+def ipo_parking(winner: Positive, loser: Positive, tau: Positive) -> Pair:
+    """Return where IPO stays for ever: the margin has grown by its target, 1/(2τ), τ > 0.
 
-    Raises InvalidInput as `displaced` does, or for τ <= 0.
+    Other arguments and errors are those of `displaced`.
     """
-    checks.require_positive("tau", tau)
     return displaced(winner, loser, 0.5 / jnp.asarray(tau))
 
 
-def global_coverage(data_log_probs: Float[ArrayLike, "*batch K"]) -> Float[Array, "*batch"]:
-    """The largest π(y)/μ(y) of any policy: 1/min μ, infinite where the data leave a response out.
+@checked
+def global_coverage(data_log_probs: LogProbs) -> PerProblem:
+    """Return the largest π(y)/μ(y) of any policy: 1/min μ, ∞ where the data leave a response out.
 
-    Raises InvalidInput if μ is no distribution.
+    ``data_log_probs`` is log μ ``[..., K]``.
     """
-    checks.require_log_distribution("data_log_probs", data_log_probs)
     return jnp.exp(-jnp.min(jnp.asarray(data_log_probs), axis=-1))
 
 
+@checked
 def kl_ball_coverage(
-    reference_log_probs: Float[ArrayLike, "*batch K"],
-    data_log_probs: Float[ArrayLike, "*batch K"],
-    radius: ArrayLike,
-) -> Float[Array, "*batch"]:
-    """The largest π(y)/μ(y) of any policy with KL(π‖π_ref) <= radius, in nats.
+    reference_log_probs: LogProbs, data_log_probs: LogProbs, radius: NonNegative
+) -> PerProblem:
+    """Return the largest π(y)/μ(y) of any policy with KL(π‖π_ref) <= radius.
 
     The policy with the most mass on y keeps the others in proportion to the reference, so that mass
     p solves p log(p/q) + (1 − p) log((1 − p)/(1 − q)) = radius, q = π_ref(y): found by bisection.
     Infinite where a response with reference mass is left out; a response that the reference
     excludes is in no such policy.
 
-    Raises InvalidInput if one is no distribution, for a radius < 0, or different numbers of arms.
+    Args:
+      reference_log_probs: log π_ref ``[..., K]``.
+      data_log_probs: log μ ``[..., K]``.
+      radius: ``[...]``, >= 0, in nats.
     """
-    checks.require_log_distribution("reference_log_probs", reference_log_probs)
-    checks.require_log_distribution("data_log_probs", data_log_probs)
-    checks.require_same_arms(reference_log_probs=reference_log_probs, data_log_probs=data_log_probs)
-    checks.require_nonnegative("radius", radius)
     q = jnp.exp(jnp.asarray(reference_log_probs))
     limit = jnp.asarray(radius)[..., None]
 
@@ -215,23 +236,16 @@ def kl_ball_coverage(
 
 
 def _binary_kl(p: Array, q: Array) -> Array:
-    """KL of two coins."""
+    """Return the KL of two coins."""
     log_p, log_q = (jnp.stack([jnp.log(x), jnp.log1p(-x)], axis=-1) for x in (p, q))
     return distributions.kl_divergence(log_p, log_q)
 
 
 def _losers(preferences: ArrayLike) -> Bool[np.ndarray, " K"]:
-    """The responses that lose some pair; preferences are data, and known before any tracing."""
-    table = np.asarray(preferences)
-    checks.require_preferences("preferences", table)
-    beats = table > 0
-    if np.diag(beats).any():
-        arm = int(np.argmax(np.diag(beats)))
-        raise checks.InvalidInput(
-            f"preferences prefers arm {arm} to itself; a pair needs two different arms"
-        )
+    """Return which responses lose a pair; preferences are data, and known before any tracing."""
+    beats = np.asarray(preferences) > 0
     reach = beats
-    for _ in range(int(np.ceil(np.log2(len(table)))) + 1):
+    for _ in range(int(np.ceil(np.log2(len(beats)))) + 1):
         reach = reach | (reach.astype(int) @ reach.astype(int) > 0)
     if np.diag(reach).any():
         arm = int(np.argmax(np.diag(reach)))
@@ -243,8 +257,6 @@ def _losers(preferences: ArrayLike) -> Bool[np.ndarray, " K"]:
 
 
 def _require_pair(winner: ArrayLike, loser: ArrayLike) -> None:
-    for name, value in (("winner", winner), ("loser", loser)):
-        checks.require_positive(name, value)
     p_w, p_l = checks.concrete(winner), checks.concrete(loser)
     if p_w is not None and p_l is not None and (p_w + p_l > 1 + checks.SUM_TOLERANCE).any():
         raise checks.InvalidInput(

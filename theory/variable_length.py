@@ -14,7 +14,9 @@ Sums over responses are sums over places: the log-probability of a response ends
 *Proof.* log π(y) = Σ_t 1[y has not stopped before t] log π_t(y_t). Take expectations: the tokens of
 a place are independent of those before it, so that the indicator has mean S_t and factors out. ∎
 
-Everything is in log space and in nats; tables are ``[..., T, 1 + V]``, laws ``[..., T + 1]``.
+Everything is in log space and in nats; tables are ``[..., T, 1 + V]``, laws ``[..., T + 1]``. Every
+function raises `InvalidInput` for an argument that its type does not allow. Source: the length
+problems of arXiv:2404.14367, section 4.2.
 """
 
 import jax
@@ -24,34 +26,37 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from theory import checks, distributions
+from theory.types import LogProbs, PerProblem, Positive, TokenLogProbs, TwoOrMore, checked
 
 STOP = 0
 """The stop's column in a table, and its token in a response."""
 
 
-def length_log_probs(table: Float[ArrayLike, "*batch T S"]) -> Float[Array, "*batch T1"]:
-    """Log P(|y| = t) for t = 0 … T, of a token-independent policy.
+@checked
+def length_log_probs(table: TokenLogProbs) -> Float[Array, "*batch T1"]:
+    """Return log P(|y| = t) for t = 0 … T, of a token-independent policy.
 
-    Raises InvalidInput if a row is no distribution.
+    >>> print(jnp.exp(length_log_probs(jnp.log(jnp.full((2, 4), 0.25)))).round(4))
+    [0.25   0.1875 0.5625]
     """
-    checks.require_log_distribution("table", table)
     stop, goes_on = _hazards(jnp.asarray(table))
     reached = _reached(goes_on)
     forced = reached[..., -1:] + goes_on[..., -1:]
     return jnp.concatenate([reached + stop, forced], axis=-1)
 
 
+@checked
 def table_of_lengths(
-    length_log_probs: Float[ArrayLike, "*batch T1"], content_log_probs: Float[ArrayLike, " V"]
+    length_log_probs: LogProbs, content_log_probs: Float[ArrayLike, " V"]
 ) -> Float[Array, "*batch T S"]:
-    """The policy with this law of the length, and content tokens drawn alike at every place.
+    """Return the policy with this law of the length, its content drawn alike at every place.
 
     h_t = P(|y| = t)/P(|y| >= t). Places that are never reached stop at once.
 
-    Raises InvalidInput for lengths that are no distribution; ``content_log_probs`` may have one
-    entry.
+    Args:
+      length_log_probs: The law of the length, ``[..., T + 1]``.
+      content_log_probs: ``[V]``, of content tokens, up to a constant; a number for V = 1.
     """
-    checks.require_log_distribution("length_log_probs", length_log_probs)
     known = checks.concrete(content_log_probs)
     if known is not None and not (np.max(known) > -np.inf and (known < np.inf).all()):
         raise checks.InvalidInput(
@@ -71,25 +76,19 @@ def table_of_lengths(
     )
 
 
+@checked
 def skewed_lengths(
-    max_length: int, mode: ArrayLike, spread: ArrayLike = 0.6
+    max_length: TwoOrMore, mode: Positive, spread: Positive = 0.6
 ) -> Float[Array, " T1"]:
-    """A broad, right-skewed law: log-normal weights on 1 … T with their peak at ``mode``.
+    """Return a broad, right-skewed law: log-normal weights on 1 … T with their peak at ``mode``.
 
     log P(t) = −log t − (log t − μ)²/(2σ²) + constant, μ = log mode + σ²; 0 tokens are excluded.
 
     Args:
       max_length: T >= 2.
-      mode: the most probable length, from 1 to T, in tokens.
+      mode: The most probable length, from 1 to T, in tokens.
       spread: σ > 0, the standard deviation of log t.
-
-    Raises InvalidInput for values out of range.
     """
-    checks.require_whole("max_length", max_length)
-    if max_length < 2:
-        raise checks.InvalidInput(f"max_length is {max_length}; at least 2 are needed")
-    checks.require_positive("mode", mode)
-    checks.require_positive("spread", spread)
     known = checks.concrete(mode)
     if known is not None and ((known < 1) | (known > max_length)).any():
         raise checks.InvalidInput(f"mode is {mode}; lengths go from 1 up to {max_length}")
@@ -100,23 +99,21 @@ def skewed_lengths(
     return jnp.concatenate([jnp.array([-jnp.inf]), jax.nn.log_softmax(weights)])
 
 
-def sequence_entropy(table: Float[ArrayLike, "*batch T S"]) -> Float[Array, "*batch"]:
-    """H(π) over responses of all lengths, in nats. Raises as `length_log_probs` does."""
-    checks.require_log_distribution("table", table)
+@checked
+def sequence_entropy(table: TokenLogProbs) -> PerProblem:
+    """Return H(π) over responses of all lengths, in nats."""
     log_probs = jnp.asarray(table)
     reached = jnp.exp(_reached(_hazards(log_probs)[1]))
     return jnp.sum(reached * distributions.entropy(log_probs), axis=-1)
 
 
-def sequence_kl(
-    table: Float[ArrayLike, "*batch T S"], other: Float[ArrayLike, "*batch T S"]
-) -> Float[Array, "*batch"]:
-    """KL(π‖π') over responses of all lengths, in nats; infinite where π' excludes what π plays.
+@checked
+def sequence_kl(table: TokenLogProbs, other: TokenLogProbs) -> PerProblem:
+    """Return KL(π‖π') over responses of all lengths, in nats; ∞ where π' excludes what π plays.
 
-    Raises as `length_log_probs` does, or for tables of different symbols.
+    Raises:
+      InvalidInput: Also for tables of different places or symbols.
     """
-    checks.require_log_distribution("table", table)
-    checks.require_log_distribution("other", other)
     if np.shape(table)[-2:] != np.shape(other)[-2:]:
         raise checks.InvalidInput(
             f"table has shape {np.shape(table)} but other {np.shape(other)}; their places and "
@@ -132,7 +129,7 @@ def sequence_kl(
 def _hazards(
     table: Float[Array, "*batch T S"],
 ) -> tuple[Float[Array, "*batch T"], Float[Array, "*batch T"]]:
-    """Log h and log(1 − h) at each place."""
+    """Return log h and log(1 − h) at each place."""
     content = table[..., STOP + 1 :]
     # Where all content is excluded, the derivative of a logsumexp of −∞ alone would be NaN.
     held = jnp.any(content > -jnp.inf, axis=-1)
@@ -141,6 +138,6 @@ def _hazards(
 
 
 def _reached(goes_on: Float[Array, "*batch T"]) -> Float[Array, "*batch T"]:
-    """Log S_t, the probability that place t is reached."""
+    """Return log S_t, the probability that place t is reached."""
     before = jnp.cumsum(goes_on, axis=-1)[..., :-1]
     return jnp.concatenate([jnp.zeros_like(goes_on[..., :1]), before], axis=-1)

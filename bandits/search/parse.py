@@ -82,6 +82,7 @@ from bandits.search.files import FILE_KEYS, FILES, FileBandit, read_files
 from bandits.search.spec import Numbers, Spec, build_environment, parameters_of
 from theory import checks
 from theory.checks import InvalidInput
+from theory.types import TwoOrMore
 
 UPDATES = ("sampled", "exact")
 POLICIES = ("table", "network")
@@ -268,7 +269,7 @@ def _read_arguments(given: Mapping[str, Any], environments: Sequence[str]) -> di
     arguments = {}
     for name, value in given.items():
         require_known("problem", "key", name, ["environment", *takes])
-        if takes[name].annotation is int:
+        if takes[name].annotation is TwoOrMore:
             arguments[name] = read_number(f"problem.{name}", value, whole(2, MOST_ARMS))
         else:
             arguments[name] = read_axis(f"problem.{name}", value, FINITE)

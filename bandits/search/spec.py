@@ -11,6 +11,7 @@ from bandits.environments import ENVIRONMENTS, CategoricalBandit
 from bandits.losses import METHODS
 from bandits.search.entries import values_of
 from bandits.search.files import FILES, FileBandit
+from theory.types import TwoOrMore
 
 Numbers = float | tuple[float, ...]
 """One number, or an axis."""
@@ -198,7 +199,7 @@ def pick(names: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parameters_of(environment: str) -> Mapping[str, inspect.Parameter]:
-    """The arguments of the environment's builder; sizes, which are no axes, are annotated int."""
+    """The arguments of the environment's builder; sizes, which are no axes, are `TwoOrMore`."""
     if environment == FILES:
         return {}
     return inspect.signature(ENVIRONMENTS[environment].build).parameters
@@ -207,7 +208,7 @@ def parameters_of(environment: str) -> Mapping[str, inspect.Parameter]:
 def _defaults(environment: str) -> dict[str, float]:
     """Of the environment's arguments: sizes are whole numbers, all others are not."""
     return {
-        name: p.default if p.annotation is int else float(p.default)
+        name: p.default if p.annotation is TwoOrMore else float(p.default)
         for name, p in parameters_of(environment).items()
     }
 

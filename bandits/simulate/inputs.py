@@ -10,7 +10,6 @@ import xarray as xr
 from bandits.comparisons import Comparisons, from_frame
 from bandits.tables import Vector, read_label
 from theory import checks
-from theory.bradley_terry import require_counts
 from theory.checks import InvalidInput
 from theory.pairs import Pairs
 
@@ -109,7 +108,7 @@ def _from_table(table: Any, labels: Sequence[str] | None) -> Comparisons:
         raise InvalidInput(
             "preferences must be a table [K, K] of numbers, or a list of (winner, loser)"
         ) from None
-    require_counts(counts)
+    checks.require_preferences("counts", counts)
     if labels is None:
         labels = [str(i) for i in range(len(counts))]
     checks.require_same_arms(preferences=counts, reference=np.zeros(len(labels)))

@@ -79,7 +79,6 @@ def test_prompts_have_the_spread_of_their_domain_about_zero(domain):
     [
         (2, "domain is 2; .*go from 0 to 1"),
         (-1, "domain is -1; .*go from 0 to 1"),
-        (0.0, "domain is 0.0; it must be a whole number"),
     ],
 )
 def test_a_domain_that_no_prompt_has_is_refused(domain, message):
@@ -146,23 +145,9 @@ def test_what_shapes_a_random_bandit_is_traceable():
         )
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"num_arms": 1}, "num_arms is 1; at least 2"),
-        ({"num_arms": 2.5}, "num_arms is 2.5; it must be a whole number"),
-        ({"num_features": 5}, "num_features is 5; it must be a multiple of num_domains, 2"),
-        ({"num_features": 0}, "num_features is 0; it must be a whole number of at least 1"),
-        ({"num_domains": 0}, "num_domains is 0; it must be a whole number of at least 1"),
-        ({"alignment": 1.1}, "alignment is 1.1; it must lie between 0 and 1"),
-        ({"alignment": np.nan}, "alignment is nan; it must lie between 0 and 1"),
-        ({"off_domain": -0.1}, "off_domain is -0.1; it must be >= 0"),
-        ({"off_domain": np.nan}, "off_domain is nan; it must be >= 0"),
-    ],
-)
-def test_what_makes_no_bandit_is_refused(change, message):
-    with pytest.raises(InvalidInput, match=message):
-        random_contextual_bandit(KEY, **change)
+def test_features_that_the_domains_do_not_divide_are_refused():
+    with pytest.raises(InvalidInput, match=r"num_features is 5; .* a multiple of num_domains, 2"):
+        random_contextual_bandit(KEY, num_features=5)
 
 
 # Preferences
@@ -245,19 +230,3 @@ def test_knobs_of_the_data_are_traceable_and_agree_with_plain_calls():
             KEY, BANDIT, prompts, **{name: values[i] for name, values in knobs.items()}
         )
         np.testing.assert_array_equal(swept[i], one)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"label_noise": 1.5}, "label_noise is 1.5; it must lie between 0 and 1"),
-        ({"label_noise": np.nan}, "label_noise is nan; it must lie between 0 and 1"),
-        ({"coverage": 0.0}, "coverage is 0; it must be a finite number > 0"),
-        ({"coverage": np.inf}, "coverage is inf; it must be a finite number > 0"),
-        ({"temperature": -1.0}, "temperature is -1; it must be >= 0"),
-        ({"temperature": np.nan}, "temperature is nan; it must be a finite number"),
-    ],
-)
-def test_data_that_cannot_be_are_refused(change, message):
-    with pytest.raises(InvalidInput, match=message):
-        draw_preferences(KEY, BANDIT, PROMPT[None], **change)

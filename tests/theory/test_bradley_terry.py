@@ -310,7 +310,7 @@ def test_lists_without_a_number_of_arms_or_with_bad_arms_are_refused():
         fit_tabular(Pairs(np.array([4]), np.array([1]), np.array([1.0])), num_arms=4)
 
 
-# What has no maximum, and bad input
+# What has no maximum
 
 ONE_PAIR = np.zeros((4, 4))
 ONE_PAIR[2, 1] = 3
@@ -345,29 +345,9 @@ def test_a_cycle_is_not_separable():
     np.testing.assert_allclose(fit_tabular(counts, ridge=0.0), 0, atol=1e-12)
 
 
-def test_bad_counts_are_refused(bad_counts):
-    counts, message = bad_counts
-    with pytest.raises(InvalidInput, match=message):
+@pytest.mark.parametrize(
+    ("counts", "message"), [(np.zeros((4, 4)), "zero everywhere"), (EYE, "prefers arm 0 to itself")]
+)
+def test_bad_tables_are_refused(counts, message):
+    with pytest.raises(InvalidInput, match=f"counts.*{message}"):
         fit_tabular(counts)
-
-
-@pytest.mark.parametrize("ridge", [-1.0, np.nan, np.inf])
-def test_bad_ridges_are_refused(ridge):
-    with pytest.raises(InvalidInput, match="ridge"):
-        fit_tabular(NOISELESS, ridge)
-
-
-@pytest.mark.parametrize("features", [EYE[:3], EYE[0]], ids=["rows", "rank"])
-def test_features_need_a_row_an_arm(features):
-    with pytest.raises(InvalidInput, match="one row for each of 4 arms"):
-        fit_linear(features, NOISELESS)
-
-
-def test_features_must_be_finite():
-    with pytest.raises(InvalidInput, match="features"):
-        fit_linear(EYE + np.inf, NOISELESS)
-
-
-def test_features_must_tell_arms_apart():
-    with pytest.raises(InvalidInput, match="features has rank 0"):
-        fit_linear(np.ones((4, 2)), NOISELESS)

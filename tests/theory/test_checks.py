@@ -72,22 +72,26 @@ REFUSED = [
         ("x", [[1.0, -2.0], [1.0, -2.0]], 2),
         "x has rank 0: every column is the same on all arms; at least one must differ",
     ),
+    (checks.require_preferences, ("n", np.zeros((4, 4))), "n is zero everywhere; there must be"),
+    (checks.require_preferences, ("n", np.eye(3)[[1, 0, 2]]), "n prefers arm 2 to itself; a pair"),
+    (checks.require_preferences, ("n", [[0, 1], [-1, 0]]), r"n\[1, 0\] is -1; it must be >= 0"),
+    (checks.require_preferences, ("n", [[0, NAN], [1, 0]]), r"n\[0, 1\] is nan; .* finite number"),
     (
-        checks.require_pairs_in_support,
-        ("labels", np.array([[0, 0, 1], [0, 0, 0], [0, 0, 0]]), [0.0, -INF, -INF]),
-        "labels name arm 2, which the reference excludes; give it a probability > 0 there, or "
-        "leave its pairs out",
+        checks.require_preferences,
+        ("n", np.ones((3, 4))),
+        r"n has shape \(3, 4\); .* \[K, K\]",
     ),
-    (
-        checks.require_pairs_in_support,
-        ("labels", np.array([[0, 0], [0.1, 0]]), [0.0, -INF]),
-        "labels name arm 1, which",
-    ),
-    (
-        checks.require_pairs_in_support,
-        ("labels", np.array([[0, 1], [0, 0]]), [-INF, 0.0], ["left", "right"]),
-        "labels name arm 'left', which the reference excludes",
-    ),
+    (checks.require_preferences, ("n", np.ones(4)), r"n has shape \(4,\); it must be \[K, K\]"),
+    (checks.require_preferences, ("n", np.zeros((1, 1))), r"n has shape \(1, 1\); .* K >= 2 arms"),
+    (checks.require_preferences, ("n", np.float64(1.0)), r"n has shape \(\); it must be \[K, K\]"),
+    (checks.require_probability, ("epsilon", 1.1), "epsilon is 1.1; it must lie between 0 and 1"),
+    (checks.require_probability, ("epsilon", NAN), "epsilon is nan; it must lie between 0 and 1"),
+    (checks.require_integer, ("arms", 0.5), "arms is 0.5; it must be a whole number"),
+    (checks.require_integer, ("arms", True), "arms is True; it must be a whole number"),
+    (checks.require_two, ("num_arms", 1), "num_arms is 1; at least 2 are needed"),
+    (checks.require_count, ("n", [4, 2.5]), r"n\[1\] is 2.5; it must be a whole number >= 1"),
+    (checks.require_count, ("n", INF), "n is inf; it must be a whole number >= 1"),
+    (checks.require_multiple, ("d", 5, "D", 2), "d is 5; it must be a multiple of D, 2"),
     (
         checks.require_known,
         ("method", "revers_kl", ["forward_kl", "reverse_kl"]),
@@ -145,8 +149,9 @@ def test_case_dashes_and_spaces_hide_no_name(given, meant):
         (checks.require_known, ("method", "a", ["a", "b"])),
         (checks.require_features, ("x", [[1, 0], [1, 1]], 2)),
         (checks.require_features, ("x", [[1e38], [-1e38]], 2)),
-        (checks.require_pairs_in_support, ("n", np.diag([1, 0], 1), [-1.0, -1.0, -INF])),
-        (checks.require_pairs_in_support, ("n", np.ones((2, 2)), [-1e38, 0.0])),
+        (checks.require_preferences, ("n", [[0, 1], [0, 0]])),
+        (checks.require_integer, ("n", 10**30)),
+        (checks.require_count, ("n", [1.0, 3.0])),
     ],
 )
 def test_good_value_passes(check, arguments):
@@ -169,8 +174,9 @@ def test_values_are_not_checked_while_traced_but_lengths_are():
         checks.require_index("first", index, 2)
         checks.require_support("p", values, "q", jnp.zeros(2))
         checks.require_features("x", values[:, None], 2)
-        checks.require_pairs_in_support("n", values[:, None] * values, jnp.array([0.0, -jnp.inf]))
-        checks.require_pairs_in_support("n", np.ones((2, 2)), values)
+        checks.require_preferences("n", values[:, None] * values)
+        checks.require_count("n", values)
+        checks.require_two("n", values)
         return values
 
     run(jnp.array([-1.0, jnp.nan]), 7)

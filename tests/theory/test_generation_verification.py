@@ -195,35 +195,15 @@ def test_the_slope_of_the_reward_in_each_token_reward_is_its_probability():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: class_sizes(1, 3), "num_values is 1; at least 2 are needed"),
-        (lambda: class_sizes(0, 3), "num_values is 0"),
-        (lambda: class_sizes(2, 0), "length is 0; it must be a whole number of at least 1"),
-        (lambda: class_sizes(2.5, 3), "num_values is 2.5; it must be a whole number"),
-        (lambda: class_sizes(2, 1.5), "length is 1.5; it must be a whole number"),
         (lambda: token_features([0, 1], 2), r"sequences has shape \(2,\); it must be \[K, L\]"),
         (lambda: token_features([[0, 2]], 2), "sequences is 2"),
         (lambda: token_features([[0, -1]], 2), "sequences is -1"),
         (lambda: token_features([[0.0, 1.0]], 2), "integer from 0 to 1"),
         (lambda: token_features(np.zeros((3, 0), int), 2), "length is 0"),
-        (lambda: token_features([[0, 0]], 1), "num_values is 1"),
-        (lambda: optimal_tokens([1.0, 2.0], HALVES, 1.0), r"token_rewards has shape \(2,\)"),
-        (lambda: optimal_tokens(np.ones((2, 1)), HALVES, 1.0), "token_rewards has 1 arms"),
-        (lambda: optimal_tokens([[1.0, np.inf]] * 2, HALVES, 1.0), r"token_rewards\[0, 1\] is inf"),
-        (lambda: optimal_tokens(np.ones((2, 2)), np.zeros((2, 2)), 1.0), "sums to 2"),
         (lambda: optimal_tokens(np.ones((3, 2)), HALVES, 1.0), r"\(2, 2\) but .*\(3, 2\)"),
-        (lambda: optimal_tokens(np.ones((2, 2)), HALVES, 0.0), "beta is 0"),
-        (lambda: optimal_tokens(np.ones((2, 2)), HALVES, np.nan), "beta is nan"),
-        (lambda: expected_additive_reward(HALVES, [1.0, 2.0]), r"token_rewards has shape \(2,\)"),
-        (lambda: expected_additive_reward(np.zeros((2, 2)), np.ones((2, 2))), "sums to 2"),
-        (lambda: expected_additive_reward(HALVES, [[1.0, np.nan]] * 2), r"\[0, 1\] is nan"),
-        (lambda: best_additive_reward([1.0, 2.0]), r"must be \[L, V\], a row a token"),
-        (lambda: best_additive_reward([[1.0, -np.inf]]), r"token_rewards\[0, 1\] is -inf"),
-        (lambda: seen_share(1, 1), "num_responses is 1; at least 2 are needed"),
-        (lambda: seen_share(3, -1), "pairs is -1; it must be >= 0"),
-        (lambda: seen_share(3, np.nan), "pairs is nan"),
     ],
 )
-def test_bad_input_is_refused_by_name(call, message):
+def test_what_is_no_table_of_tokens_is_refused(call, message):
     with pytest.raises(InvalidInput, match=message):
         call()
 

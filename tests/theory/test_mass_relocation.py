@@ -368,45 +368,21 @@ def test_plain_lists_are_taken_without_a_warning():
 
 
 HALVES = [0.5, 0.5]
-PAIRED = [
-    functools.partial(theory.relocation_gap, first=0, second=1),
-    functools.partial(theory.reverse_moves_more, first=0, second=1),
-    functools.partial(theory.equal_target_threshold, first=0, second=1),
-    *(functools.partial(step, learning_rate=1.0) for step in STEPS),
-    functools.partial(theory.relative_change, first=0, second=1),
-]
 
 
-@pytest.mark.parametrize("function", PAIRED, ids=lambda function: function.func.__name__)
 @pytest.mark.parametrize(
-    ("bad", "message"),
+    "function",
     [
-        ([0.5, -0.5], r"is -0.5; it must lie between 0 and 1"),
-        ([0.5, np.nan], "is nan; it must be a number"),
-        ([0.5, 0.6], "sums to 1.1; probabilities must sum to 1"),
-        ([1.0], "has 1 arms; at least 2 are needed"),
+        lambda p, q: theory.relocation_gap(p, q, 0, 1),
+        lambda p, q: theory.reverse_moves_more(p, q, 0, 1),
+        lambda p, q: theory.equal_target_threshold(p, q, 0, 1),
+        lambda p, q: theory.reverse_kl_step(p, q, 1.0),
     ],
+    ids=["gap", "more", "threshold", "step"],
 )
-def test_bad_distribution_is_refused_by_its_name(function, bad, message):
-    other = "p_next" if function.func is theory.relative_change else "q"
-    with pytest.raises(InvalidInput, match=rf"^p(\[\d\])? {message}"):
-        function(bad, HALVES)
-    with pytest.raises(InvalidInput, match=rf"^{other}(\[\d\])? {message}"):
-        function(HALVES, bad)
-
-
-@pytest.mark.parametrize("function", PAIRED, ids=lambda function: function.func.__name__)
-def test_different_numbers_of_arms_are_refused(function):
-    with pytest.raises(InvalidInput, match=r"has 3 arms but p has 2; they must match"):
-        function(HALVES, [0.2, 0.3, 0.5])
-
-
-@pytest.mark.parametrize("function", PAIRED[:3], ids=lambda function: function.func.__name__)
 def test_infinite_reverse_kl_is_refused(function):
     with pytest.raises(InvalidInput, match=r"q is zero on arm 1 where p is not"):
         function(HALVES, [1.0, 0.0])
-    with pytest.raises(InvalidInput, match=r"q is zero on arm 1 where p is not"):
-        theory.reverse_kl_step(HALVES, [1.0, 0.0], 1.0)
 
 
 def test_forward_step_takes_a_target_that_excludes_arms():
@@ -414,50 +390,3 @@ def test_forward_step_takes_a_target_that_excludes_arms():
     np.testing.assert_allclose(
         theory.forward_kl_step(HALVES, [1.0, 0.0], 2.0), expected, rtol=1e-14
     )
-
-
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("learning_rate", [0.0, -0.5, np.nan, np.inf])
-def test_bad_learning_rate_is_refused(step, learning_rate):
-    with pytest.raises(
-        InvalidInput, match=f"learning_rate is {learning_rate:g}; it must be a finite number > 0"
-    ):
-        step(HALVES, HALVES, learning_rate)
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        functools.partial(theory.relative_change, HALVES, HALVES),
-        functools.partial(theory.relocation_gap, HALVES, HALVES),
-        functools.partial(theory.reverse_moves_more, HALVES, HALVES),
-        functools.partial(theory.equal_policy_threshold, HALVES),
-        functools.partial(theory.equal_target_threshold, HALVES, HALVES),
-    ],
-    ids=lambda function: function.func.__name__,
-)
-def test_arm_outside_the_range_is_refused(function):
-    with pytest.raises(InvalidInput, match="first is 2; arms go from 0 to 1"):
-        function(2, 1)
-    with pytest.raises(InvalidInput, match="second is -1; arms go from 0 to 1"):
-        function(0, -1)
-
-
-def test_case_1_threshold_refuses_what_is_no_distribution():
-    with pytest.raises(InvalidInput, match=r"q sums to 1.1; probabilities must sum to 1"):
-        theory.equal_policy_threshold([0.5, 0.6], 0, 1)
-
-
-@pytest.mark.parametrize("mean", MEANS)
-@pytest.mark.parametrize(
-    ("a", "b", "message"),
-    [
-        (-0.1, 0.5, "a is -0.1; it must be >= 0"),
-        (0.5, -0.1, "b is -0.1; it must be >= 0"),
-        (np.nan, 0.5, "a is nan; it must be a finite number"),
-        (0.5, np.inf, "b is inf; it must be a finite number"),
-    ],
-)
-def test_mean_refuses_what_is_negative_or_not_finite(mean, a, b, message):
-    with pytest.raises(InvalidInput, match=message):
-        mean(a, b)

@@ -508,36 +508,15 @@ HALF = np.array([np.log(0.5), np.log(0.5), -np.inf])
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("policy_gradient", (P, R, P, 0.0), "beta is 0; it must be a finite number > 0"),
         ("policy_gradient", (P, R, HALF, 1.0), r"exp\(reference_log_probs\) is zero on arm 2"),
-        ("policy_gradient", (P, R[:2], P, 1.0), "reward has 2 arms but log_probs has 3"),
-        ("policy_gradient", (P, [0.0, 1.0, np.nan], P, 1.0), r"reward\[2\] is nan"),
-        ("policy_gradient", (P + 1, R, P, 1.0), r"exp\(log_probs\) sums to 2.718"),
-        ("policy_gradient", (P, R, P - 1, 1.0), r"exp\(reference_log_probs\) sums to 0.3678"),
         ("reverse_kl_gradient", (P, HALF), r"exp\(target_log_probs\) is zero on arm 2"),
-        ("reverse_kl_gradient", (P, np.log([0.5, 0.5])), "target_log_probs has 2 arms"),
-        ("weighted_likelihood_gradient", (P, [1.0, np.inf, 0.0]), r"weights\[1\] is inf"),
-        ("weighted_likelihood_gradient", (P, [1.0, 2.0]), "weights has 2 arms"),
-        ("weighted_likelihood_gradient", ([0.0], [1.0]), "log_probs.* has 1 arms; at least 2"),
-        ("best_of_n_log_probs", (P, R, 0), "n is 0; it must be a whole number >= 1"),
-        ("best_of_n_log_probs", (P, R, [4, 2.5]), "n is 2.5; it must be a whole number >= 1"),
-        ("best_of_n_log_probs", (P, R, np.nan), "n is nan; it must be a whole number >= 1"),
-        ("best_of_n_log_probs", (P, R[:2], 2), "reward has 2 arms"),
-        ("best_of_n_gradient", (P, [0.0, np.inf, 1.0], 2), r"reward\[1\] is inf"),
         ("contrastive_step", (P, 1, 1, 1.0, 1.0, 1.0), "winner and loser are both arm 1; a pref"),
         ("contrastive_step", (P, [0, 2], 2, 1.0, 1.0, 1.0), "winner and loser are both arm 2"),
-        ("contrastive_step", (P, 3, 1, 1.0, 1.0, 1.0), "winner is 3; arms go from 0 to 2"),
-        ("contrastive_step", (P, 0, -1, 1.0, 1.0, 1.0), "loser is -1; arms go from 0 to 2"),
         ("contrastive_step", (HALF, 2, 1, 1.0, 1.0, 1.0), r"log_probs\[winner\] is -inf"),
         ("contrastive_step", (HALF, 0, 2, 1.0, 1.0, 1.0), r"log_probs\[loser\] is -inf"),
-        ("contrastive_step", (P, 0, 1, 0.0, 1.0, 1.0), "learning_rate is 0; it must be"),
-        ("margin_growth", (P, 0, 1, 1.0, -1.0, 1.0), "winner_weight is -1; it must be >= 0"),
-        ("winner_growth", (P, 0, 1, 1.0, 1.0, np.inf), "loser_weight is inf; it must be a finite"),
-        ("winner_growth", (P, 0.5, 1, 1.0, 1.0, 1.0), "winner is 0.5; an arm is an integer"),
         ("negative_gradient_helps_winner", (P, 2, 2), "winner and loser are both arm 2"),
-        ("negative_gradient_helps_winner", (np.exp(P), 0, 1), r"exp\(log_probs\) sums to 4"),
     ],
 )
-def test_bad_input_is_refused_in_one_sentence(name, arguments, message):
+def test_pairs_and_policies_without_a_formula_are_refused(name, arguments, message):
     with pytest.raises(InvalidInput, match=message):
         getattr(mode_seeking, name)(*arguments)

@@ -1,8 +1,9 @@
+import jax
 import numpy as np
 import pytest
 
 from theory.checks import InvalidInput
-from theory.pairs import Pairs, require_pairs
+from theory.pairs import Pairs, require_pairs, require_pairs_in_support
 
 TABLE = np.array([[0, 2.0, 0], [0.5, 0, 0], [1.0, 0, 0]])
 
@@ -39,3 +40,36 @@ def test_bad_lists_are_refused(winners, losers, weights, num_arms, message):
 
 def test_an_arm_may_be_listed_beside_itself_with_weight_zero():
     require_pairs("pairs", Pairs(np.array([0, 1]), np.array([0, 0]), np.array([0.0, 1.0])), 2)
+
+
+ONE, EXCLUDED = Pairs(np.array([0]), np.array([2]), np.ones(1)), [0.0, -np.inf, -np.inf]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "reference", "labels", "arm"),
+    [
+        (ONE.to_table(3), EXCLUDED, [], "2"),
+        (ONE, EXCLUDED, [], "2"),
+        (np.array([[0, 0], [0.1, 0]]), [0.0, -np.inf], [], "1"),
+        (ONE, [-np.inf, 0.0, 0.0], ["left", "middle", "right"], "'left'"),
+    ],
+)
+def test_pairs_of_excluded_arms_are_refused(pairs, reference, labels, arm):
+    message = f"^labels name arm {arm}, which the reference excludes; .* > 0 there, or leave its"
+    with pytest.raises(InvalidInput, match=message):
+        require_pairs_in_support("labels", pairs, reference, labels)
+    with pytest.raises(InvalidInput, match="excludes; look, or leave its pairs out"):
+        require_pairs_in_support("labels", pairs, reference, labels, remedy="look")
+
+
+def test_pairs_of_other_arms_and_traced_ones_pass():
+    require_pairs_in_support("n", np.diag([1, 0], 1), [-1.0, -1.0, -np.inf])
+    require_pairs_in_support("n", np.ones((2, 2)), [-1e38, 0.0])
+
+    @jax.jit
+    def run(table, reference):
+        require_pairs_in_support("n", table, np.array([0.0, -np.inf]))
+        require_pairs_in_support("n", np.ones((2, 2)), reference)
+        return table
+
+    run(np.ones((2, 2)), np.array([0.0, -np.inf]))

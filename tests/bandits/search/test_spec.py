@@ -12,6 +12,7 @@ from bandits.losses import METHODS
 from bandits.search import Spec, parse_spec
 from bandits.search.files import FILES
 from bandits.search.spec import parameters_of
+from theory.types import TwoOrMore
 
 BASE = {"methods": ["dpo"], "steps": 20, "learning_rate": 0.1}
 
@@ -135,4 +136,5 @@ def test_every_argument_of_an_environment_is_a_size_or_a_number_with_a_default()
     for name in ENVIRONMENTS:
         for parameter in parameters_of(name).values():
             assert np.isfinite(parameter.default)
-            assert (parameter.annotation is int) == (parameter.name in ("num_arms", "max_length"))
+            is_size = parameter.name in ("num_arms", "max_length")
+            assert (parameter.annotation is TwoOrMore) == is_size
