@@ -20,9 +20,10 @@ import pytest
 import xarray as xr
 
 import bandits
-from bandits import keys, pretraining, threefry
+from bandits import keys, pretraining
 from bandits.bench import peers, updates
 from bandits.explorer import runs as explorer
+from bandits.kernels import threefry
 from bandits.losses import METHODS
 from bandits.policies import tabular_softmax
 from bandits.preferences import covering_fraction, label_pairs
@@ -102,7 +103,7 @@ def frames_of_the_run():
     return [
         (file, function, line)
         for file, function, line in frames[:program]
-        if file != "threefry.py" and (file != "training/loop.py" or function == "draw")
+        if file != "kernels/threefry.py" and (file != "training/loop.py" or function == "draw")
     ]
 
 
@@ -129,9 +130,9 @@ def blank(results):
     return {name: jnp.full_like(value, -1) for name, value in results.items()}
 
 
-def no_gradient(function, has_aux=False, **_):
-    def zeros(params, *args):
-        gradient = jax.tree.map(jnp.zeros_like, params)
+def no_gradient(function, argnums=0, has_aux=False, **_):
+    def zeros(*args):
+        gradient = jax.tree.map(jnp.zeros_like, args[argnums])
         return (gradient, jnp.zeros(())) if has_aux else gradient
 
     return zeros
