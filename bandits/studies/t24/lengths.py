@@ -269,6 +269,7 @@ def train_lengths(
     models = axes.get("reward_model", REWARD_MODELS[:1])
     offline = _require_known(methods, problems, models)
     passes_of = {name: reuse if METHODS[name].reuses_samples else 1 for name in methods}
+    learners = choices({name: (settings.loss(name), passes_of[name]) for name in methods})
     axes = {**axes, "problem": choices({name: PROBLEMS.index(name) for name in problems})}
     if "reward_model" in axes:
         axes["reward_model"] = choices(*models)
@@ -303,11 +304,7 @@ def train_lengths(
 
     dataset = sweep(
         run_one,
-        {
-            "loss": choices({name: (settings.loss(name), passes_of[name]) for name in methods}),
-            **axes,
-            "seed": np.arange(settings.seeds),
-        },
+        {"loss": learners, **axes, "seed": np.arange(settings.seeds)},
         fixed={"learned": learn_proxies(settings, models)},
         dims=["step", "length"],
         coords={"step": list(record), "length": np.arange(settings.max_length + 1)},

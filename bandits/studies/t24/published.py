@@ -130,9 +130,7 @@ def run_methods(
       ``expected_reward`` and ``reference_kl`` over loss, the axes, seed and step.
     """
     record = tuple(record or (0, steps))
-    if not isinstance(methods, Mapping):
-        methods = {name: Variant(name) for name in methods}
-    policy = bandit.policy()
+    policy, reference = bandit.policy(), tanh_cauchy_reference(NUM_ARMS)
 
     def run_one(
         loss: Learner,
@@ -146,9 +144,8 @@ def run_methods(
         contexts: int = contexts,
     ) -> dict[str, Array]:
         params = jax.tree.map(lambda leaf: leaf[seed], start.params)
-        problem = CategoricalBandit(
-            bump_reward(NUM_ARMS, reward, bandit.width), reference_log_probs
-        )
+        table = bump_reward(NUM_ARMS, reward, bandit.width)
+        problem = CategoricalBandit(table, reference_log_probs)
         everything = contexts * bandit.responses
         batch = everything if batch is None else batch
         schedule = Schedule(
@@ -164,24 +161,15 @@ def run_methods(
         return train(
             split_seed(seed).training, policy, params, loss.loss, collect, schedule,
             optax.adam(loss.learning_rate),
-            lambda p: judge_policy(
-                policy, p, start.fresh[seed], problem.reward, reference_log_probs
-            ),
+            lambda p: judge_policy(policy, p, start.fresh[seed], table, reference_log_probs),
             record,
             behaviour=temper(params, temperature),
         )  # fmt: skip
 
     dataset = sweep(
         run_one,
-        {
-            "loss": choices({name: variant.learner() for name, variant in methods.items()}),
-            **axes,
-            "seed": np.arange(bandit.seeds),
-        },
-        fixed={
-            "start": make_starts(bandit),
-            "reference_log_probs": tanh_cauchy_reference(NUM_ARMS),
-        },
+        {"loss": _learners(methods), **axes, "seed": np.arange(bandit.seeds)},
+        fixed={"start": make_starts(bandit), "reference_log_probs": reference},
         dims=["step"],
         coords={"step": list(record)},
         attributes=ATTRIBUTES,
@@ -189,6 +177,13 @@ def run_methods(
     )
     require_not_diverged(dataset)
     return dataset
+
+
+def _learners(methods: Sequence[str] | Mapping[str, Variant]) -> choices:
+    """Return what runs train with, by the names on the axis."""
+    if not isinstance(methods, Mapping):
+        methods = {name: Variant(name) for name in methods}
+    return choices({name: variant.learner() for name, variant in methods.items()})
 
 
 def temper(layers: list[Dense], temperature: ArrayLike) -> list[Dense]:
