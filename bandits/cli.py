@@ -41,7 +41,7 @@ from bandits.search import plan, read_spec
 from bandits.studies import STUDIES, AnyStudy, Claim
 from bandits.tables import read_vector
 from bandits.workers import MOST_PROCESSES, processes_for, side_by_side
-from bandits.xla import avoid_ynnpack
+from bandits.kernels.compiler import avoid_ynnpack
 from theory import checks
 
 if TYPE_CHECKING:
@@ -384,54 +384,59 @@ def sweep(
     out: Annotated[Path, tyro.conf.arg(help="Zarr store to write, or to go on with.")],
     dry_run: Annotated[bool, tyro.conf.arg(help="Say what would be done, and stop.")] = False,
     devices: Annotated[
-        int | None, tyro.conf.arg(help="Devices to use, cores on a CPU; by default all.")
+        int | None,
+        tyro.conf.arg(help="Devices to use, cores on a CPU; by default all, or one a worker."),
     ] = None,
     chunk_runs: Annotated[
         int | None, tyro.conf.arg(help="About how many runs a chunk holds; it changes no result.")
     ] = None,
-    coordinator: Annotated[
-        str | None, tyro.conf.arg(help="HOST:PORT of process 0, where several share the sweep.")
+    workers: Annotated[
+        int | None, tyro.conf.arg(help="Processes to share the runs out to, on this machine.")
     ] = None,
-    processes: Annotated[int | None, tyro.conf.arg(help="How many processes there are.")] = None,
-    process: Annotated[int | None, tyro.conf.arg(help="Which of them this is, from 0.")] = None,
+    scheduler: Annotated[
+        str | None,
+        tyro.conf.arg(help="Dask cluster to share the runs out to, such as tcp://HOST:8786."),
+    ] = None,
+    part: Annotated[
+        str | None,
+        tyro.conf.arg(help="Do part I of N only, as I/N, from 1/N to N/N, for job arrays."),
+    ] = None,
 ) -> int:
-    """Run a grid of trainings into a Zarr store; stopped, it goes on where it was.
-
-    Slurm and Open MPI say themselves how many processes there are.
-    """
+    """Run a grid of trainings into a Zarr store; stopped, it goes on where it was."""
     # Zarr is imported for this command only: it takes a quarter of a second.
-    from bandits.sweeps.processes import joined
+    from bandits.sweeps import cluster, store
     from bandits.sweeps.programs import lanes
     from bandits.sweeps.stored import stored_sweep
 
-    with joined(coordinator, processes, process) as (share, barrier):
-        search = read_spec(spec)
-        stored = stored_sweep(
-            path=out,
-            identity={"search": search.describe()},
-            chunk_runs=chunk_runs,
-            devices=lanes(devices),
-            **vars(plan(search)),
-        )
-        if share.index == 0:
-            if stored.remaining():
-                # A new store is made aside.
-                store = out if out.exists() else out.with_name(f"{out.name}.new")
-                _require_places(store / "part", said=out)
-            _describe_sweep(stored, share.count)
-        if dry_run:
-            return 0
-        try:
-            summary = stored.run(share, barrier=barrier)
-        except KeyboardInterrupt as interrupt:
-            interrupt.add_note(KEPT)
-            raise
-        except jax.errors.JaxRuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise checks.InvalidInput(
-                f"the device gave up: {reason}; where it is memory, choose fewer responses or "
-                "contexts; what is done is kept"
-            ) from error
+    numbers = _part(part) if part is not None else (1, 1)
+    threads = cluster.require_workers(workers, devices, scheduler)
+    search = read_spec(spec)
+    stored = stored_sweep(
+        path=out,
+        identity={"search": search.describe()},
+        chunk_runs=chunk_runs,
+        devices=lanes(threads),
+        **vars(plan(search)),
+    )
+    if stored.remaining():
+        # A new store is made aside.
+        _require_places((out if out.exists() else store.aside(out)) / "part", said=out)
+    if numbers[0] == 1:  # the other parts have the same to say
+        _describe_sweep(stored, workers or 1, numbers[1], estimate=scheduler is None)
+    if dry_run:
+        return 0
+    try:
+        with cluster.connect(workers, threads or 1, scheduler) as client:
+            summary = stored.run(client, numbers)
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(KEPT)
+        raise
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise checks.InvalidInput(
+            f"the device gave up: {reason}; where it is memory, choose fewer responses or "
+            "contexts; what is done is kept"
+        ) from error
     console.print(
         f"{out}: {summary.done:,} runs done, {summary.kept:,} kept from before"
         + (f", {summary.diverged:,} diverged" if summary.diverged else ""),
@@ -439,7 +444,7 @@ def sweep(
         markup=False,
     )
     if summary.missing:
-        console.print(f"{summary.missing:,} runs of other processes are not done yet")
+        console.print(f"{summary.missing:,} runs of other parts are not done yet")
     return 0
 
 
@@ -528,11 +533,22 @@ def _bench_row(row: "Measurement") -> tuple[str, ...]:
     return verdict, name, value, spread, escape(row.target)
 
 
-def _describe_sweep(stored: "StoredSweep", processes: int) -> None:
-    """What there is to do, before it is done."""
+def _part(text: str) -> tuple[int, int]:
+    """Read I/N."""
+    try:
+        number, count = (int(digits) for digits in text.split("/"))
+    except ValueError:
+        number, count = 0, 0
+    if not 1 <= number <= count:
+        raise checks.InvalidInput(f"part is {text!r}; give I/N, with I from 1 to N")
+    return number, count
+
+
+def _describe_sweep(stored: "StoredSweep", workers: int, parts: int, estimate: bool) -> None:
+    """Say what there is to do, before it is done."""
     layout, lanes = stored.layout, stored.compiler.devices
     remaining = stored.remaining()
-    seconds = stored.estimate(remaining) if remaining else None
+    seconds = stored.estimate(remaining) if remaining and estimate else None
     said = [
         f"{stored.runs:,} runs in {layout.num_programs:,} programs",
         f"{layout.num_chunks:,} chunks",
@@ -542,10 +558,10 @@ def _describe_sweep(stored: "StoredSweep", processes: int) -> None:
         said.append(f"{remaining:,} runs to do")
     if seconds is not None:
         kind = "cores" if lanes[0].platform == "cpu" else "devices"
-        each = f" of each of {processes} processes" if processes > 1 else ""
+        each = f" for each of {parts} parts" if parts > 1 else ""
         said.append(
-            f"about {_duration(seconds / processes)} on {len(lanes)} {kind}{each}, compiling left "
-            "out"
+            f"about {_duration(seconds / workers / parts)} on {workers * len(lanes)} {kind}{each}, "
+            "compiling left out"
         )
     console.print("; ".join(said), soft_wrap=True)
 
@@ -605,8 +621,6 @@ def _prepare() -> None:
     """Set this process up, as all that the command starts."""
     avoid_ynnpack()
     _keep_compiled_programs()
-    # With several processes JAX would take SIGTERM for itself, and the command would not end.
-    jax.config.update("jax_enable_preemption_service", False)
     # What overflows is refused in a sentence of our own; NumPy need not announce it.
     warnings.simplefilter("ignore", RuntimeWarning)
     said = set()

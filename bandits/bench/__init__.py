@@ -33,6 +33,7 @@ def measure(
     if not quick:
         yield from scaling.against_arms(repeats)
         yield from scaling.against_runs(repeats)
+        yield from scaling.against_workers(min(repeats, 5))
         yield from stores.million_runs()
         yield from stores.t24_search()
         yield from published.published_runs(min(repeats, 3))

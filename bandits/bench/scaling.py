@@ -1,8 +1,13 @@
-"""What a sweep costs as it grows: against arms, against runs, against lanes."""
+"""What a sweep costs as it grows: against arms, against runs, against lanes, against workers."""
 
+import contextlib
 import functools
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +20,11 @@ from bandits.bench.updates import PER_ARM, PER_SAMPLE, Exact, descent, far, in_e
 from bandits.descent import descend
 from bandits.losses import reverse_kl
 from bandits.sweeps import sweep
+from bandits.sweeps.cluster import connect
 from bandits.sweeps.programs import lanes
+from bandits.sweeps.stored import stored_sweep
 from theory import distributions
+from theory.checks import InvalidInput
 
 ARMS = (10, 100, 1_000, 10_000)
 RUNS = (10**2, 10**3, 10**4, 10**5, 10**6)
@@ -56,7 +64,13 @@ def against_runs(repeats: int, runs: Sequence[int] = RUNS) -> Iterator[Measureme
 
 
 def exact_sweep(runs: int) -> np.ndarray:
-    """Reverse KL after a few steps, over a grid of learning rates and starts."""
+    """Return the reverse KL after a few steps, over a grid of learning rates and starts."""
+    results: np.ndarray = sweep(**_descents(runs, SWEEP_STEPS), progress=False)["reverse_kl"].values
+    return results
+
+
+def _descents(runs: int, steps: int) -> dict[str, Any]:
+    """Return a run, axes and fixed arguments, as `bandits.sweep` takes them."""
     rates = 10 ** (len(str(runs)) // 2)
     bandit = far(100)
 
@@ -64,7 +78,7 @@ def exact_sweep(runs: int) -> np.ndarray:
         learning_rate: Array, shift: Array, start: Float[Array, " K"], target: Float[Array, " K"]
     ) -> dict[str, Array]:
         tilted = jax.nn.log_softmax(start + shift * jnp.arange(start.size) / start.size)
-        log_probs = descend(reverse_kl, tilted, target, learning_rate, (SWEEP_STEPS,))[0]
+        log_probs = descend(reverse_kl, tilted, target, learning_rate, (steps,))[0]
         return {"reverse_kl": distributions.kl_divergence(log_probs, target)}
 
     axes = {
@@ -72,8 +86,37 @@ def exact_sweep(runs: int) -> np.ndarray:
         "shift": np.linspace(-1.0, 1.0, runs // rates, dtype=np.float32),
     }
     fixed = {"start": bandit.reference_log_probs, "target": bandit.target_log_probs(0.1)}
-    results: np.ndarray = sweep(run, axes, fixed=fixed, progress=False)["reverse_kl"].values
-    return results
+    return {"run": run, "axes": axes, "fixed": fixed}
+
+
+def against_workers(repeats: int, runs: int = 100_000, steps: int = 2_500) -> Iterator[Measurement]:
+    """Compare two Dask workers of one core each with one, and one with the same sweep without Dask.
+
+    Half of every sweep starts the workers and compiles; the other half is timed.
+    """
+    speed_up, added = "sweep: speed of two workers to one", "sweep: time with Dask to without"
+    with contextlib.ExitStack() as stack:
+        try:
+            one, two = (stack.enter_context(connect(n)) for n in (1, 2))
+        except InvalidInput as error:
+            for name in (speed_up, added):
+                yield Measurement(name, None, TIMES, note=str(error))
+            return
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        clients = {"without": None, "one": one, "two": two}
+        seconds: dict[str, list[float]] = {name: [] for name in clients}
+        for i in range(repeats):
+            for name, client in clients.items():
+                stored = stored_sweep(
+                    path=folder / f"{i}.{name}", devices=lanes(1), **_descents(runs, steps)
+                )
+                stored.run(client, (1, 2), progress=False)
+                begin = time.perf_counter()
+                stored.run(client, (2, 2), progress=False)
+                seconds[name].append(time.perf_counter() - begin)
+    note = f"{runs // 2:,} runs of {steps:,} exact updates, start-up left out"
+    yield ratio(speed_up, "one", "two", seconds, ">= 1.8", note)
+    yield ratio(added, "one", "without", seconds, "<= 1.02", note)
 
 
 def against_lanes(repeats: int, sizes: Exact | None = None) -> Iterator[Measurement]:

@@ -20,7 +20,6 @@ Plain = TypeVar("Plain", bound=Callable[..., Any])
 
 TWINS = {
     "bandits.descent.follow": "descent.follow",
-    "bandits.losses.contrastive.minus_log_sigmoid": "pairs.minus_log_sigmoid",
     "bandits.losses.pairs.mean_over_pairs": "pairs.mean_over_pairs",
     "bandits.losses.pairs.sum_over_pairs": "pairs.sum_over_pairs",
     "bandits.losses.responses.label": "pairs.label",

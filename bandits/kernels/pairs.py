@@ -56,22 +56,6 @@ def mean_over_pairs(
     return _either(plain, _by_rewards, of_margin, *arguments)
 
 
-@jax.custom_jvp
-def _minus_log_sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return jax.nn.relu(-x) + jnp.log1p(jnp.exp(-jnp.abs(x)))
-
-
-# Autodiff would miss the derivative at the kink of |x|.
-_minus_log_sigmoid.defjvps(lambda tangent, _, x: -jax.nn.sigmoid(-x) * tangent)
-
-
-def minus_log_sigmoid(
-    plain: Callable[[Array], Array], x: Float[Array, "*shape"]
-) -> Float[Array, "*shape"]:
-    """Return −log σ(x) and its derivative by one exponential each."""
-    return _minus_log_sigmoid(x)
-
-
 # Compiled as a whole: called eagerly, the loop inside would be compiled again each time.
 @functools.partial(jax.jit, static_argnums=0)
 def label(

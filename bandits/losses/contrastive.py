@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from bandits.kernels import has_twin
 from bandits.losses.likelihood import best_of_n, preference_likelihood
 from bandits.losses.pairs import OfMargin, mean_over_pairs, sum_over_pairs
 from bandits.losses.policy_gradient import reinforce
@@ -28,9 +27,7 @@ def dpo(
     round (conservative DPO). A group's C(C−1)/2 pairs come from its rewards unless they are given.
     """
     beta = checks.positive("beta", beta)
-    return pair_loss(
-        minus_log_sigmoid, responses, scale=beta, label_smoothing=label_smoothing
-    )
+    return pair_loss(minus_log_sigmoid, responses, scale=beta, label_smoothing=label_smoothing)
 
 
 def ipo(
@@ -71,9 +68,7 @@ def hinge(
     Label smoothing as in `dpo`. Source: arXiv:2402.05749.
     """
     beta = checks.positive("beta", beta)
-    return pair_loss(
-        _shortfall, responses, scale=beta, offset=1.0, label_smoothing=label_smoothing
-    )
+    return pair_loss(_shortfall, responses, scale=beta, offset=1.0, label_smoothing=label_smoothing)
 
 
 def slic(
@@ -172,10 +167,14 @@ def pair_loss(
     return (1.0 - smoothing) * labelled(scale) + smoothing * flipped
 
 
-@has_twin
+@jax.custom_jvp
 def minus_log_sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Return −log σ(x)."""
-    return -jax.nn.log_sigmoid(x)
+    """Return −log σ(x) = max(0, −x) + log(1 + e^−|x|)."""
+    return jax.nn.relu(-x) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+# Autodiff would miss the derivative at the kink of |x|.
+minus_log_sigmoid.defjvps(lambda tangent, _, x: -jax.nn.sigmoid(-x) * tangent)
 
 
 def _shortfall(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

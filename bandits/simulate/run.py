@@ -19,14 +19,7 @@ from bandits.keys import split_seed
 from bandits.losses import DIVERGENCES, METHODS
 from bandits.metrics import ATTRIBUTES, DIVERGED_AT, measure
 from bandits.simulate import inputs, step_size
-from bandits.simulate.data import (
-    POLICY,
-    SAMPLED,
-    Data,
-    choose_collection,
-    make_collect,
-    objective_of,
-)
+from bandits.simulate.data import POLICY, is_noisy, objective_of, schedule_of
 from bandits.simulate.picture import shorten
 from bandits.simulate.problem import (
     Arms,
@@ -39,7 +32,7 @@ from bandits.simulate.problem import (
 from bandits.simulate.verdict import judge, last_steps
 from bandits.sweeps import DivergenceWarning, sweep
 from bandits.tables import Vector
-from bandits.training import require_record, train
+from bandits.training import Data, Schedule, require_record, source_of, train
 from theory import checks
 from theory.comparison_graph import describe, undetermined
 from theory.distributions import kl_divergence
@@ -210,8 +203,8 @@ def simulate(
     require_data(methods, problem, given, arms.labels, natural_gradient, settings.betas)
     if comparisons is not None:
         _say_what_the_prior_decides(comparisons, ridge, per_prompt)
-    collections = {
-        name: choose_collection(
+    schedules = {
+        name: schedule_of(
             name, arms.shape[1], steps, responses, batch, passes, comparisons is not None
         )
         for name in methods
@@ -223,21 +216,30 @@ def simulate(
         values = settings.of(loss, swept)
         own = jax.tree.map(lambda leaf: leaf[prompt], problem)
         goal = own.target(values["beta"])
-        data = Data(own.start, goal, own.reward, own.pairs, own.fitted)
-        source, schedule = collections[loss]
+        schedule = schedules[loss]
         keys = split_seed(seed)
+        data = Data(
+            own.start,
+            own.reward,
+            pairs=own.pairs if schedule.exact else None,
+            fitted=own.fitted,
+            shown=goal,
+            key=keys.data,
+        )
         bound = collect = first = None
         if loss not in DIVERGENCES:
             bound = METHODS[loss].bind(**settings.pick(loss, values))
-            collect = make_collect(source, data, schedule, keys)
+            collect = source_of(METHODS[loss])(POLICY, data, schedule)
             first = collect(own.start, keys.judging, jnp.int32(0))
         # A KL's score function has the right gradient, not the value: it is measured as such.
         kl_coefficient = values.get("kl_coefficient", 0.0)
         without = bound
         if "kl_coefficient" in values:
             without = METHODS[loss].bind(**settings.pick(loss, {**values, "kl_coefficient": 0.0}))
-        objective = objective_of(loss, source, without, data, first, values["beta"], kl_coefficient)
-        safe = _safe_rate(loss, source, bound, data, first, values, optimizer)
+        objective = objective_of(
+            loss, schedule, without, data, goal, first, values["beta"], kl_coefficient
+        )
+        safe = _safe_rate(loss, schedule, bound, data, goal, first, values, optimizer)
 
         def follow(log_probs: Float[Array, " K"]) -> dict[str, Array]:
             return {"log_probs": log_probs, "training_loss": objective(log_probs)}
@@ -278,7 +280,7 @@ def simulate(
         )
     padded = _measure(padded, problem, settings)
     dataset = _flatten(padded, arms, problem, settings.given.get("learning_rate"))
-    _judge(padded, dataset, collections, settings, problem)
+    _judge(padded, dataset, schedules, settings, problem)
     dataset = dataset.sel(step=list(wanted))
     for name, attributes in {**ATTRIBUTES, **OF_THE_PANEL}.items():
         if name in dataset.variables:
@@ -419,28 +421,31 @@ def _steps_to_record(record: Sequence[int] | None, steps: int) -> tuple[int, ...
 
 def _safe_rate(
     method: str,
-    source: str,
+    schedule: Schedule,
     loss: Any,
     data: Data,
+    goal: Float[Array, " K"],
     first: Any,
     values: Mapping[str, Any],
     optimizer: str,
 ) -> Array | float:
+    """Return a step size that is safe: of what the method lowers, and of the noise in it."""
     if optimizer != "sgd":
         return step_size.ADAPTIVE
     if method in DIVERGENCES:
-        return step_size.of_divergence(data.start, data.goal)
-    if source == "learned rewards":
+        return step_size.of_divergence(data.reference, goal)
+    marks = METHODS[method]
+    if marks.whole_space:
         assert data.fitted is not None
-        return step_size.of_rewards(data.fitted, data.start, values["beta"])
+        return step_size.of_rewards(data.fitted, data.reference, values["beta"])
     kl_coefficient = values.get("kl_coefficient", 0.0)
-    rate: Array | float = step_size.of_data(loss, first, data.start, kl_coefficient)
-    if METHODS[method].family == "policy gradient":
+    rate: Array | float = step_size.of_data(loss, first, data.reference, kl_coefficient)
+    if marks.family == "policy gradient":
         assert data.reward is not None
-        rate = step_size.of_rewards(data.reward, data.start, values["beta"])
-    if source in ("given pairs", "one batch"):
-        return rate
-    return jnp.minimum(rate, step_size.MOST)
+        rate = step_size.of_rewards(data.reward, data.reference, values["beta"])
+    if is_noisy(method, schedule) or marks.needs == "demonstrations":
+        return jnp.minimum(rate, step_size.MOST)
+    return rate
 
 
 def _measure(padded: xr.Dataset, problem: Problem, settings: _Settings) -> xr.Dataset:
@@ -546,7 +551,7 @@ def _flatten(
 def _judge(
     padded: xr.Dataset,
     dataset: xr.Dataset,
-    collections: Mapping[str, Any],
+    schedules: Mapping[str, Schedule],
     settings: _Settings,
     problem: Problem,
 ) -> None:
@@ -561,7 +566,7 @@ def _judge(
     rates, safe = (padded[name].transpose(*dims, "prompt").values for name in (RATE, SAFE_RATE))
     for place in itertools.product(*map(range, lengths)):
         method = str(dataset["loss"].values[place[0]])
-        sampled = collections[method][0] in SAMPLED
+        sampled = is_noisy(method, schedules[method])
         prompts = len(objectives[place])
         verdicts = {
             i: verdict

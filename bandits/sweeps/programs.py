@@ -29,8 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.stages import Lowered
 
+from bandits.kernels.compiler import compiler_options
 from bandits.sweeps.grid import Grid, Place
-from bandits.xla import compiler_options
 from theory import checks
 
 BLOCK_RUNS = 256
@@ -199,11 +199,17 @@ class Compiler:
                         pool.submit(_same, ready) if ready else self._start(pool, arguments, place)
                     )
                     if len(waiting) == PROGRAMS_AHEAD:
-                        yield waiting.popleft().result()
+                        yield self._keep(waiting.popleft().result())
                 while waiting:
-                    yield waiting.popleft().result()
+                    yield self._keep(waiting.popleft().result())
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _keep(self, program: Program) -> Program:
+        """Keep the last program: the next call often goes on with it."""
+        self._ready.clear()
+        self._ready[program.place] = program
+        return program
 
     def relative_cost(self, samples: int) -> float:
         """Arithmetic of a program on average, over that of the first, from a few of them."""

@@ -1,45 +1,41 @@
-"""A sweep on disk: a Zarr store of its results, chunk by chunk, and a ledger of what is done.
+"""A sweep on disk: a Zarr store of its results, which any reader of Zarr opens.
 
-The results are arrays with the axes of the grid as dimensions; `xarray.open_zarr` reads them as one
-labelled dataset, also while the sweep runs: what is not done yet is NaN. A chunk is a box of the
-grid whose runs follow one another. Its files are written first, each aside and then renamed; then
-its SHA-256 enters the ledger. A chunk without a digest, or with another one, is not done.
+xarray makes the store before the first run, with all labels, and with results of which no chunk is
+there yet: `xarray.open_zarr` reads them as NaN. Runs are then written chunk by chunk. A chunk is a
+box of the grid whose runs follow one another. Zarr puts a checksum into every file and gives the
+file its name last. So the files themselves say what is done: a chunk is done when its file of every
+result is there and has the right checksum.
 """
 
 import contextlib
 import errno
-import hashlib
+import glob
 import json
 import math
-import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+import uuid
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import xarray as xr
 import zarr
 from rich.filesize import decimal
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from bandits.sweeps.grid import Grid, Place
 from theory.checks import InvalidInput
 
-try:
-    import fcntl
-except ImportError:  # not POSIX: writes stay whole, and two sweeps of one store do the work twice
-    fcntl = None  # type: ignore[assignment]
-
-FORMAT = 1
-"""Of the store; another one is refused."""
+FORMAT = 2
+"""Version of the store's layout; a store of another version is refused."""
 
 IDENTITY = "modeseek"
 """The attribute that says which sweep a store holds."""
-
-LEDGER = "ledger/sha256"
-DIGEST_BYTES = hashlib.sha256().digest_size
 
 SHOWN = 4
 """Differences between two sweeps that a message shows."""
@@ -48,13 +44,16 @@ FEW = 4
 """A longer list is abbreviated where two descriptions are compared."""
 
 CHUNK_BYTES = 2**23
-"""Results in a chunk, at most."""
+"""Most bytes of results in a chunk."""
 
 CHUNKS = 128
-"""A sweep is cut into about so many chunks at least, so that little is lost with one,"""
+"""Least number of chunks of a large sweep, so that little is lost with one."""
 
 LEAST_CHUNK = 256
-"""unless they would hold fewer runs than this."""
+"""A sweep is not cut into chunks of fewer runs than this to reach `CHUNKS`."""
+
+LEFT_BEHIND = 600.0
+"""Age in seconds from which on a file that is half written is taken to be of a killed process."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +61,21 @@ class Chunk:
     """A box of runs of one program.
 
     Attributes:
-      number: in the ledger.
-      place: of the program in the grid.
-      first, last: of its runs, the last one excluded.
-      box: its place in the arrays, a slice for every axis of the grid.
-      shape: of the box.
+      place: Where the program stands in the grid.
+      first: Number of the first run in the program.
+      last: Number of the last run, plus one.
+      box: The runs in the arrays, a slice for every axis of the grid.
     """
 
-    number: int
     place: Place
     first: int
     last: int
     box: tuple[slice, ...]
-    shape: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of runs along every axis of the grid."""
+        return tuple(part.stop - part.start for part in self.box)
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,10 @@ class Layout:
     """How a grid and what its runs return lie in a store.
 
     Attributes:
-      grid: the axes.
-      results: shapes and types of what a run returns.
-      pieces: of every numeric axis, how many values a chunk holds: 1 up to some axis, all after it.
+      grid: The axes.
+      results: Shapes and types of what a run returns.
+      pieces: How many values of every numeric axis a chunk holds: one up to some axis, all of every
+        axis after it.
     """
 
     grid: Grid
@@ -95,9 +97,9 @@ class Layout:
     def fit(
         cls, grid: Grid, results: Mapping[str, jax.ShapeDtypeStruct], chunk_runs: int | None = None
     ) -> "Layout":
-        """Chunks sized from the shapes, or of about so many runs."""
+        """Return a layout with chunks of about ``chunk_runs`` runs; by default, fit the shapes."""
         lengths = [len(axis) for axis in grid.numeric]
-        run_bytes = max(1, sum(math.prod(r.shape) * _stored(r).itemsize for r in results.values()))
+        run_bytes = max(1, sum(math.prod(r.shape) * stored(r).itemsize for r in results.values()))
         small = max(LEAST_CHUNK, math.ceil(math.prod(grid.shape) / CHUNKS))
         size = chunk_runs or min(CHUNK_BYTES // run_bytes, small)
         pieces = []
@@ -108,62 +110,54 @@ class Layout:
         return cls(grid, results, tuple(reversed(pieces)))
 
     @property
-    def chunks_per_program(self) -> int:
-        """Number of boxes."""
-        return math.prod(self._counts())
-
-    @property
     def num_programs(self) -> int:
-        """That are compiled."""
+        """Number of programs that are compiled."""
         return math.prod(len(axis) for axis in self.grid.axes if axis.is_static)
 
     @property
     def num_chunks(self) -> int:
-        """Of all programs."""
-        return self.chunks_per_program * self.num_programs
+        """Number of chunks of all programs."""
+        return math.prod(self._counts()) * self.num_programs
 
     @property
     def num_bytes(self) -> int:
-        """Of all results, before compression."""
+        """Size of all results before compression."""
         runs = math.prod(self.grid.shape)
-        return runs * sum(math.prod(r.shape) * _stored(r).itemsize for r in self.results.values())
+        return runs * sum(math.prod(r.shape) * stored(r).itemsize for r in self.results.values())
 
     def chunks(self) -> Iterator[Chunk]:
-        """Every chunk, program by program, in the order of their runs."""
+        """Yield every chunk, program by program, in the order of their runs."""
         lengths = tuple(len(axis) for axis in self.grid.numeric)
-        for number, (_, place) in enumerate(self.grid.programs()):
-            for i in range(self.chunks_per_program):
-                begins, ends = self._corners(i)
-                first = int(np.ravel_multi_index(begins, lengths)) if lengths else 0
-                sizes = [end - at for at, end in zip(begins, ends, strict=True)]
-                numeric = iter(zip(begins, ends, strict=True))
-                box = tuple(
-                    slice(*next(numeric)) if at is None else slice(at, at + 1) for at in place
+        counts = self._counts()
+        for _, place in self.grid.programs():
+            first = 0
+            for at in np.ndindex(counts):
+                begins = [int(i) * piece for i, piece in zip(at, self.pieces, strict=True)]
+                parts = iter(
+                    slice(begin, min(begin + piece, length))
+                    for begin, piece, length in zip(begins, self.pieces, lengths, strict=True)
                 )
-                yield Chunk(
-                    number * self.chunks_per_program + i,
-                    place,
-                    first,
-                    first + math.prod(sizes),
-                    box,
-                    tuple(part.stop - part.start for part in box),
-                )
+                box = tuple(next(parts) if at is None else slice(at, at + 1) for at in place)
+                last = first + math.prod(part.stop - part.start for part in box)
+                yield Chunk(place, first, last, box)
+                first = last
 
     def array_chunks(self) -> tuple[int, ...]:
-        """Lengths of a chunk along the axes of the grid."""
+        """Return the length of a chunk along every axis of the grid."""
         pieces = iter(self.pieces)
         return tuple(1 if axis.is_static else next(pieces) for axis in self.grid.axes)
 
-    def _corners(self, number: int) -> tuple[list[int], list[int]]:
-        """Where a box begins on every numeric axis, and where it ends."""
-        counts = self._counts()
-        at = [int(i) for i in np.unravel_index(number, counts)] if counts else []
-        begins = [i * piece for i, piece in zip(at, self.pieces, strict=True)]
-        ends = [
-            min(begin + piece, len(axis))
-            for begin, piece, axis in zip(begins, self.pieces, self.grid.numeric, strict=True)
-        ]
-        return begins, ends
+    def encoding(self) -> dict[str, dict[str, Any]]:
+        """Return how xarray is to store every result: in these chunks, each with a checksum."""
+        return {
+            name: {
+                "chunks": self.array_chunks() + tuple(max(1, n) for n in result.shape),
+                "compressors": [ZstdCodec(), Crc32cCodec()],
+                "fill_value": np.nan,
+                "_FillValue": None,  # xarray would lose the sign of a NaN with it
+            }
+            for name, result in self.results.items()
+        }
 
     def _counts(self) -> tuple[int, ...]:
         return tuple(
@@ -172,197 +166,84 @@ class Layout:
         )
 
 
-class Variable(NamedTuple):
-    """What is said of a result: its own dimensions, and attributes such as units."""
-
-    dims: Sequence[str]
-    attributes: Mapping[str, Any]
-
-
-class Ledger:
-    """The digests of the chunks that are done."""
-
-    def __init__(self, array: Any):
-        self._array = array
-
-    @classmethod
-    def read(cls, path: Path) -> "Ledger":
-        """That of the store at a path."""
-        group: Any = zarr.open_group(path, mode="r", zarr_format=2)
-        return cls(group[LEDGER])
-
-    def entry(self, chunk: Chunk) -> bytes:
-        """Its digest; empty where there is none, or none that can be read."""
-        try:
-            digest = np.asarray(self._array[chunk.number]).tobytes()
-        except Exception:  # codecs raise what they like for what was cut short or altered
-            return b""
-        return digest if any(digest) else b""
-
-    def enter(self, chunk: Chunk, digest: bytes) -> None:
-        """A chunk is done."""
-        self._array[chunk.number : chunk.number + 1] = np.frombuffer(digest, np.uint8)[None]
-
-    def unfinished(self, chunks: Iterable[Chunk]) -> list[Chunk]:
-        """Those without a digest."""
-        return [chunk for chunk in chunks if not self.entry(chunk)]
-
-
+@dataclass(frozen=True)
 class Store:
-    """A store that is open for writing. `create_or_open` makes one; `close` lets others have it."""
+    """A store that is open for writing, also by several processes at once.
 
-    def __init__(self, path: Path, layout: Layout, lock: "Lock"):
-        self.path = path
-        self.layout = layout
-        self._lock = lock
-        group: Any = zarr.open_group(path, mode="r+", zarr_format=2)
-        # A chunk of NaN is written too: its bits would be lost otherwise.
-        self._arrays = {
-            name: group[name].with_config({"write_empty_chunks": True}) for name in layout.results
-        }
-        self.ledger = Ledger(group[LEDGER])
+    Two that do the same chunk write the same bits, and each file is replaced as a whole.
 
-    def share(self) -> None:
-        """Let other processes of this job write too; no other job can, while one of them does."""
-        self._lock.share()
+    Attributes:
+      path: The folder.
+      layout: How the grid lies in it.
+      arrays: The Zarr array of every result.
+    """
 
-    def close(self) -> None:
-        """Give the lock back."""
-        self._lock.release()
+    path: Path
+    layout: Layout
+    arrays: Mapping[str, Any]
+
+    def missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
+        """Return the chunks of which a file is missing; nothing is verified."""
+        return [chunk for chunk in chunks if not all(f.exists() for f in self._files(chunk))]
+
+    def read(self, chunk: Chunk) -> dict[str, np.ndarray] | None:
+        """Return the results of a chunk, or None where a file is missing or damaged."""
+        if self.missing([chunk]):
+            return None
+        try:
+            return {name: np.asarray(array[chunk.box]) for name, array in self.arrays.items()}
+        except Exception:  # codecs raise what they like for what was cut short or altered
+            return None
 
     def unfinished(self, chunks: Iterable[Chunk]) -> list[Chunk]:
-        """Those that are not done, or whose files are not what the ledger says."""
-        return [
-            chunk
-            for chunk in chunks
-            if not (digest := self.ledger.entry(chunk)) or digest != self._digest(chunk)
-        ]
-
-    def _digest(self, chunk: Chunk) -> bytes:
-        """Of what the files of a chunk hold; empty where they cannot be read."""
-        try:
-            return _digest([array[chunk.box] for array in self._arrays.values()])
-        except Exception:  # as above
-            return b""
+        """Return the chunks of which a file is missing or damaged."""
+        return [chunk for chunk in chunks if self.read(chunk) is None]
 
     def write(self, chunk: Chunk, values: Mapping[str, np.ndarray]) -> None:
-        """The results of all runs of a chunk, ``[runs, ...]``, and then its digest."""
-        boxed = {
-            name: np.ascontiguousarray(value, array.dtype).reshape(chunk.shape + value.shape[1:])
-            for (name, array), value in zip(
-                self._arrays.items(), (values[name] for name in self._arrays), strict=True
-            )
-        }
-        for name, value in boxed.items():
-            self._arrays[name][chunk.box] = value
-        self.ledger.enter(chunk, _digest(list(boxed.values())))
+        """Write the results of all runs of a chunk, ``[runs, ...]``."""
+        for name, array in self.arrays.items():
+            value = values[name]
+            array[chunk.box] = value.astype(array.dtype).reshape(chunk.shape + value.shape[1:])
+
+    def _files(self, chunk: Chunk) -> Iterator[Path]:
+        for name, array in self.arrays.items():
+            if array.size:
+                at = [part.start // n for part, n in zip(chunk.box, array.chunks, strict=False)]
+                at += [0] * (array.ndim - len(at))
+                yield self.path / name / array.metadata.encode_chunk_key(tuple(at))
 
 
 def create_or_open(
-    path: Path,
-    layout: Layout,
-    identity: Mapping[str, Any],
-    template: xr.Dataset,
-    variables: Mapping[str, Variable],
+    path: Path, layout: Layout, identity: Mapping[str, Any], template: xr.Dataset
 ) -> Store:
-    """The store of a sweep, locked: a new one, or the one that an earlier call began.
+    """Return the store of a sweep: a new one, or the one that an earlier call began.
+
+    Several processes may call this at once; all of them get the one store.
 
     Args:
-      path: a folder, whose name ends as you like; missing, or a store of the same sweep.
-      layout: of a new store.
-      identity: which sweep it is; what another one would have otherwise.
-      template: coordinates.
-      variables: what is said of every result.
+      path: A folder that is missing, or a store of the same sweep.
+      layout: The layout of a new store.
+      identity: Which sweep it is; another sweep has another identity.
+      template: The labelled results, NaN everywhere.
 
-    Raises InvalidInput for a path that is something else, another sweep's, in use, or cannot be
-    written.
+    Raises InvalidInput for a path that is something else, of another sweep, or not writable.
     """
     with readable_errors(path):
         if not path.exists():
-            lock = _create(path, layout, identity, template, variables)
-        else:
-            lock = Lock.take(path)
-        try:
-            for left in path.rglob("*.partial"):  # of a process that was killed while it wrote
-                left.unlink()
-            return Store(path, _layout_of(path, layout, identity), lock)
-        except BaseException:
-            lock.release()
-            raise
+            _create(path, layout, identity, template)
+        _remove_left_behind(path)
+        return open_store(path, layout, identity)
 
 
-def open_shared(path: Path, layout: Layout, identity: Mapping[str, Any]) -> Store:
-    """The store that another process of the same job has made and shares."""
-    with readable_errors(path):
-        if not path.exists():
-            raise InvalidInput(f"{path} was not made by process 0, whose message says why")
-        return Store(path, _layout_of(path, layout, identity), Lock.take(path, shared=True))
+def open_store(path: Path, layout: Layout, identity: Mapping[str, Any]) -> Store:
+    """Return the store at a path, with the chunks that it was begun with.
 
-
-def read_layout(path: Path, layout: Layout, identity: Mapping[str, Any]) -> Layout:
-    """The layout of the store at a path, if there is one; the given layout otherwise."""
-    with readable_errors(path):
-        return _layout_of(path, layout, identity) if path.exists() else layout
-
-
-def _create(
-    path: Path,
-    layout: Layout,
-    identity: Mapping[str, Any],
-    template: xr.Dataset,
-    variables: Mapping[str, Variable],
-) -> "Lock":
-    """Made aside, with the lock on the folder, which keeps it when the folder takes its place."""
-    require_space(path, layout)
-    aside = path.with_name(f"{path.name}.new")
-    aside.mkdir(parents=True, exist_ok=True)
-    lock = Lock.take(aside)
+    Raises InvalidInput for a path that holds no sweep, another one, or only a part of this one.
+    """
     try:
-        for left in aside.iterdir():  # of one that was killed here
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        marked = template.assign_attrs({IDENTITY: json.dumps(identity)})
-        marked.to_zarr(aside, mode="a", zarr_format=2, consolidated=False)
-        group = zarr.open_group(aside, mode="r+", zarr_format=2)
-        outer = [axis.name for axis in layout.grid.axes]
-        for name, result in layout.results.items():
-            told = variables[name]
-            attributes = {**told.attributes, "_ARRAY_DIMENSIONS": outer + list(told.dims)}
-            group.create_array(
-                name,
-                shape=layout.grid.shape + result.shape,
-                chunks=layout.array_chunks() + tuple(max(1, n) for n in result.shape),
-                dtype=_stored(result),
-                fill_value=np.nan,
-                attributes=attributes,
-            )
-        group.create_array(
-            LEDGER,
-            shape=(layout.num_chunks, DIGEST_BYTES),
-            chunks=(1, DIGEST_BYTES),
-            dtype=np.uint8,
-            fill_value=0,
-            compressors=None,
-        )
-        zarr.consolidate_metadata(aside, zarr_format=2)
-        try:
-            aside.rename(path)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-            raise InvalidInput(f"another process has just made {path}") from error
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        lock.release()
-        raise
-    return lock
-
-
-def _layout_of(path: Path, layout: Layout, identity: Mapping[str, Any]) -> Layout:
-    """The layout with the chunks of the store, once it is known to be of this sweep."""
-    try:
-        group: Any = zarr.open_group(path, mode="r", zarr_format=2)
+        group: Any = zarr.open_group(path, mode="r+")
         held = json.loads(group.attrs[IDENTITY])
-    except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
+    except (KeyError, TypeError, ValueError, FileNotFoundError, FileExistsError) as error:
         raise InvalidInput(
             f"{path} is there and holds no sweep; choose another name or remove it"
         ) from error
@@ -373,15 +254,60 @@ def _layout_of(path: Path, layout: Layout, identity: Mapping[str, Any]) -> Layou
             f"{path} holds another sweep: {'; '.join(found[:SHOWN])}{more}; choose another name, "
             "or the sweep that it was begun with"
         )
-    first = group[next(iter(layout.results))]
-    pieces = [
-        n for n, axis in zip(first.chunks, layout.grid.axes, strict=False) if not axis.is_static
-    ]
-    return Layout(layout.grid, layout.results, tuple(pieces))
+    # A chunk of NaN only is written too: its file says that it is done.
+    arrays = {
+        name: group[name].with_config({"write_empty_chunks": True}) for name in layout.results
+    }
+    lengths = next(iter(arrays.values())).chunks
+    pieces = [n for n, axis in zip(lengths, layout.grid.axes, strict=False) if not axis.is_static]
+    return Store(path, Layout(layout.grid, layout.results, tuple(pieces)), arrays)
+
+
+def read_layout(path: Path, layout: Layout, identity: Mapping[str, Any]) -> Layout:
+    """Return the layout of the store at a path if there is one, and else the given layout."""
+    with readable_errors(path):
+        return open_store(path, layout, identity).layout if path.exists() else layout
+
+
+def aside(path: Path) -> Path:
+    """Return a new name beside a path, under which a store is made."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.new")
+
+
+def _create(path: Path, layout: Layout, identity: Mapping[str, Any], template: xr.Dataset) -> None:
+    """Make a store aside and rename it, unless another process was quicker."""
+    require_space(path, layout)
+    made = aside(path)
+    # Zarr has a type of its own for texts; it warns of NumPy's, which other readers do not know.
+    texts = {n: c.astype(object) for n, c in template.coords.items() if c.dtype.kind == "U"}
+    marked = template.assign_coords(texts).assign_attrs({IDENTITY: json.dumps(identity)})
+    try:
+        made.mkdir(parents=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Consolidated metadata")  # xarray asks for it
+            # Chunks that are NaN everywhere are not written, and that is all of them.
+            marked.to_zarr(
+                made, encoding=layout.encoding(), zarr_format=3, write_empty_chunks=False,
+                consolidated=True,
+            )  # fmt: skip
+        made.rename(path)
+    except OSError:
+        if not path.exists():
+            raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Remove what a process that was killed while it wrote has left, once it is old enough."""
+    for left in [*path.rglob("*.partial"), *path.parent.glob(f"{glob.escape(path.name)}.*.new")]:
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+            if time.time() - left.stat().st_mtime > LEFT_BEHIND:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def differences(held: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """One phrase for every place in which two nested descriptions differ."""
+    """Return one phrase for every place in which two nested descriptions differ."""
     old, new = _flatten(held), _flatten(given)
     phrases = []
     for key in dict.fromkeys([*old, *new]):
@@ -424,51 +350,6 @@ def require_space(path: Path, layout: Layout) -> None:
         )
 
 
-class Lock:
-    """A lock on a folder, that of the process: it goes when the process does."""
-
-    def __init__(self, descriptor: int | None):
-        self._descriptor = descriptor
-
-    @classmethod
-    def take(cls, folder: Path, shared: bool = False) -> "Lock":
-        """Raises InvalidInput where a process holds it that does not share it."""
-        if fcntl is None:
-            return cls(None)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                return cls(None)  # a file system without locks: as where there is no fcntl
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            raise InvalidInput(
-                f"{folder} is being written by another process; wait for it, or stop it"
-            ) from error
-        return cls(descriptor)
-
-    def share(self) -> None:
-        """Let those have it too that share it. Raises InvalidInput where another job was quicker.
-
-        The system gives the one lock back before it takes the other.
-        """
-        if self._descriptor is None:
-            return
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InvalidInput("another process has just taken the store; stop one") from error
-
-    def release(self) -> None:
-        """Let others have the folder."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
 @contextlib.contextmanager
 def readable_errors(path: Path) -> Iterator[None]:
     """Say in a sentence what the file system refused, and that what is done is safe."""
@@ -483,14 +364,7 @@ def readable_errors(path: Path) -> Iterator[None]:
         raise InvalidInput(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
 
-def _stored(result: jax.ShapeDtypeStruct) -> np.dtype:
-    """Everything is stored as floats, so that what is not done can be NaN."""
+def stored(result: jax.ShapeDtypeStruct) -> np.dtype:
+    """Return the type in which a result is stored: a float, so that what is not done can be NaN."""
     dtype = np.dtype(result.dtype)
     return dtype if dtype.kind == "f" else np.dtype(np.float64)
-
-
-def _digest(values: Sequence[np.ndarray]) -> bytes:
-    hashed = hashlib.sha256()
-    for value in values:
-        hashed.update(np.ascontiguousarray(value).tobytes())
-    return hashed.digest()

@@ -8,33 +8,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from bandits.kernels.compiler import compiler_options
 from bandits.sweeps import store
 from bandits.sweeps.grid import Place, make_grid
 from bandits.sweeps.programs import BLOCK_RUNS, Compiler, Program, lanes
 from bandits.sweeps.progress import Progress
-from bandits.sweeps.store import Chunk, Layout, Store, Variable
-from bandits.sweeps.sweep import own_dims
-from bandits.xla import compiler_options
+from bandits.sweeps.store import Chunk, Layout, Store
+from bandits.sweeps.sweep import label
 from theory import checks
 from theory.checks import InvalidInput
 
-
-@dataclass(frozen=True)
-class Share:
-    """Which of several processes this one is; each does its part of the chunks."""
-
-    index: int
-    count: int
-
-
-ALONE = Share(0, 1)
+if TYPE_CHECKING:
+    from distributed import Client
 
 PRECISION = (
     "jax_enable_x64",
@@ -45,24 +37,24 @@ PRECISION = (
 """Settings of JAX that change results."""
 
 ENOUGH, MOST_TIMES = 0.5, 5
-"""Seconds, and repeats, that an estimate takes at most, unless one repeat takes longer."""
+"""Most seconds and most repeats of an estimate, unless one repeat takes longer."""
 
 LONG = 10.0
-"""Seconds from which on an estimate looks at several programs,"""
+"""An estimate of more seconds than this looks at several programs."""
 
 SAMPLES = 4
-"""so many of them."""
+"""Number of programs that such an estimate looks at."""
 
 
 class Summary(NamedTuple):
-    """What a call did.
+    """Say what a call did.
 
     Attributes:
-      runs: of the whole sweep.
-      kept: of this process's share, that were done before and are verified.
-      done: in this call.
-      missing: that no process has done yet.
-      diverged: with NaN among their results, of those done in this call.
+      runs: Number of runs of the whole sweep.
+      kept: Runs of this part that were done before, and are verified.
+      done: Runs that this call did.
+      missing: Runs of the whole sweep that no process has done yet.
+      diverged: Runs with NaN among their results, of those that this call did.
     """
 
     runs: int
@@ -74,15 +66,15 @@ class Summary(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredSweep:
-    """A sweep of ``run`` over ``axes`` whose results go to a Zarr store.
+    """A sweep whose results go to a Zarr store; `stored_sweep` makes one.
 
     Attributes:
-      path: of the store.
-      compiler: of its programs.
-      layout: of its chunks.
-      identity: which sweep it is.
-      template: coordinates of the dataset.
-      variables: what is said of every result.
+      path: The store.
+      compiler: What compiles the programs of the sweep.
+      layout: How the grid is cut into chunks.
+      identity: Which sweep it is.
+      template: The labelled results, NaN everywhere.
+      arguments: The arguments of `stored_sweep` but the devices, for workers elsewhere.
     """
 
     path: Path
@@ -90,24 +82,25 @@ class StoredSweep:
     layout: Layout
     identity: Mapping[str, Any]
     template: xr.Dataset
-    variables: Mapping[str, Variable]
+    arguments: Mapping[str, Any]
 
     @property
     def runs(self) -> int:
-        """Of the whole grid."""
+        """Number of runs of the whole grid."""
         return math.prod(self.layout.grid.shape)
 
     def remaining(self) -> int:
-        """Runs that the store, if there is one, does not have; nothing is verified."""
+        """Return the number of runs that the store does not have yet; nothing is verified."""
         if not self.path.exists():
             return self.runs
-        return _count_runs(store.Ledger.read(self.path).unfinished(self.layout.chunks()))
+        held = store.open_store(self.path, self.layout, self.identity)
+        return _count_runs(held.missing(self.layout.chunks()))
 
     def estimate(self, runs: int) -> float | None:
-        """Seconds for so many runs on these devices, compiling left out; None where it is not long.
+        """Return the seconds that so many runs take on these devices, compiling left out.
 
-        From a block in every lane. Where that is long, other programs are weighed by their
-        arithmetic.
+        This times a block in every lane. Where that says long, it weighs other programs by their
+        arithmetic. The result is None for no more runs than it would time.
         """
         program = self.compiler.first()
         sample = min(program.block * len(program.lanes), self.layout.grid.runs_per_program)
@@ -125,58 +118,59 @@ class StoredSweep:
 
     def run(
         self,
-        share: Share = ALONE,
+        client: "Client | None" = None,
+        part: tuple[int, int] = (1, 1),
         *,
-        barrier: Callable[[], None] = lambda: None,
         progress: bool | None = None,
     ) -> Summary:
         """Do what is not done. The store is the same to the bit however often this was stopped.
 
         Args:
-          share: of this process, where several write one store; the first must be among them.
-          barrier: what all of them wait at until the store is there.
-          progress: whether to show progress; by default a bar on a terminal, elsewhere a line at
-            most once a minute.
+          client: A `distributed.Client` whose workers do the runs; without, this process does them.
+            All workers must see the store under its path.
+          part: ``(i, n)`` does the i-th of n parts, from 1; they need no word between them, and may
+            run at once.
+          progress: Whether to show progress; by default a bar on a terminal, and elsewhere a line
+            at most once a minute.
 
-        Raises InvalidInput for a store of another sweep, in use, or that cannot be written.
+        Raises InvalidInput for a store that is of another sweep or cannot be written, and where
+        workers die again and again.
         """
-        if share.index == 0:
-            held = store.create_or_open(
-                self.path, self.layout, self.identity, self.template, self.variables
-            )
-            if share.count > 1:
-                held.share()
-            barrier()
-        else:
-            barrier()
-            held = store.open_shared(self.path, self.layout, self.identity)
-        try:
-            return self._fill(held, share, progress)
-        finally:
-            held.close()
-
-    def _fill(self, held: Store, share: Share, progress: bool | None) -> Summary:
+        number, count = part
+        if not 1 <= number <= count:
+            raise InvalidInput(f"part is {number}/{count}; give I/N, with I from 1 to N")
+        held = store.create_or_open(self.path, self.layout, self.identity, self.template)
         chunks = list(held.layout.chunks())
-        first, last = (len(chunks) * (share.index + i) // share.count for i in (0, 1))
+        own = chunks[len(chunks) * (number - 1) // count : len(chunks) * number // count]
         with store.readable_errors(self.path):
-            own = held.unfinished(chunks[first:last])
-        count = _count_runs(own)
+            unfinished = held.unfinished(own)
         diverged = 0
-        by_place: dict[Place, list[Chunk]] = {}
-        for chunk in own:
-            by_place.setdefault(chunk.place, []).append(chunk)
-        with Progress(count, progress, logged=True) as bar:
-            for program in self.compiler.programs(by_place) if by_place else ():
-                for chunk, values in _chunks_of(program, by_place[program.place]):
-                    _require_results(values, self.layout)
-                    with store.readable_errors(self.path):
-                        held.write(chunk, values)
-                    diverged += _count_nan(values)
-                    bar.advance(chunk.last - chunk.first)
+        with Progress(_count_runs(unfinished), progress, logged=True) as bar:
+            if client is None or not unfinished:
+                finished = self.fill(held, unfinished)
+            else:
+                from bandits.sweeps import cluster
+
+                finished = cluster.fill(client, self.arguments, unfinished)
+            for runs, broken in finished:
+                bar.advance(runs)
+                diverged += broken
         with store.readable_errors(self.path):
-            missing = _count_runs(held.ledger.unfinished(chunks))
-        kept = _count_runs(chunks[first:last]) - count
-        return Summary(self.runs, kept, count, missing, diverged)
+            missing = _count_runs(held.missing(chunks))
+        done = _count_runs(unfinished)
+        return Summary(self.runs, _count_runs(own) - done, done, missing, diverged)
+
+    def fill(self, held: Store, chunks: Sequence[Chunk]) -> Iterator[tuple[int, int]]:
+        """Do chunks; for each, yield the number of its runs, and of those that gave NaN."""
+        by_place: dict[Place, list[Chunk]] = {}
+        for chunk in chunks:
+            by_place.setdefault(chunk.place, []).append(chunk)
+        for program in self.compiler.programs(by_place) if by_place else ():
+            for chunk, values in _chunks_of(program, by_place[program.place]):
+                _require_results(values, self.layout)
+                with store.readable_errors(self.path):
+                    held.write(chunk, values)
+                yield chunk.last - chunk.first, count_nan(values)
 
 
 def stored_sweep(
@@ -193,33 +187,34 @@ def stored_sweep(
     chunk_runs: int | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> StoredSweep:
-    """`sweep` into a Zarr store, for grids that are large or take long. Nothing runs yet.
+    """Return a `sweep` into a Zarr store, for grids that are large or take long. Nothing runs yet.
 
     The arguments that `sweep` has too mean the same.
 
     Args:
-      run: a traceable function.
-      axes: argument name -> values.
-      path: of the store, missing or begun by the same sweep.
-      identity: what tells this sweep from others beside axes, fixed arguments, precision and
+      run: A traceable function.
+      axes: Argument name -> values.
+      path: The store, which is missing, or was begun by the same sweep.
+      identity: What tells this sweep from others beside axes, fixed arguments, precision and
         versions, as JSON can hold it: what stands in the code of ``run``.
-      fixed, dims, coords, attributes, block_runs, devices: as in `sweep`.
-      chunk_runs: about how many runs a chunk holds; by default, from the shapes. It changes no bit.
+      fixed, dims, coords, attributes, block_runs, devices: As in `sweep`.
+      chunk_runs: About how many runs a chunk holds; by default, from the shapes. It changes no bit.
 
     Raises InvalidInput as `sweep` does, and for a store that holds another sweep.
     """
     checks.require_whole("block_runs", block_runs)
     if chunk_runs is not None:
         checks.require_whole("chunk_runs", chunk_runs)
+    arguments = {
+        "run": run, "axes": axes, "path": Path(path).absolute(), "identity": identity,
+        "fixed": fixed, "dims": dims, "coords": coords, "attributes": attributes,
+        "block_runs": block_runs, "chunk_runs": chunk_runs,
+    }  # fmt: skip
+    path = Path(path)
     shared = jax.tree.map(jnp.asarray, dict(fixed or {}))
     grid = make_grid(run, axes, shared)
     compiler = Compiler(run, shared, grid, block_runs, devices or lanes())
     results = compiler.results()
-    labels = {axis.name: axis.labels for axis in grid.axes}
-    template = xr.Dataset(coords={**labels, **(coords or {})})
-    for name, entries in (attributes or {}).items():
-        if name in template.coords:
-            template[name].attrs.update(entries)
     whole = {
         **(identity or {}),
         "axes": {axis.name: _fingerprint(axis.labels, axis.values) for axis in grid.axes},
@@ -233,21 +228,20 @@ def stored_sweep(
         "format": store.FORMAT,
     }
     whole = json.loads(json.dumps(whole))  # as it will be read: a tuple is a list then
-    layout = store.read_layout(Path(path), Layout.fit(grid, results, chunk_runs), whole)
-    if not Path(path).exists():
-        store.require_space(Path(path), layout)
-    variables = {
-        name: Variable(
-            own_dims(name, len(result.shape), dims, results), (attributes or {}).get(name, {})
-        )
-        for name, result in results.items()
+    layout = store.read_layout(path, Layout.fit(grid, results, chunk_runs), whole)
+    if not path.exists():
+        store.require_space(path, layout)
+    nothing = {
+        name: np.broadcast_to(np.array(np.nan, store.stored(r)), grid.shape + r.shape)
+        for name, r in results.items()
     }
-    return StoredSweep(Path(path), compiler, layout, whole, template, variables)
+    template = label(grid, nothing, dims, coords or {}, attributes or {})
+    return StoredSweep(path, compiler, layout, whole, template, arguments)
 
 
 def _fingerprint(labels: Any, values: Any) -> str:
-    """Of arrays by their bits; of functions and the like by their names."""
-    hashed = hashlib.sha256(repr([str(label) for label in labels]).encode())
+    """Return a hash of arrays by their bits, and of functions and the like by their names."""
+    hashed = hashlib.sha256(repr([str(name) for name in labels]).encode())
     for leaf in jax.tree.leaves(values):
         if jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
@@ -259,7 +253,7 @@ def _fingerprint(labels: Any, values: Any) -> str:
 def _chunks_of(
     program: Program, chunks: Sequence[Chunk]
 ) -> Iterator[tuple[Chunk, dict[str, np.ndarray]]]:
-    """The chunks of one program with their results; what follows on is computed as one."""
+    """Yield the chunks of one program with their results; what follows on is computed as one."""
     for stretch in _stretches(chunks):
         waiting = iter(stretch)
         chunk = next(waiting)
@@ -280,7 +274,7 @@ def _chunks_of(
 
 
 def _stretches(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
-    """Chunks that follow on from one another, together."""
+    """Yield chunks that follow on from one another together."""
     stretch: list[Chunk] = []
     for chunk in chunks:
         if stretch and stretch[-1].last != chunk.first:
@@ -292,7 +286,7 @@ def _stretches(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
 
 
 def _require_results(values: Mapping[str, np.ndarray], layout: Layout) -> None:
-    """Every program must return what the first does."""
+    """Refuse a program that does not return what the first does."""
     found = {name: f"{value.dtype}{list(value.shape[1:])}" for name, value in values.items()}
     expected = {
         name: f"{result.dtype}{list(result.shape)}" for name, result in layout.results.items()
@@ -308,7 +302,8 @@ def _count_runs(chunks: Sequence[Chunk]) -> int:
     return sum(chunk.last - chunk.first for chunk in chunks)
 
 
-def _count_nan(values: Mapping[str, np.ndarray]) -> int:
+def count_nan(values: Mapping[str, np.ndarray]) -> int:
+    """Return how many runs have NaN among their results, arrays ``[runs, ...]``."""
     broken = [
         np.isnan(value).reshape(len(value), -1).any(axis=1)
         for value in values.values()

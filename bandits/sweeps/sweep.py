@@ -82,7 +82,7 @@ def sweep(
             for runs, values in program.execute(memory_limit=memory_limit):
                 _store(results, values, runs, program.place, grid)
                 bar.advance(len(runs))
-    dataset = _label(grid, results, dims, coords or {}, attributes or {})
+    dataset = label(grid, results, dims, coords or {}, attributes or {})
     _warn_of_divergence(dataset, grid)
     return dataset
 
@@ -121,16 +121,17 @@ def _store(
             program[...] = value[0]
 
 
-def _label(
+def label(
     grid: Grid,
     results: Mapping[str, np.ndarray],
     dims: Sequence[str] | Mapping[str, Sequence[str]],
     coords: Mapping[str, Any],
     attributes: Mapping[str, Mapping[str, Any]],
 ) -> xr.Dataset:
+    """Return results ``[*grid, ...]`` as one dataset, with the labels of the grid and their own."""
     outer = tuple(axis.name for axis in grid.axes)
     variables = {
-        name: (outer + own_dims(name, array.ndim - len(outer), dims, results), array)
+        name: (outer + _own_dims(name, array.ndim - len(outer), dims, results), array)
         for name, array in results.items()
     }
     labels = {axis.name: axis.labels for axis in grid.axes}
@@ -141,7 +142,7 @@ def _label(
     return dataset
 
 
-def own_dims(
+def _own_dims(
     name: str,
     count: int,
     dims: Sequence[str] | Mapping[str, Sequence[str]],

@@ -22,14 +22,17 @@ from bandits.training.loop import (
     train,
 )
 from bandits.training.schedule import Schedule
+from bandits.training.sources import Data, Source, source_of
 
 __all__ = [
     "BASELINE_DECAY",
     "Collect",
+    "Data",
     "Label",
     "Minibatch",
     "PairsOfPolicy",
     "Schedule",
+    "Source",
     "Trainer",
     "Training",
     "against_own",
@@ -40,6 +43,7 @@ __all__ = [
     "on_whole_space",
     "own_pairs",
     "require_record",
+    "source_of",
     "train",
     "with_own_samples",
 ]

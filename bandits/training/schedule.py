@@ -42,6 +42,7 @@ class Schedule:
       batch: B, responses collected in an iteration, a multiple of M; traceable.
       passes: T, passes over a batch, >= 1; traceable. Offline is a T that lasts for all steps.
       most_batch: the largest batch, needed where ``batch`` is traced: it sizes the store.
+      exact: whether a collection is every response once, so that nothing is sampled.
     """
 
     steps: int = dataclasses.field(metadata={"static": True})
@@ -50,11 +51,12 @@ class Schedule:
     batch: ArrayLike
     passes: ArrayLike = 1
     most_batch: int | None = dataclasses.field(default=None, metadata={"static": True})
+    exact: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @classmethod
     def whole_space(cls, steps: int, num_arms: int, passes: ArrayLike = 1) -> "Schedule":
-        """A collection is every response once, in one group: expectations, without sampling."""
-        return cls(steps, num_arms, num_arms, num_arms, passes)
+        """Return the schedule of expectations: every response once, in one group."""
+        return cls(steps, num_arms, num_arms, num_arms, passes, exact=True)
 
     def check(self) -> None:
         """Refuse numbers that do not fit together."""

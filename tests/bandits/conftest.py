@@ -2,9 +2,9 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,21 +46,37 @@ def start(server, tmp_path):
 @pytest.fixture
 def wait(server, tmp_path):
     """What a child ended with: exit code (negative: a signal), stdout and stderr."""
-    return lambda pid, seconds=60: server("wait", pid, str(tmp_path), seconds)
+    return lambda pid, seconds=240: server("wait", pid, str(tmp_path), seconds)
 
 
 @pytest.fixture
 def do(start, wait):
     """Start a child and wait for it."""
-    return lambda code="", argv=None, seconds=60: wait(start(code, argv), seconds)
+    return lambda code="", argv=None, seconds=240: wait(start(code, argv), seconds)
 
 
-@pytest.fixture
-def port():
-    """A free port on this machine."""
-    with socket.socket() as listening:
-        listening.bind(("localhost", 0))
-        return listening.getsockname()[1]
+@pytest.fixture(scope="session")
+def wait_for():
+    """Wait until a condition holds."""
+
+    def wait_for(condition, seconds=240):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    return wait_for
+
+
+@pytest.fixture(scope="session")
+def count_chunks():
+    """Count the files of a result in a store: one a chunk that is done."""
+
+    def count(path, name):
+        files = (path / name / "c").rglob("*")
+        return sum(file.is_file() and file.suffix != ".partial" for file in files)
+
+    return count
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -27,7 +25,10 @@ learning_rate = {log = [0.01, 1.0, 40]}
 [record]
 steps = [0, 20]
 """
+TIDY = "from bandits.sweeps import store\nstore.LEFT_BEHIND = 0\n"
+RESULT = "expected_reward"
 SLOW = "import sys\nsys.path.insert(0, {!r})\nfrom rounding import slow\nslow({})\n"
+SLOW_WORKERS = SLOW + "import dask\ndask.config.set({{'distributed.worker.preload': [{!r}]}})\n"
 UNESTIMATED = "from bandits.sweeps.stored import StoredSweep\ndel StoredSweep.estimate\n"
 HELPERS = str(Path(__file__).parent / "sweeps")
 
@@ -57,7 +58,7 @@ def whole(server, tmp_path_factory):
     (folder / "spec.toml").write_text(SPEC)
     argv = ["sweep", "spec.toml", "--out", "a.zarr", "--chunk-runs", "2"]
     child = server("start", "", argv, str(folder))
-    assert server("wait", child, str(folder), 60)[0] == 0
+    assert server("wait", child, str(folder), 240)[0] == 0
     return folder / "a.zarr"
 
 
@@ -116,15 +117,15 @@ def refused(ended, message):
     ("flags", "message"),
     [
         (["--devices", "0"], "devices is 0; it must be a whole number"),
-        (["--coordinator", "localhost:1"], "processes is missing; give coordinator, processes"),
+        (["--workers", "0"], "workers is 0; it must be a whole number"),
         (
-            ["--coordinator", "localhost:1", "--processes", "2", "--process", "3"],
-            "process is 3; with 2 processes it goes from 0 to 1",
+            ["--workers", "2", "--scheduler", "tcp://a:1"],
+            "the scheduler has its own workers; leave",
         ),
-        (
-            ["--coordinator", "localhost", "--processes", "2", "--process", "0"],
-            "coordinator is 'localhost'; give HOST:PORT of process 0",
-        ),
+        (["--part", "0/3"], "part is '0/3'; give I/N, with I from 1 to N"),
+        (["--part", "4/3"], "part is '4/3'; give I/N, with I from 1 to N"),
+        (["--part", "2"], "part is '2'; give I/N, with I from 1 to N"),
+        (["--part", "one/two"], "part is 'one/two'; give I/N, with I from 1 to N"),
         (["--chunk-runs", "0"], "chunk_runs is 0; it must be a whole number"),
     ],
 )
@@ -133,7 +134,7 @@ def test_bad_flags_are_refused_in_a_sentence(command, spec, tmp_path, flags, mes
     assert [path.name for path in tmp_path.iterdir()] == ["spec.toml"]
 
 
-@pytest.mark.parametrize("flags", [["--devices", "two"], ["--process", "x"], ["--bogus"]])
+@pytest.mark.parametrize("flags", [["--devices", "two"], ["--workers", "x"], ["--bogus"]])
 def test_flags_that_cannot_be_read_end_with_the_usage(command, spec, tmp_path, flags):
     status, _, problems = command(spec, "a.zarr", *flags)
     assert status == 2
@@ -235,199 +236,99 @@ def test_a_file_of_a_sweep_is_refused_in_a_sentence_and_nothing_is_left(command,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["files", "own.toml"]
 
 
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def digests(path):
-    return len(list((path / "ledger" / "sha256").glob("[0-9]*.0")))
-
-
 @pytest.mark.parametrize(
-    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+    ("number", "word", "flags"),
+    [
+        (signal.SIGINT, "interrupted", []),
+        (signal.SIGTERM, "terminated", []),
+        (signal.SIGTERM, "terminated", ["--workers", "2"]),
+    ],
 )
 def test_an_interrupted_sweep_says_what_to_do_and_goes_on_to_the_same_bits(
-    start, wait, command, spec, whole, tmp_path, tree, number, word
+    start, wait, command, spec, whole, tmp_path, tree, wait_for, count_chunks, number, word, flags
 ):
-    child = start(
-        SLOW.format(HELPERS, 0.1), ["sweep", spec, "--out", "a.zarr", "--chunk-runs", "2"]
-    )
-    wait_for(lambda: digests(tmp_path / "a.zarr") >= 3)
+    slow = SLOW.format(HELPERS, 0.1)
+    argv = ["sweep", spec, "--out", "a.zarr", "--chunk-runs", "2", *flags]
+    child = start(SLOW_WORKERS.format(HELPERS, 0.1, slow), argv)
+    wait_for(lambda: count_chunks(tmp_path / "a.zarr", RESULT) >= 3)
     os.kill(child, number)
-    status, _, problems = wait(child, 20)
+    status, _, problems = wait(child)
     assert (status, problems) == (
         128 + number,
         f"modeseek: {word}; what is done is kept, the same command goes on with it\n",
     )
-    assert 3 <= digests(tmp_path / "a.zarr") < 40
-    status, out, problems = command(spec, "a.zarr")
+    assert 3 <= count_chunks(tmp_path / "a.zarr", RESULT) <= 40
+    status, out, problems = command(spec, "a.zarr", code=TIDY)
     assert (status, problems) == (0, "")
     assert " 0 kept" not in out
     assert tree(tmp_path / "a.zarr") == tree(whole)
 
 
-def test_a_second_command_is_refused_while_the_first_runs(start, wait, command, spec, tmp_path):
-    child = start(
-        SLOW.format(HELPERS, 1.0), ["sweep", spec, "--out", "a.zarr", "--chunk-runs", "2"]
-    )
-    wait_for((tmp_path / "a.zarr").exists)
-    refused(command(spec, "a.zarr"), "a.zarr is being written by another process; wait for it")
-    os.kill(child, signal.SIGKILL)
-    assert wait(child)[0] == -signal.SIGKILL
-
-
-def test_three_commands_share_a_sweep_and_one_is_killed(
-    start, wait, command, spec, whole, tmp_path, tree, port
+def test_parts_share_a_sweep_at_once_and_one_is_killed(
+    start, wait, command, spec, whole, tmp_path, tree, wait_for, count_chunks
 ):
-    flags = ["sweep", spec, "--out", "a.zarr", "--chunk-runs", "2", "--devices", "2"]
-    flags += ["--coordinator", f"localhost:{port}", "--processes", "3", "--process"]
-    children = [start(SLOW.format(HELPERS, 0.15), [*flags, str(i)]) for i in range(3)]
-    wait_for((tmp_path / "a.zarr" / "ledger" / "sha256" / "13.0").exists)
+    flags = ["sweep", spec, "--out", "a.zarr", "--chunk-runs", "2", "--devices", "1", "--part"]
+    children = [start(SLOW.format(HELPERS, 0.05), [*flags, f"{i}/3"]) for i in (1, 2, 3)]
+    wait_for((tmp_path / "a.zarr" / RESULT / "c" / "0" / "14" / "0").exists)  # part 2 has begun
     os.kill(children[1], signal.SIGKILL)
-    ends = [wait(child, 40) for child in children]
+    ends = [wait(child) for child in children]
     assert [status for status, _, _ in ends] == [0, -signal.SIGKILL, 0], ends
     assert [out.count("80 runs in 2 programs") for _, out, _ in ends] == [1, 0, 0]
+    assert "on 1 cores for each of 3 parts, compiling left out" in ends[0][1]
     last = [ends[i][1].splitlines()[-1] for i in (0, 2)]
-    missing = [int(line.split()[0]) for line in last if "not done yet" in line]
-    assert max(missing) >= 80 - 2 * digests(tmp_path / "a.zarr") > 0
-    status, out, _ = command(spec, "a.zarr", "--devices", "2")
+    assert any(line.endswith("runs of other parts are not done yet") for line in last)
+    status, out, _ = command(spec, "a.zarr", "--part", "2/3", code=TIDY)
     assert status == 0
     assert " 0 kept" not in out
     assert "not done yet" not in out
     assert tree(tmp_path / "a.zarr") == tree(whole)
 
 
-def test_a_shared_sweep_ends_when_it_is_told_to(start, wait, spec, tmp_path, port):
-    flags = ["sweep", spec, "--out", "a.zarr", "--chunk-runs", "2"]
-    flags += ["--coordinator", f"localhost:{port}", "--processes", "2", "--process"]
-    children = [start(SLOW.format(HELPERS, 0.2), [*flags, str(i)]) for i in range(2)]
-    wait_for(lambda: digests(tmp_path / "a.zarr") >= 3)
-    for child in children:
-        os.kill(child, signal.SIGTERM)
-    assert [wait(child, 20)[0] for child in children] == [128 + signal.SIGTERM] * 2
-
-
-def test_the_number_of_devices_and_processes_changes_no_file(
-    start, wait, spec, whole, tmp_path, tree, port
-):
-    flags = ["sweep", spec, "--out", "a.zarr", "--chunk-runs", "2", "--devices", "1"]
-    flags += ["--coordinator", f"localhost:{port}", "--processes", "2", "--process"]
-    children = [start("", [*flags, str(i)]) for i in range(2)]
-    ends = [wait(child) for child in children]
-    assert [status for status, _, _ in ends] == [0, 0], ends
-    assert "of each of 2 processes" in ends[0][1]
+def test_workers_of_this_machine_share_a_sweep(command, spec, whole, tmp_path, tree):
+    status, out, problems = command(spec, "a.zarr", "--workers", "2")
+    assert (status, problems) == (0, "")
+    described, done = out.splitlines()
+    assert described.endswith(" on 2 cores, compiling left out")
+    assert done == "a.zarr: 80 runs done, 0 kept from before"
     assert tree(tmp_path / "a.zarr") == tree(whole)
+
+
+def test_a_scheduler_that_is_not_there_is_refused_in_a_sentence(command, spec):
+    code = "from bandits.sweeps import cluster\ncluster.PATIENCE = '1 s'"
+    refused(
+        command(spec, "a.zarr", "--scheduler", "tcp://127.0.0.1:1", code=code),
+        "no scheduler answers at tcp://127.0.0.1:1; start it first",
+    )
 
 
 @pytest.fixture
-def environment(tmp_path):
-    """Of a command that is started as users start it."""
-    kept = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
-    return kept | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-
-
-PROGRAM = [sys.executable, "-m", "bandits.cli"]
-
-
-def test_open_mpi_shares_out_a_sweep(spec, whole, environment, tmp_path, tree):
-    mpirun = shutil.which("mpirun")
-    if not mpirun or b"Open MPI" not in subprocess.check_output([mpirun, "--version"]):
-        pytest.skip("there is no mpirun of Open MPI")
-    flags = ["sweep", spec, "--out", str(tmp_path / "a.zarr"), "--chunk-runs", "2"]
-    ended = subprocess.run(
-        [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", "2", *PROGRAM, *flags],
-        capture_output=True,
-        env=environment,
-        text=True,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended
-    assert ended.stdout.count("80 runs in 2 programs") == 1
-    assert ended.stdout.count("40 runs done, 0 kept from before") == 2
-    assert tree(tmp_path / "a.zarr") == tree(whole)
-
-
-@pytest.fixture
-def hosts():
-    """Two hosts of a network of their own, and the address of the first."""
-    names = [f"modeseek-{os.getpid()}-{i}" for i in range(2)]
-    ends = [f"ms{os.getpid()}{end}" for end in "ab"]
-    made = [["ip", "netns", "add", name] for name in names]
-    made += [["ip", "link", "add", ends[0], "type", "veth", "peer", "name", ends[1]]]
-    for i, (name, end) in enumerate(zip(names, ends, strict=True)):
-        inside = ["ip", "-n", name]
-        made += [["ip", "link", "set", end, "netns", name]]
-        made += [[*inside, "addr", "add", f"10.99.0.{i + 1}/24", "dev", end]]
-        made += [[*inside, "link", "set", device, "up"] for device in (end, "lo")]
-    try:
-        if not shutil.which("ip") or any(subprocess.run(step).returncode for step in made):
-            pytest.skip("only root, with iproute2, may make a network")
-        yield names, "10.99.0.1"
-    finally:
-        for name in names if shutil.which("ip") else ():
-            subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
-
-
-def test_machines_share_a_sweep(hosts, spec, whole, environment, tmp_path, tree):
-    names, address = hosts
-    flags = ["sweep", spec, "--out", str(tmp_path / "a.zarr"), "--chunk-runs", "2"]
-    flags += ["--coordinator", f"{address}:9999", "--processes", "2", "--process"]
-    children = [
-        subprocess.Popen(
-            ["ip", "netns", "exec", name, *PROGRAM, *flags, str(number)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for number, name in enumerate(names)
-    ]
-    for child in children:
-        out, _ = child.communicate(timeout=120)
-        assert child.returncode == 0
-        assert "40 runs done, 0 kept from before" in out
-    assert tree(tmp_path / "a.zarr") == tree(whole)
-
-
-def test_a_coordinator_on_another_machine_is_refused(hosts, spec, environment, tmp_path):
-    names, address = hosts
-    flags = ["sweep", spec, "--out", str(tmp_path / "a.zarr"), "--coordinator", f"{address}:9999"]
-    ended = subprocess.run(
-        ["ip", "netns", "exec", names[1], *PROGRAM, *flags, "--processes", "2", "--process", "0"],
-        capture_output=True,
-        env=environment,
-        text=True,
-        timeout=120,
-    )
-    assert ended.returncode == 2
-    assert ended.stderr == (
-        f"modeseek: process 0 does not reach itself at {address}:9999 (Connection refused); give "
-        "HOST:PORT of its machine as coordinator\n"
-    )
-    assert not (tmp_path / "a.zarr").exists()
-
-
-def test_a_full_disk_ends_in_a_sentence_and_the_sweep_goes_on_with_space(
-    command, spec, whole, tmp_path, tree
-):
+def small_disk(tmp_path):
+    """A file system of 300 kB, and a function that changes its size."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "tmpfs", str(folder), "-o"]
     if not shutil.which("mount") or subprocess.run([*mount, "size=300k"]).returncode:
         pytest.skip("only root may mount a small tmpfs")
     try:
-        refused(
-            command(spec, folder / "a.zarr"),
-            "No space left on device; what is done stays valid; free some space and run the same "
-            "command again",
-        )
-        assert 0 < digests(folder / "a.zarr") < 40
-        subprocess.run([*mount, "remount,size=8m"], check=True)
-        status, out, problems = command(spec, folder / "a.zarr")
-        assert (status, problems) == (0, "")
-        assert " 0 kept" not in out
-        assert tree(folder / "a.zarr") == tree(whole)
+        yield folder, lambda size: subprocess.run([*mount, f"remount,size={size}"], check=True)
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_in_a_sentence_and_the_sweep_goes_on_with_space(
+    command, spec, whole, tree, small_disk, count_chunks
+):
+    folder, resize = small_disk
+    refused(
+        command(spec, folder / "a.zarr"),
+        "No space left on device; what is done stays valid; free some space and run the same "
+        "command again",
+    )
+    assert 0 < count_chunks(folder / "a.zarr", RESULT) < 40
+    full = command(spec, folder / "a.zarr", "--workers", "1")
+    refused(full, "No space left on device; what is done stays valid; free some space")
+    resize("8m")
+    status, out, problems = command(spec, folder / "a.zarr")
+    assert (status, problems) == (0, "")
+    assert " 0 kept" not in out
+    assert tree(folder / "a.zarr") == tree(whole)

@@ -1,5 +1,7 @@
+import contextlib
 import dataclasses
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -124,3 +126,18 @@ def test_two_lanes_share_the_blocks_and_are_compared_with_one(monkeypatch):
     *_, speed_up = scaling.against_lanes(1, sizes)
     assert speed_up.target == ">= 1.8"
     assert speed_up.holds is not None
+
+
+def test_workers_are_compared_with_one_and_with_none(monkeypatch):
+    monkeypatch.setattr(scaling, "connect", lambda workers: contextlib.nullcontext())
+    speed_up, added = scaling.against_workers(2, runs=100, steps=5)
+    assert (speed_up.target, added.target) == (">= 1.8", "<= 1.02")
+    assert speed_up.value > 0
+    assert added.value > 0
+
+
+def test_without_dask_workers_are_not_measured_and_that_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    for row in scaling.against_workers(1):
+        assert row.value is None
+        assert "pip install 'modeseek[cluster]'" in row.note

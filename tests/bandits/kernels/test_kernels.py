@@ -21,7 +21,6 @@ EXAMPLES = {
     "bandits.descent.follow": (
         reverse_kl, optax.adam, False, (0, 3, 9), LAW, LAW[::-1], jnp.float32(0.1)
     ),
-    "bandits.losses.contrastive.minus_log_sigmoid": (SCORES,),
     "bandits.losses.pairs.mean_over_pairs": (jnp.square, SCORES, REWARDS),
     "bandits.losses.pairs.sum_over_pairs": (jnp.square, SCORES, jnp.eye(4, k=1) / 3),
     "bandits.losses.responses.label": (REWARDS, jnp.float32(0.6)),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import expit, softmax
 
 from bandits.losses import METHODS
 from bandits.policies import log_linear, tabular_softmax
@@ -17,7 +17,6 @@ from bandits.studies.expected import (
     PASSES,
     Descent,
     Problem,
-    even_steps,
     train_in_expectation,
 )
 
@@ -32,14 +31,12 @@ START = np.array([0.3, -0.4, 0.1, 0.5])
 STEPS, STEP = 12, 0.05
 OPTIMUM = softmax(np.log(REFERENCE) + REWARD / BETA)
 
-DESCENT = Descent(
-    BETA, KL, even_steps(STEP, STEPS), STEPS, tuple(range(STEPS + 1)), group=3, batch=60_000
-)
+DESCENT = Descent(KL, STEP, STEPS, group=3, batch=60_000)
 
 
 def problem(reward=REWARD, reference=REFERENCE, data=DATA, fitted=FITTED, wins=WINS):
     with np.errstate(divide="ignore"):
-        return Problem(reward, np.log(reference), np.log(data), fitted, wins)
+        return Problem(reward, np.log(reference), np.log(data), fitted, wins, BETA)
 
 
 PROBLEMS = {
@@ -51,16 +48,18 @@ PROBLEMS = {
 }
 
 
-def train(names, index, problem, descent):
+def train(names, index, problem, descent=DESCENT, policy=None, start=START, record=None):
+    """Return the parameters after the recorded steps, by default all."""
     return train_in_expectation(
         names,
         index,
         jax.random.key(0),
-        tabular_softmax(),
-        jnp.asarray(START),
-        Problem(*map(jnp.asarray, problem)),
+        policy or tabular_softmax(),
+        jnp.asarray(start),
+        Problem(*map(jnp.asarray, problem))._replace(beta=BETA),
         descent,
         lambda theta: {"theta": theta},
+        range(descent.steps + 1) if record is None else record,
     )
 
 
@@ -68,7 +67,7 @@ def train(names, index, problem, descent):
 def paths():
     """Logits after every step, by change of the problem and method."""
     changes = jax.tree.map(lambda *rows: np.stack(rows), *PROBLEMS.values())
-    run = functools.partial(train, IN_EXPECTATION, descent=DESCENT)
+    run = functools.partial(train, IN_EXPECTATION)
     with jax.enable_x64(True):
         every = jax.jit(jax.vmap(jax.vmap(run, in_axes=(0, None)), in_axes=(None, 0)))
         found = every(jnp.arange(len(IN_EXPECTATION)), changes)
@@ -167,19 +166,12 @@ def test_every_method_is_in_expectation_or_in_groups():
 
 
 @pytest.mark.parametrize("name", IN_EXPECTATION)
-def test_the_first_step_goes_along_the_sum_over_all_outcomes(paths, name):
-    theta = paths["as it is"][name]
-    np.testing.assert_array_equal(theta[0], START)
-    gradient = expected_gradient(name, START, START)
-    moved = (theta[1] - theta[0]) / STEP
-    np.testing.assert_allclose(moved, -normalised(gradient), atol=1e-9)
-
-
-@pytest.mark.parametrize("name", IN_EXPECTATION)
 def test_the_path_is_that_of_normalised_descent_with_samples_as_old_as_the_passes(paths, name):
     theta, behaviour = START, START
+    # At a point of rest directions would say nothing.
+    assert np.linalg.norm(expected_gradient(name, START, START)) > 1e-3
     for step, found in enumerate(paths["as it is"][name]):
-        np.testing.assert_allclose(found, theta, atol=1e-8)
+        np.testing.assert_allclose(found, theta, atol=1e-8 if step > 1 else 1e-9 * STEP)
         if step % PASSES.get(name, 1) == 0:
             behaviour = theta
         gradient = expected_gradient(name, theta, behaviour)
@@ -247,10 +239,9 @@ def test_the_response_out_of_the_data_is_raised_or_lowered_by_no_pair(paths):
 
 @pytest.mark.usefixtures("float64")
 def test_likelihood_rests_at_the_data_and_rlhf_at_the_gibbs_policy_of_the_fitted_reward():
-    descent = DESCENT._replace(steps=500, record=(500,), optimizer=even_steps(0.1, 500))
-    names = ("supervised", "rlhf")
-    run = jax.jit(functools.partial(train, names, problem=problem(), descent=descent))
-    ends = [softmax(np.asarray(run(index=i)["theta"][-1])) for i in range(2)]
+    descent = DESCENT._replace(steps=500, step=0.1)
+    run = jax.jit(lambda i: train(("supervised", "rlhf"), i, problem(), descent, record=(500,)))
+    ends = [softmax(np.asarray(run(i)["theta"][-1])) for i in range(2)]
     np.testing.assert_allclose(ends[0], DATA, atol=0.01)
     np.testing.assert_allclose(ends[1], softmax(np.log(REFERENCE) + FITTED / BETA), atol=1e-3)
 
@@ -260,12 +251,8 @@ def test_the_policy_need_not_be_a_table():
     """Two features: the gradient is that of the logits, projected on them."""
     features = np.random.default_rng(1).normal(size=(K, 2))
     policy = log_linear(jnp.asarray(features), jnp.log(jnp.asarray(REFERENCE)))
-    descent = DESCENT._replace(steps=1, record=(1,))
-    theta = np.array([0.2, -0.3])
-    found = train_in_expectation(
-        ("hypo",), jnp.int32(0), jax.random.key(0), policy, jnp.asarray(theta),
-        Problem(*map(jnp.asarray, problem())), descent, lambda theta: {"theta": theta},
-    )["theta"][0]  # fmt: skip
+    descent, theta = DESCENT._replace(steps=1), np.array([0.2, -0.3])
+    found = train(("hypo",), jnp.int32(0), problem(), descent, policy, theta)["theta"][1]
     logits = np.log(REFERENCE) + features @ theta
     gradient = features.T @ expected_gradient("hypo", logits, logits)
     np.testing.assert_allclose(found, theta - STEP * normalised(gradient), atol=1e-9)
@@ -296,8 +283,7 @@ def group_gradient(name, law):
 @pytest.fixture(scope="module")
 def first_steps_in_groups():
     """With a minibatch so large that little noise is left, from two laws of the data."""
-    descent = DESCENT._replace(steps=1, record=(1,))
-    run = functools.partial(train, IN_GROUPS, descent=descent)
+    run = functools.partial(train, IN_GROUPS, descent=DESCENT._replace(steps=1), record=(1,))
     both = jax.tree.map(lambda *x: np.stack(x), PROBLEMS["as it is"], PROBLEMS["data"])
     every = jax.jit(jax.vmap(jax.vmap(run, in_axes=(0, None)), in_axes=(None, 0)))
     found = np.asarray(every(jnp.arange(len(IN_GROUPS)), both)["theta"])[:, :, 0]
@@ -311,10 +297,3 @@ def test_groups_are_sampled_from_the_law_of_the_method(first_steps_in_groups, na
     gradient = group_gradient(name, softmax(START) if own else DATA)
     np.testing.assert_allclose(here, -normalised(gradient), atol=0.03)
     assert (np.abs(here - elsewhere).max() == 0) == own
-
-
-def test_the_start_is_no_rest_point_of_any_method():
-    """Or directions would say nothing."""
-    for name in IN_EXPECTATION:
-        assert np.linalg.norm(expected_gradient(name, START, START)) > 1e-3
-    assert np.abs(log_softmax(START) - np.log(REFERENCE)).max() > 0.1

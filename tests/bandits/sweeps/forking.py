@@ -12,10 +12,10 @@ import time
 import traceback
 from pathlib import Path
 
+import distributed  # noqa: F401
 import jax
 
-import bandits.sweeps.processes
-import bandits.sweeps.stored  # noqa: F401
+import bandits.sweeps.cluster  # noqa: F401
 from bandits import cli
 
 

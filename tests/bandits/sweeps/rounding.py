@@ -1,9 +1,11 @@
 """Sweeps whose last bits depend on how they are computed; children of `forking` import this."""
 
+import asyncio
 import hashlib
 import signal
 import time
 
+import distributed
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +14,12 @@ import xarray as xr
 from bandits.descent import descend
 from bandits.losses import reverse_kl
 from bandits.sweeps import static, store, sweep
-from bandits.sweeps.processes import joined
+from bandits.sweeps.cluster import connect
 from bandits.sweeps.stored import stored_sweep
 
-__all__ = ["DESCENTS", "digests", "into", "jax", "joined", "light", "signal", "slow", "stored"]
-__all__ += ["descents", "dim_names", "sweep", "time", "xr"]
+__all__ = ["DESCENTS", "connect", "descents", "digests", "dim_names", "distributed", "into", "jax"]
+__all__ += ["light", "np", "signal", "slow", "store", "stored", "stored_sweep", "sweep", "time"]
+__all__ += ["work", "xr"]
 
 DESCENTS = {
     "rate": np.geomspace(0.01, 3, 25),
@@ -75,3 +78,13 @@ def slow(seconds):
         time.sleep(seconds)
 
     store.Store.write = dawdle
+
+
+def work(scheduler):
+    """Be a worker of a cluster until it ends."""
+
+    async def until_the_end():
+        worker = await distributed.Worker(scheduler, nthreads=1, dashboard_address=None)
+        await worker.finished()
+
+    asyncio.run(until_the_end())

@@ -1,6 +1,5 @@
 """Coverage: the parts of the data, the ends by hand, equality in a table, claims that can fail."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -13,15 +12,7 @@ from bandits.environments import bump_reward, tanh_cauchy_reference
 from bandits.losses import METHODS
 from bandits.plotting import METHOD_LABELS
 from bandits.studies.intervals import mean_interval
-from bandits.studies.s25.coverage_sweep import (
-    CLASSES,
-    EXPERIMENT,
-    SHOWN,
-    SOLVED,
-    USE_DATA,
-    _features,
-    judge,
-)
+from bandits.studies.s25.coverage_sweep import CLASSES, SHOWN, SOLVED, USE_DATA, CoverageSweep
 from theory.checks import InvalidInput
 
 K, FRACTIONS, SEEDS = 6, (0.3, 0.5, 1.0), 2
@@ -29,26 +20,17 @@ OFFLINE = [*USE_DATA, "rlhf"]
 HELD = (2, 3, 6)
 """Responses in the data at each fraction."""
 
-SETTINGS = dataclasses.replace(
-    EXPERIMENT.quick,
-    num_arms=K,
-    peak=4.0,
-    width=2.0,
-    height=2.0,
-    features=3,
-    fractions=FRACTIONS,
-    seeds=SEEDS,
-    steps=400,
-    step=0.1,
-    batch=40,
-)
-BETA = SETTINGS.beta
+STUDY = CoverageSweep(
+    num_arms=K, peak=4.0, width=2.0, height=2.0, features=3, fractions=FRACTIONS, seeds=SEEDS,
+    steps=400, step=0.1, batch=40,
+)  # fmt: skip
+BETA, judge = STUDY.beta, CoverageSweep.judge
 RUNS = list(itertools.product(range(3), range(SEEDS)))
 
 
 @pytest.fixture(scope="module")
 def measured():
-    return EXPERIMENT.run(SETTINGS)
+    return STUDY.run()
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +69,7 @@ def end(measured, name, policy, f, seed):
     return float(one["expected_reward"]), float(one["uncovered_mass"])
 
 
-def test_a_small_run_is_labelled_and_in_range(measured):
+def test_a_small_run_is_labelled_and_in_range(measured, bandit):
     assert measured["reward_share"].dims == ("loss", "policy", "fraction", "seed")
     assert measured["loss"].values.tolist() == list(METHODS)
     assert measured["policy"].values.tolist() == list(CLASSES)
@@ -96,6 +78,9 @@ def test_a_small_run_is_labelled_and_in_range(measured):
     assert ((mass >= 0) & (mass <= 1 + 1e-5)).all()
     assert (mass.sel(fraction=1.0) == 0).all()
     assert (mass.sel(fraction=[0.3, 0.5]) > 0).any()
+    reward, _, optimum, _ = bandit
+    expected = measured["expected_reward"] / (optimum @ reward)
+    np.testing.assert_allclose(measured["reward_share"], expected, rtol=1e-5)
 
 
 def test_the_data_hold_as_many_responses_as_the_fraction_says(covered):
@@ -103,12 +88,6 @@ def test_the_data_hold_as_many_responses_as_the_fraction_says(covered):
         (f, seed): HELD[f] for f, seed in RUNS
     }
     assert (covered[0, 0] != covered[0, 1]).any()
-
-
-def test_the_share_is_that_of_the_optimums_reward(measured, bandit):
-    reward, _, optimum, _ = bandit
-    expected = measured["expected_reward"] / (optimum @ reward)
-    np.testing.assert_allclose(measured["reward_share"], expected, rtol=1e-5)
 
 
 def test_methods_are_sorted_by_what_they_learn_from():
@@ -150,7 +129,7 @@ def test_with_shared_features_both_soft_optimise_the_reward_fitted_in_their_clas
 ):
     """Of least norm, as a descent from zero finds it, where two responses leave it open."""
     reward, reference, _, wins = bandit
-    features = np.asarray(_features(SETTINGS)[1], np.float64)[:, :3]
+    features = np.asarray(STUDY.classes()["shared features"], np.float64)[:, :3]
     for run in RUNS:
         data = np.where(covered[run], reference, 0)
         pairs = pairs_of(data / data.sum(), wins)
@@ -175,12 +154,12 @@ def test_methods_that_ask_the_reward_do_not_depend_on_the_data(measured, name):
 
 
 def test_features_are_a_table_and_evenly_spread_bumps():
-    table, shared = np.asarray(_features(SETTINGS))
+    table, shared = map(np.asarray, STUDY.classes().values())
     np.testing.assert_array_equal(table, np.eye(K))
     np.testing.assert_array_equal(shared[:, 3:], 0)
     arms, centres = np.arange(K)[:, None], np.array([0, 2.5, 5])
     np.testing.assert_allclose(shared[:, :3], np.exp(-(((arms - centres) / 3) ** 2)), rtol=1e-5)
-    assert np.linalg.matrix_rank(np.asarray(_features(EXPERIMENT.full)[1])) == 6
+    assert np.linalg.matrix_rank(CoverageSweep().classes()["shared features"]) == 6
 
 
 # Claims
@@ -218,7 +197,7 @@ def failing(dataset):
     return [i for i, claim in enumerate(judge(dataset)) if not claim.holds]
 
 
-def test_every_claim_holds_where_the_finding_does():
+def test_every_claim_holds_where_the_finding_does_with_intervals_over_seeds():
     dataset = made()
     claims = judge(dataset)
     assert [claim.holds for claim in claims] == [True] * 5
@@ -226,23 +205,18 @@ def test_every_claim_holds_where_the_finding_does():
     effects = [claim.effect for claim in claims]
     assert effects == pytest.approx([0.3, 0, 0.3, 0, 0.1], abs=2e-3)
     assert "between 100% and 30% of the responses" in claims[0].statement
-    near = [METHOD_LABELS[name] for name in OFFLINE if name != "preference_likelihood"]
-    assert f"near the optimum ({', '.join(near)}): share" in claims[0].statement
+    near = [name for name in OFFLINE if name != "preference_likelihood"]
+    labels = ", ".join(METHOD_LABELS[name] for name in near)
+    assert f"near the optimum ({labels}): share" in claims[0].statement
+    share = dataset["reward_share"].sel(loss=near).mean(["loss", "policy"])
+    expected = mean_interval((share.sel(fraction=1.0) - share.sel(fraction=0.3)).values)
+    assert (claims[0].effect, claims[0].low, claims[0].high) == pytest.approx(expected)
     assert claims[0].note == (
         "The others are never near it; 30% instead of 100% changes their share by: Pref-FT -0.30."
     )
     assert "the optimum has 0.50 of its mass there on average, DPO 0.80 with" in claims[2].note
     assert claims[2].note.endswith("shared features and 0.50 in a table.")
     assert claims[3].note == "At a price: there Pref-FT has 0.21 of the optimum's reward."
-
-
-def test_intervals_are_over_seeds():
-    dataset = made()
-    lost = dataset["reward_share"].sel(fraction=1.0) - dataset["reward_share"].sel(fraction=0.3)
-    near = [name for name in OFFLINE if name != "preference_likelihood"]
-    expected = mean_interval(lost.sel(loss=near).mean(["loss", "policy"]).values)
-    claim = judge(dataset)[0]
-    assert (claim.effect, claim.low, claim.high) == pytest.approx(expected)
 
 
 CELL = {"fraction": 0.5, "seed": 3}
@@ -284,33 +258,17 @@ def test_a_loss_that_is_not_sure_fails_its_claim():
     assert not claim.holds
 
 
-@pytest.mark.parametrize(
-    ("quantity", "where"),
-    [
-        ("reward_share", {"loss": "hinge", "fraction": 0.3}),
-        ("reward_share", {**CELL, **TABLE, "loss": "rlhf"}),
-        ("uncovered_mass", {**CELL, **SHARED, "loss": "dpo"}),
-        ("uncovered_mass", {**CELL, **TABLE, "loss": "supervised"}),
-        ("optimum_mass", CELL),
-    ],
-)
-def test_results_that_are_undefined_are_not_judged(quantity, where):
+@pytest.mark.parametrize("quantity", ["reward_share", "uncovered_mass", "optimum_mass"])
+def test_results_that_are_undefined_are_not_judged(quantity):
     dataset = made()
-    dataset[quantity].loc[where] = np.nan
+    dataset[quantity].loc[CELL] = np.nan
     with pytest.raises(InvalidInput, match=f"{quantity} is NaN"):
         judge(dataset)
 
 
-def test_quick_settings_are_not_vouched_for():
-    for scale, asserted in (("quick", [False] * 5), ("full", [True] * 4 + [False])):
-        claims = EXPERIMENT.claims(made().assign_attrs(scale=scale))
-        assert [claim.asserted for claim in claims] == asserted
-
-
 def test_the_figure_has_two_tables_a_class_with_a_row_a_method():
     dataset = made()
-    figure = EXPERIMENT.draw(dataset)
-    figure.draw_without_rendering()
+    figure = CoverageSweep.draw(dataset)
     assert [axes.get_title() for axes in figure.axes] == [
         f"{policy}\n{quantity}"
         for policy in ("Table", "Shared features")

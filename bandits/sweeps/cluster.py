@@ -1,0 +1,200 @@
+"""Sweeps on the workers of a Dask cluster, on this machine or on many.
+
+A worker gets stretches of chunks, and writes what it computes into the store itself. Where a worker
+dies, Dask gives its stretches to others, who do what is not in the store yet. No worker needs a
+word from another, and which worker does a chunk changes no bit.
+"""
+
+import contextlib
+import os
+import pickle
+import platform
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from bandits.kernels.compiler import avoid_ynnpack
+from bandits.sweeps import store, stored
+from bandits.sweeps.programs import lanes
+from bandits.sweeps.store import Chunk, Store
+from theory import checks
+from theory.checks import InvalidInput
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+STRETCHES = 16
+"""Stretches of chunks for each thread: the last ones to end leave the others little to wait for."""
+
+DEATHS = 10
+"""Workers of this machine that may die with one stretch before the sweep is given up."""
+
+PATIENCE = "30 s"
+"""Time in which a scheduler must answer."""
+
+CACHE = (
+    "jax_compilation_cache_dir",
+    "jax_enable_compilation_cache",
+    "jax_persistent_cache_min_compile_time_secs",
+)
+"""Settings of JAX for programs that are kept compiled."""
+
+_open: dict[bytes, tuple[stored.StoredSweep, Store]] = {}
+"""The sweep that this worker last worked on, with its compiled programs."""
+
+_one_at_a_time = threading.Lock()
+"""A worker has one device for each of its threads, but works on one stretch at a time."""
+
+
+def require_workers(workers: int | None, devices: int | None, scheduler: str | None) -> int | None:
+    """Return the number of devices of each process: None for all of this one.
+
+    Raises InvalidInput for numbers < 1, for a scheduler beside workers or devices of one's own, and
+    for several workers that would share the GPUs of this machine.
+    """
+    for name, number in (("workers", workers), ("devices", devices)):
+        if number is not None:
+            checks.require_whole(name, number)
+            if scheduler is not None:
+                raise InvalidInput(f"the scheduler has its own workers; leave out {name}")
+    if workers is None:
+        return devices
+    if jax.default_backend() != "cpu":
+        raise InvalidInput("workers share cores, not GPUs; leave them out: one process uses all")
+    return devices or 1
+
+
+@contextlib.contextmanager
+def connect(
+    workers: int | None = None, threads: int = 1, scheduler: str | None = None
+) -> Iterator["Client | None"]:
+    """Yield a client of a cluster, or None where neither workers nor a scheduler are asked for.
+
+    Args:
+      workers: How many processes to start on this machine; they end with the context.
+      threads: Cores of each.
+      scheduler: Address of a cluster that is there already, such as ``tcp://host:8786``.
+
+    Raises InvalidInput without Dask, and where no scheduler answers.
+    """
+    if workers is None and scheduler is None:
+        yield None
+        return
+    try:
+        import dask
+        import distributed
+    except ImportError as error:
+        raise InvalidInput(
+            "workers need Dask, which is not installed; pip install 'modeseek[cluster]'"
+        ) from error
+    if scheduler is not None:
+        try:
+            client = distributed.Client(scheduler, timeout=PATIENCE, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"no scheduler answers at {scheduler}; start it first") from error
+        with client:
+            yield client
+        return
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}),
+        distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=threads,
+            memory_limit=None,  # Dask would kill a worker that takes more than its share
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": ":0"},  # of a page that is off; it takes a port
+            silence_logs="CRITICAL",
+        ) as started,
+        distributed.Client(started, set_as_default=False) as client,
+    ):
+        client.wait_for_workers(workers)
+        yield client
+
+
+def fill(
+    client: "Client", arguments: Mapping[str, Any], chunks: Sequence[Chunk]
+) -> Iterator[tuple[int, int]]:
+    """Let workers do chunks; for each stretch, yield how many runs it has and how many gave NaN.
+
+    Args:
+      client: Of a cluster; if there is no worker yet, this waits for the first.
+      arguments: What `bandits.stored_sweep` was called with, devices aside.
+      chunks: In the order of the store.
+
+    Raises InvalidInput where workers die again and again, or the scheduler does.
+    """
+    import cloudpickle
+    import distributed
+
+    client.wait_for_workers(1)
+    threads = sum(client.nthreads().values())
+    settings = {name: getattr(jax.config, name) for name in (*stored.PRECISION, *CACHE)}
+    sent = cloudpickle.dumps((settings, cloudpickle.dumps(dict(arguments))))
+    # A task gives out the sweep, because Dask can do it again where a worker dies that holds it.
+    told = client.submit(bytes, sent, pure=False)
+    futures = client.map(_fill_stretch, _cut(chunks, threads), told=told, pure=False)
+    try:
+        for _, result in distributed.as_completed(futures, with_results=True, loop=client.loop):
+            yield result
+    except distributed.KilledWorker as error:
+        raise InvalidInput(
+            f"{error.allowed_failures + 1} workers died one after another over the same runs; "
+            "where memory is short, choose fewer workers; what is done is kept"
+        ) from error
+    finally:
+        client.cancel(futures)
+
+
+def _cut(chunks: Sequence[Chunk], threads: int) -> list[Sequence[Chunk]]:
+    """Return stretches of chunks, in such an order that each thread goes on where it was.
+
+    Threads take turns. Each compiles few programs, because its stretches follow one another.
+    """
+    count = min(len(chunks), STRETCHES * threads)
+    stretches = [
+        chunks[len(chunks) * i // count : len(chunks) * (i + 1) // count] for i in range(count)
+    ]
+    each = -(-count // threads)
+    return [stretch for i in range(each) for stretch in stretches[i::each]]
+
+
+def _fill_stretch(chunks: Sequence[Chunk], told: bytes) -> tuple[int, int]:
+    """Do the chunks of a stretch that are not in the store; return its runs, and those with NaN."""
+    import distributed
+
+    with _one_at_a_time:
+        if told not in _open:
+            _open.clear()
+            _open[told] = _unpack(told, distributed.get_worker().state.nthreads)
+        sweep, held = _open[told]
+        diverged, missing = 0, []
+        for chunk in chunks:
+            values = held.read(chunk)  # of a worker that died, perhaps
+            if values is None:
+                missing.append(chunk)
+            else:
+                diverged += stored.count_nan(values)
+        diverged += sum(broken for _, broken in sweep.fill(held, missing))
+    return sum(chunk.last - chunk.first for chunk in chunks), diverged
+
+
+def _unpack(told: bytes, threads: int) -> tuple[stored.StoredSweep, Store]:
+    """Return the sweep that the client made, on this worker's devices, and its store."""
+    settings, arguments = pickle.loads(told)
+    # JAX reads these once, when it looks for devices, which it does for the first array.
+    os.environ.setdefault("NPROC", str(threads))
+    avoid_ynnpack()
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    given = pickle.loads(arguments)
+    path = Path(given["path"])
+    if not path.exists():
+        raise InvalidInput(
+            f"{path} is not there on {platform.node()}; choose a folder that all workers share"
+        )
+    on_cpu = jax.default_backend() == "cpu"
+    sweep = stored.stored_sweep(**given, devices=lanes(threads if on_cpu else None))
+    return sweep, store.open_store(path, sweep.layout, sweep.identity)

@@ -1,0 +1,130 @@
+"""Where the responses that a method learns from come from.
+
+A source is a function (policy, data, schedule) -> what `train` collects: in expectation over all
+responses where the schedule is exact, and as samples elsewhere.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from bandits.environments import CategoricalBandit
+from bandits.kernels.lookup import look_up
+from bandits.losses import Method
+from bandits.policies import Policy
+from bandits.training.collect import (
+    Collect,
+    PairsOfPolicy,
+    against_own,
+    from_dataset,
+    on_bandit,
+    on_whole_space,
+    own_pairs,
+    with_own_samples,
+)
+from bandits.training.schedule import Schedule
+from theory.pairs import Pairs
+
+
+class Data(NamedTuple):
+    """What methods may learn from, of one prompt; a method needs a part of it.
+
+    Attributes:
+      reference: ``[K]``, log π_ref.
+      reward: ``[K]``, which labels responses.
+      law: ``[K]``, log-probabilities of offline responses.
+      wins: ``[K, K]``, P(row preferred to column); None: whoever has more reward wins.
+      pairs: preferences that are given, with weights that sum to 1; None: pairs of responses.
+      fitted: ``[K]``, a reward that was fitted to preferences before.
+      shown: ``[K]``, log-probabilities of demonstrations.
+      key: of the responses that are collected once, before training, where they are sampled.
+    """
+
+    reference: Float[Array, " K"]
+    reward: Float[Array, " K"] | None = None
+    law: Float[Array, " K"] | None = None
+    wins: Float[Array, "K K"] | None = None
+    pairs: Float[Array, "K K"] | Pairs | None = None
+    fitted: Float[Array, " K"] | None = None
+    shown: Float[Array, " K"] | None = None
+    key: PRNGKeyArray | None = None
+
+    @property
+    def bandit(self) -> CategoricalBandit:
+        """The reward, 0 where there is none, and the reference."""
+        reward = jnp.zeros_like(self.reference) if self.reward is None else self.reward
+        return CategoricalBandit(reward, self.reference)
+
+    @property
+    def pairs_of_policy(self) -> PairsOfPolicy | None:
+        """How pairs of a policy's responses are labelled; None: by the reward."""
+        return None if self.wins is None else own_pairs(self.wins)
+
+
+Source = Callable[[Policy, Data, Schedule], Collect]
+
+
+def own_responses(policy: Policy, data: Data, schedule: Schedule) -> Collect:
+    """Collect responses of the policy itself, labelled by the reward."""
+    if schedule.exact:
+        return on_whole_space(policy, data.bandit, data.pairs_of_policy)
+    return on_bandit(policy, data.bandit, schedule)
+
+
+def offline_responses(policy: Policy, data: Data, schedule: Schedule) -> Collect:
+    """Collect the given pairs, or else responses of the law of the data, drawn once."""
+    if data.pairs is not None:
+        return on_whole_space(policy, data.bandit, data.pairs)
+    law = data.reference if data.law is None else data.law
+    if schedule.exact:
+        return on_whole_space(policy, data.bandit, data.pairs_of_policy, law=lambda _: law)
+    assert data.key is not None
+    # Of a table, whose parameters are the log-probabilities of the law.
+    drawn = on_bandit(policy, data.bandit, schedule)(law, data.key, jnp.int32(0))
+    return from_dataset(drawn, schedule)
+
+
+def learned_reward(policy: Policy, data: Data, schedule: Schedule) -> Collect:
+    """Collect the policy's own responses, labelled by the fitted reward: for RLHF."""
+    # The loss reads no pairs; a list of them is smaller than a table.
+    pairs = data.pairs_of_policy if data.pairs is None else data.pairs
+    return on_whole_space(policy, data._replace(reward=data.fitted).bandit, pairs)
+
+
+def beside_own_samples(policy: Policy, data: Data, schedule: Schedule) -> Collect:
+    """Collect pairs of the data beside the policy's own responses: for HyPO."""
+    if data.pairs is not None or not schedule.exact:
+        offline = offline_responses(policy, data, schedule)
+        if schedule.exact:
+            return offline
+        return with_own_samples(
+            offline,
+            policy,
+            schedule.group,
+            reference_log_prob=lambda _, arms: look_up(data.reference, arms),
+        )
+    assert data.law is not None
+    assert data.pairs_of_policy is not None
+    return on_whole_space(policy, data.bandit, data.pairs_of_policy(data.law))
+
+
+def self_play(policy: Policy, data: Data, schedule: Schedule) -> Collect:
+    """Collect demonstrations, preferred to the policy's own responses: for SPIN."""
+    assert data.shown is not None
+    demonstrations = against_own(jnp.exp(data.shown))
+    return on_whole_space(policy, data.bandit, demonstrations, own_reference=True)
+
+
+SOURCES: dict[str, Source] = {
+    "learned rewards": learned_reward,
+    "preferences and samples": beside_own_samples,
+    "demonstrations": self_play,
+}
+"""Sources by what methods need, where that is not just responses with their rewards."""
+
+
+def source_of(method: Method) -> Source:
+    """Return where the responses of a method come from."""
+    return SOURCES.get(method.needs, own_responses if method.on_policy else offline_responses)
