@@ -103,7 +103,8 @@ def frames_of_the_run():
     return [
         (file, function, line)
         for file, function, line in frames[:program]
-        if file != "kernels/threefry.py" and (file != "training/loop.py" or function == "draw")
+        if file not in ("kernels/threefry.py", "scan.py")
+        and (file != "training/loop.py" or function == "key_of")
     ]
 
 
