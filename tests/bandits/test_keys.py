@@ -99,7 +99,7 @@ def frames_of_the_run():
         elif "/jax/_src/" in file:
             program = len(frames)
         frame = frame.f_back
-    # Of `train` only what draws: it does so in loops of two kinds, and once before them.
+    # Of `train` only what makes keys: it does so in its scan, and once before.
     return [
         (file, function, line)
         for file, function, line in frames[:program]
