@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from bandits.environments import CategoricalBandit
@@ -38,7 +39,7 @@ PASSES = {"spin": 10, "ppo": 4}
 
 
 class Problem(NamedTuple):
-    """What is learned, and from what.
+    """A problem on a small space, and the data to learn it from.
 
     Attributes:
       reward: ``[K]``, true, in nats of log-odds of the labeller.
@@ -59,24 +60,24 @@ class Problem(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """How it is learned.
+    """The numbers of a descent.
 
     Attributes:
       kl_coefficient: λ of HyPO.
-      step: length of the first step of `even_steps`.
+      step: length of the first step.
       steps: number of gradient steps.
       group: N, where groups are sampled.
       batch: number of responses in a sampled minibatch.
     """
 
     kl_coefficient: float
-    step: float
+    step: ArrayLike
     steps: int
     group: int
     batch: int
 
 
-def even_steps(length: float, steps: int) -> optax.GradientTransformation:
+def even_steps(length: ArrayLike, steps: int) -> optax.GradientTransformation:
     """Return the optimiser of steps along the gradient whose length falls to 0 along a cosine.
 
     The path is that of plain gradient descent, at even speed, whatever the scale of a loss.

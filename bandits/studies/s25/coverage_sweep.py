@@ -180,7 +180,7 @@ class CoverageSweep(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """For both classes: mass out of the data, and reward; a row a method."""
+        """Draw mass out of the data, and reward, for both classes; a row a method."""
         figure, grid = plotting.new_grid(1, 4, 16, 8.6, (0.125, 0.085, 0.99, 0.915), 0.06)
         panels = iter(grid[0])
         mean = dataset.sel(loss=list(SHOWN)).mean("seed")
@@ -206,7 +206,7 @@ class CoverageSweep(Study):
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
-        """What coverage costs whom, what sharing features does, and whether DPO and RLHF part."""
+        """Judge what coverage costs, what sharing features does, and whether DPO and RLHF part."""
         require_no_nan(dataset)
         reward, mass = dataset["reward_share"], dataset["uncovered_mass"]
         least, full = float(dataset["fraction"][0]), float(dataset["fraction"][-1])

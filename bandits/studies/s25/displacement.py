@@ -119,7 +119,7 @@ class Displacement(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """One path, then the peak and the parking place over the winner's probability."""
+        """Draw one path, then the peak and the parking place over the winner's probability."""
         figure = plotting.new_figure(16, 5.6)
         path, peak, parked = figure.subplots(1, 3)
         figure.subplots_adjust(0.05, 0.13, 0.99, 0.91, wspace=0.2)
@@ -141,7 +141,7 @@ class Displacement(Study):
 
     @classmethod
     def animate(cls, dataset: xr.Dataset) -> Frames:
-        """DPO on one pair: the bars, and how they came to be; IPO beside it, which stays there."""
+        """Move the bars of DPO on one pair, beside how they came to be; below, IPO's."""
         one = _shown_path(dataset)
         figure, panels = plotting.new_grid(2, 2, 12, 6.4, (0.07, 0.1, 0.99, 0.86), 0.06, 0.42)
         said = figure.suptitle("", fontsize=15)
@@ -168,7 +168,7 @@ class Displacement(Study):
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
-        """The largest distance between the descents and the closed forms."""
+        """Judge the largest distance between the descents and the closed forms."""
         error = abs(_measure(dataset) - dataset[["peak", "peak_margin", "parked"]]).max()
         rises = (dataset["peak"] / dataset["mass"]).stack(at=("winner", "mass"))
         winner, mass = rises.idxmax("at").item()

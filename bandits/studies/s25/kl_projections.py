@@ -119,7 +119,7 @@ class KlProjections(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """A panel a divergence, with the fits from every start; below, the fits to all targets."""
+        """Draw the fits from every start, a panel a divergence; below, the fits to all targets."""
         figure = plotting.new_figure(15.5, 8)
         grid = figure.add_gridspec(2, 4, height_ratios=[1, 1.05])
         figure.subplots_adjust(0.055, 0.085, 0.99, 0.95, wspace=0.12, hspace=0.4)
@@ -135,11 +135,13 @@ class KlProjections(Study):
         widths, sides = figure.add_subplot(grid[1, :2]), figure.add_subplot(grid[1, 2:])
         one = dataset.isel(start=dataset.sizes["start"] // 2)
         for name in cls.NAMES:
-            style = {"color": plotting.METHOD_COLORS[name], "label": plotting.METHOD_LABELS[name]}
-            fitted = one["deviation"].sel(loss=name)
-            widths.plot(one["target_deviation"], fitted, "o", markersize=5, **style)
+            color, fitted = plotting.METHOD_COLORS[name], one["deviation"].sel(loss=name)
+            label = plotting.METHOD_LABELS[name]
+            widths.plot(
+                one["target_deviation"], fitted, "o", color=color, label=label, markersize=5
+            )
             masses = np.sort(_larger_side(dataset).sel(loss=name).values.ravel())
-            sides.plot(masses, np.linspace(0, 1, masses.size), **style)
+            sides.plot(masses, np.linspace(0, 1, masses.size), color=color)
         span = [one["target_deviation"].min(), one["target_deviation"].max()]
         widths.plot(span, span, ":", color=plotting.INK, linewidth=1.5)
         widths.set(
@@ -159,7 +161,7 @@ class KlProjections(Study):
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
-        """Moments and starts of the forward KL, sides of the reverse KL, and the valley."""
+        """Judge moments and starts of the forward KL, sides of the reverse KL, and the valley."""
         require_no_nan(dataset)
         forward, reverse = (dataset.sel(loss=name) for name in cls.NAMES[:2])
         moments = [abs(forward[m] - dataset[f"target_{m}"]).max() for m in ("mean", "deviation")]
@@ -221,8 +223,8 @@ def _larger_side(dataset: xr.Dataset) -> xr.DataArray:
 
 def _draw_fits(axes: Axes, drawn: xr.Dataset, name: str) -> None:
     """Draw a target and the fits of a divergence from every start."""
-    target, fits = np.exp(drawn["target_log_probs"]), np.exp(drawn["log_probs"].sel(loss=name))
-    arms = np.arange(target.size)
-    axes.fill_between(arms, target, color=plotting.TARGET_COLOR, linewidth=0)
-    axes.plot(arms, fits.transpose("arm", "start"), color=plotting.METHOD_COLORS[name], alpha=0.75)
+    target = np.exp(drawn["target_log_probs"].values)
+    fits = np.exp(drawn["log_probs"].sel(loss=name).transpose("arm", "start").values)
+    axes.fill_between(range(target.size), target, color=plotting.TARGET_COLOR, linewidth=0)
+    axes.plot(fits, color=plotting.METHOD_COLORS[name], alpha=0.75)
     axes.set(title=plotting.METHOD_LABELS[name], xlabel="arm")

@@ -109,26 +109,24 @@ class PartialCoverage(Study):
             with np.errstate(divide="ignore"):
                 log_reference = np.log(self.reference)
             fitted = fit_tabular(PAIR, self.ridge)
-            table = {
-                "reference": log_reference,
-                "RLHF": gibbs.gibbs_log_probs(fitted, log_reference, self.beta),
-                "DPO": partial_coverage.dpo_optimum(log_reference, PAIR, self.uncovered_mass),
-            }
-            without_loser = self._draw_without_loser(table["DPO"])
+            rlhf = gibbs.gibbs_log_probs(fitted, log_reference, self.beta)
+            dpo = partial_coverage.dpo_optimum(log_reference, PAIR, self.uncovered_mass)
+            table = (log_reference, rlhf, dpo)
+            without_loser = self._draw_without_loser(dpo)
             optima = partial_coverage.is_dpo_optimum(without_loser, PAIR)
             losses = dpo_losses(without_loser, log_reference, self.beta)
             share = self._largest_share_of_bound()
         parked = partial_coverage.ipo_parking(winner, loser, self._parking_tau).uncovered
         dataset = xr.Dataset(
             {
-                "table": (("policy", "response"), np.exp(list(map(np.asarray, table.values())))),
+                "table": (("policy", "response"), np.exp(list(map(np.asarray, table)))),
                 "dpo_optima": ("policy_without_loser", np.asarray(optima)),
                 "dpo_losses": ("policy_without_loser", np.asarray(losses)),
                 "share_of_bound": ("instance", share),
                 "peak": float(partial_coverage.displacement_peak(winner, loser)),
                 "parked": float(parked),
             },
-            coords={"policy": list(table), "response": RESPONSES},
+            coords={"policy": ["reference", "RLHF", "DPO"], "response": RESPONSES},
         )
         return xr.merge([dataset, self._follow(np.asarray(fitted))])
 
@@ -152,7 +150,7 @@ class PartialCoverage(Study):
 
     @property
     def _parking_tau(self) -> float:
-        """IPO's τ whose target is where the unlikely winner's uncovered mass peaks."""
+        """Return IPO's τ whose target is where the unlikely winner's uncovered mass peaks."""
         winner, loser, _ = self.unlikely_winner
         return 0.5 / float(partial_coverage.peak_margin(winner, loser))
 
@@ -190,9 +188,11 @@ class PartialCoverage(Study):
         smooth = np.array(self.reference) + self.smoothing * np.eye(3)[2]
         shared = np.array(self.shared_feature)[:, None] * np.eye(3)[0]
         in_class = shared @ np.asarray(fit_linear(shared, PAIR, self.ridge))
+        table = (np.eye(3), np.log(self.unlikely_winner), np.stack([fitted, fitted]))
+        sharing = (shared, np.log(smooth / smooth.sum()), np.stack([fitted, in_class]))
         return {
-            UNLIKELY: Setting(np.eye(3), np.log(self.unlikely_winner), np.stack([fitted, fitted])),
-            SHARED: Setting(shared, np.log(smooth / smooth.sum()), np.stack([fitted, in_class])),
+            UNLIKELY: Setting(*map(jnp.asarray, table)),
+            SHARED: Setting(*map(jnp.asarray, sharing)),
         }
 
     def _learners(self) -> dict[str, Learner]:
@@ -218,7 +218,7 @@ class PartialCoverage(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """The table, and for each setting the mass on the uncovered response over training."""
+        """Draw the table, and for each setting the uncovered mass over training."""
         figure = plotting.new_figure(15, 6)
         first, *panels = figure.subplots(1, 3, width_ratios=[0.85, 1, 1])
         figure.subplots_adjust(0.045, 0.26, 0.99, 0.91, wspace=0.2)
@@ -236,7 +236,7 @@ class PartialCoverage(Study):
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
-        """The table, the way there, the remedies, the transient and IPO's parking, the bound."""
+        """Judge the table, the way there, the remedies, IPO's parking place and the bound."""
         uncovered = dataset["probability"].sel(response="ξ3")
         leaks, unlikely = (uncovered.sel(setting=setting) for setting in (SHARED, UNLIKELY))
         path = dataset["probability"].sel(setting=SHARED, learner="DPO")
@@ -345,7 +345,7 @@ def dpo_losses(
 
 
 def _draw_table(axes: Axes, table: xr.DataArray) -> None:
-    """The probabilities as bars in rows, so that they are read at a glance."""
+    """Draw probabilities as bars in rows, so that they are read at a glance."""
     rows = table["policy"].values
     for y, policy in enumerate(rows):
         for x, value in enumerate(table.sel(policy=policy).values):

@@ -76,19 +76,19 @@ class RlhfDpoEquivalence(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """Probabilities by either method, and the gap over the distance of the classes."""
+        """Draw probabilities by either method, and the gap over the distance of the classes."""
         figure = plotting.new_figure(14.5, 5.8)
         scatter, growth = figure.subplots(1, 2)
         figure.subplots_adjust(0.06, 0.13, 0.985, 0.91, wspace=0.2)
         distances = dataset["distance"].values
-        drawn = np.exp(dataset.isel(problem=slice(0, 25)))
+        drawn = dataset.isel(problem=slice(0, 25))
         middle = distances[np.abs(distances - 0.35).argmin()]
         for distance, color, label in (
             (middle, plotting.PUSHED, f"classes at distance {middle:g}"),
             (0.0, plotting.RAISED, "one class"),
         ):
             one = drawn.sel(distance=distance)
-            x, y = (one[name].values.ravel() for name in ("dpo", "rlhf"))
+            x, y = (np.exp(one[name].values).ravel() for name in ("dpo", "rlhf"))
             scatter.plot(x, y, "o", color=color, label=label, markersize=5, alpha=0.8)
         scatter.set(
             title="Each response of 25 problems",
@@ -113,7 +113,7 @@ class RlhfDpoEquivalence(Study):
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
-        """The gap in one class, and its growth with the distance of the classes."""
+        """Judge the gap in one class, and its growth with the distance of the classes."""
         gaps = _gaps(dataset)
         same, apart = gaps.sel(distance=0.0), gaps.isel(distance=slice(1, None))
         # The slope of each problem's own line through the points, by least squares.
@@ -146,5 +146,5 @@ class RlhfDpoEquivalence(Study):
 
 def _gaps(dataset: xr.Dataset) -> xr.DataArray:
     """Return the total variation distance of the two policies."""
-    apart = abs(np.exp(dataset["dpo"]) - np.exp(dataset["rlhf"]))
-    return 0.5 * apart.sum("response", skipna=False)
+    dpo, rlhf = (dataset[name].copy(data=np.exp(dataset[name])) for name in ("dpo", "rlhf"))
+    return 0.5 * abs(dpo - rlhf).sum("response", skipna=False)

@@ -141,7 +141,7 @@ class SimplexPaths(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """A triangle a method: its paths, and the KL-regularised optima they could end at."""
+        """Draw a triangle a method: its paths, and the KL-regularised optima they could end at."""
         figure, panels = plotting.new_panels(
             len(METHODS), 16, 2.4, (0.3, 0.75, 0.3, 0.4), shared=False, projection="ternary"
         )
@@ -152,7 +152,7 @@ class SimplexPaths(Study):
 
     @classmethod
     def animate(cls, dataset: xr.Dataset) -> Frames:
-        """Some methods on their ways, from all references at once."""
+        """Move some methods on their ways, from all references at once."""
         figure, panels = plotting.new_panels(
             len(MOVING), 12, 2.75, (0.3, 0.65, 0.3, 0.75), columns=4, shared=False, hspace=0.35,
             projection="ternary",
@@ -180,7 +180,7 @@ class SimplexPaths(Study):
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
-        """Who ends at the optimum, by which length of way, and who ends elsewhere."""
+        """Judge who ends at the optimum, and who ends elsewhere."""
         require_no_nan(dataset)
         probability = dataset["probability"]
         end = probability.isel(step=-1)
