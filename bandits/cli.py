@@ -36,12 +36,12 @@ from bandits.files import (
     whole_file,
     whole_files,
 )
+from bandits.kernels.compiler import avoid_ynnpack
 from bandits.losses import METHODS
 from bandits.search import plan, read_spec
 from bandits.studies import STUDIES, AnyStudy, Claim
 from bandits.tables import read_vector
 from bandits.workers import MOST_PROCESSES, processes_for, side_by_side
-from bandits.kernels.compiler import avoid_ynnpack
 from theory import checks
 
 if TYPE_CHECKING:

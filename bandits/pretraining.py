@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from bandits.kernels.compiler import compiler_options
 from bandits.keys import split_seed
 from bandits.policies import Params, Policy, context_network, distill
-from bandits.kernels.compiler import compiler_options
 
 CONTEXT_SIZE = 100
 """Numbers in a context, uniform in [0, 1]."""

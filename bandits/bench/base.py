@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from bandits.sweeps.programs import lanes
 from bandits.kernels.compiler import compiler_options
+from bandits.sweeps.programs import lanes
 from theory import checks
 
 TIMES = "×"

@@ -13,7 +13,6 @@ import optax
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, UInt32
 
 from bandits import sampling
-from bandits.kernels import threefry
 from bandits.bench import peers
 from bandits.bench.base import (
     TIMES,
@@ -26,6 +25,7 @@ from bandits.bench.base import (
 from bandits.bench.peers import Sizes
 from bandits.descent import descend
 from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
+from bandits.kernels import threefry
 from bandits.losses import DIVERGENCES, METHODS
 from bandits.policies import tabular_softmax
 from bandits.sweeps.programs import BLOCK_RUNS, lanes

@@ -6,11 +6,12 @@ word from another, and which worker does a chunk changes no bit.
 """
 
 import contextlib
+import logging
 import os
 import pickle
 import platform
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,7 @@ def connect(
         raise InvalidInput(
             "workers need Dask, which is not installed; pip install 'modeseek[cluster]'"
         ) from error
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is raised
     if scheduler is not None:
         try:
             client = distributed.Client(scheduler, timeout=PATIENCE, set_as_default=False)
@@ -116,7 +118,7 @@ def connect(
 
 def fill(
     client: "Client", arguments: Mapping[str, Any], chunks: Sequence[Chunk]
-) -> Iterator[tuple[int, int]]:
+) -> Generator[tuple[int, int], None, None]:
     """Let workers do chunks; for each stretch, yield how many runs it has and how many gave NaN.
 
     Args:
@@ -130,22 +132,27 @@ def fill(
     import distributed
 
     client.wait_for_workers(1)
-    threads = sum(client.nthreads().values())
+    threads = max(1, sum(client.nthreads().values()))  # the first may have died since
     settings = {name: getattr(jax.config, name) for name in (*stored.PRECISION, *CACHE)}
     sent = cloudpickle.dumps((settings, cloudpickle.dumps(dict(arguments))))
     # A task gives out the sweep, because Dask can do it again where a worker dies that holds it.
     told = client.submit(bytes, sent, pure=False)
     futures = client.map(_fill_stretch, _cut(chunks, threads), told=told, pure=False)
     try:
-        for _, result in distributed.as_completed(futures, with_results=True, loop=client.loop):
-            yield result
+        for future in distributed.as_completed(futures, loop=client.loop):
+            yield future.result()
     except distributed.KilledWorker as error:
         raise InvalidInput(
             f"{error.allowed_failures + 1} workers died one after another over the same runs; "
             "where memory is short, choose fewer workers; what is done is kept"
         ) from error
+    except distributed.CancelledError as error:
+        raise InvalidInput(
+            "the scheduler is gone; what is done is kept, the same command goes on with it"
+        ) from error
     finally:
-        client.cancel(futures)
+        with contextlib.suppress(Exception):  # without a scheduler there is nothing to cancel
+            client.cancel(futures)
 
 
 def _cut(chunks: Sequence[Chunk], threads: int) -> list[Sequence[Chunk]]:

@@ -1,11 +1,12 @@
 """A sweep into a store: it can be stopped at any time, and goes on where it was."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -144,14 +145,16 @@ class StoredSweep:
         own = chunks[len(chunks) * (number - 1) // count : len(chunks) * number // count]
         with store.readable_errors(self.path):
             unfinished = held.unfinished(own)
-        diverged = 0
-        with Progress(_count_runs(unfinished), progress, logged=True) as bar:
-            if client is None or not unfinished:
-                finished = self.fill(held, unfinished)
-            else:
-                from bandits.sweeps import cluster
+        finished = self.fill(held, unfinished)
+        if client is not None and unfinished:
+            from bandits.sweeps import cluster
 
-                finished = cluster.fill(client, self.arguments, unfinished)
+            finished = cluster.fill(client, self.arguments, unfinished)
+        diverged = 0
+        with (
+            Progress(_count_runs(unfinished), progress, logged=True) as bar,
+            contextlib.closing(finished),
+        ):
             for runs, broken in finished:
                 bar.advance(runs)
                 diverged += broken
@@ -160,7 +163,7 @@ class StoredSweep:
         done = _count_runs(unfinished)
         return Summary(self.runs, _count_runs(own) - done, done, missing, diverged)
 
-    def fill(self, held: Store, chunks: Sequence[Chunk]) -> Iterator[tuple[int, int]]:
+    def fill(self, held: Store, chunks: Sequence[Chunk]) -> Generator[tuple[int, int], None, None]:
         """Do chunks; for each, yield the number of its runs, and of those that gave NaN."""
         by_place: dict[Place, list[Chunk]] = {}
         for chunk in chunks:

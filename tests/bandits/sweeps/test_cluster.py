@@ -174,6 +174,42 @@ def test_what_a_worker_refuses_the_driver_says(do, employ, scheduler):
     assert "holds another sweep: format is 2 there and 9 here" in refusal(problems)
 
 
+SCHEDULER = """
+import asyncio
+from rounding import distributed
+
+async def until_the_end():
+    page = {"dashboard": False, "dashboard_address": ":0"}
+    scheduler = await distributed.Scheduler(port=0, host="127.0.0.1", **page)
+    print(scheduler.address, flush=True)
+    await scheduler.finished()
+
+asyncio.run(until_the_end())
+"""
+
+
+def test_a_scheduler_that_dies_is_said_and_what_is_done_is_kept(
+    do, start, wait, employ, wait_for, count_chunks, whole, tmp_path, tree
+):
+    scheduler = start(SCHEDULER)
+    said = tmp_path / f"out.{scheduler}"
+    wait_for(lambda: said.exists() and said.read_text().endswith("\n"))
+    address = said.read_text().strip()
+    employ(pause=0.02, scheduler=address)
+    driver = start(DRIVER.format(scheduler=address, sweep=LIGHT))
+    wait_for(lambda: count_chunks(tmp_path / "a.zarr", "spread") >= 10)
+    os.kill(scheduler, signal.SIGKILL)
+    assert wait(scheduler)[0] == -signal.SIGKILL
+    status, _, problems = wait(driver)
+    assert status == 70
+    assert refusal(problems) == (
+        "the scheduler is gone; what is done is kept, the same command goes on with it"
+    )
+    status, out, _ = do("from rounding import *\nstore.LEFT_BEHIND = 0\n" + WHOLE)
+    assert (status, "kept=0" in out) == (0, False)
+    assert tree(tmp_path / "a.zarr") == tree(whole)
+
+
 def test_runs_that_kill_every_worker_are_given_up_in_a_sentence(do, employ):
     for scheduler in scheduler_with(deaths=1):
         for _ in range(4):
