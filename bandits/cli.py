@@ -39,7 +39,7 @@ from bandits.files import (
 from bandits.kernels.compiler import avoid_ynnpack
 from bandits.losses import METHODS
 from bandits.search import plan, read_spec
-from bandits.studies import STUDIES, AnyStudy, Claim
+from bandits.studies import STUDIES, Claim, Study
 from bandits.tables import read_vector
 from bandits.workers import MOST_PROCESSES, processes_for, side_by_side
 from theory import checks
@@ -650,13 +650,13 @@ def _require_places(*files: Path, said: Path | None = None) -> None:
             raise checks.InvalidInput(f"cannot write {said or file}: {reason}") from error
 
 
-def _select(names: tuple[str, ...]) -> list[AnyStudy]:
+def _select(names: tuple[str, ...]) -> list[type[Study]]:
     for name in names:
         checks.require_known("study", name, STUDIES)
     return [STUDIES[name] for name in dict.fromkeys(names or STUDIES)]
 
 
-def _claims_of(study: AnyStudy, quick: bool) -> list[Claim]:
+def _claims_of(study: type[Study], quick: bool) -> list[Claim]:
     return study.claims(study.measure(quick))
 
 

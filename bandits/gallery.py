@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bandits import plotting
 from bandits.files import whole_files
-from bandits.studies import AnyStudy, Claim
+from bandits.studies import Claim, Study
 
 PAGE = "README.md"
 """What code hosts show of a folder."""
@@ -32,7 +32,7 @@ class Made:
     seconds: float
 
 
-def make_figure(study: AnyStudy, folder: Path, quick: bool = False) -> Made:
+def make_figure(study: type[Study], folder: Path, quick: bool = False) -> Made:
     """Run a study and write its figure and data; all of its files appear, or none."""
     start = time.perf_counter()
     dataset = study.measure(quick)
@@ -44,7 +44,7 @@ def make_figure(study: AnyStudy, folder: Path, quick: bool = False) -> Made:
     return Made(paths, study.claims(dataset), time.perf_counter() - start)
 
 
-def make_page(measured: Iterable[tuple[AnyStudy, list[Claim]]], folder: Path) -> str:
+def make_page(measured: Iterable[tuple[type[Study], list[Claim]]], folder: Path) -> str:
     """Markdown that stands beside the pictures in ``folder`` and links to the code."""
     measured = list(measured)
     index = [f"- [{e.name}](#{e.name}): {e.question}" for e, _ in measured]
@@ -62,7 +62,7 @@ def make_page(measured: Iterable[tuple[AnyStudy, list[Claim]]], folder: Path) ->
     )
 
 
-def _describe(study: AnyStudy, claims: list[Claim], folder: Path) -> str:
+def _describe(study: type[Study], claims: list[Claim], folder: Path) -> str:
     name = study.name
     commands = [f"modeseek figures {name}", f"modeseek claims {name}"]
     if study.animate:
@@ -96,5 +96,5 @@ def _row(claim: Claim) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _code(study: AnyStudy, folder: Path) -> str:
+def _code(study: type[Study], folder: Path) -> str:
     return Path(os.path.relpath(inspect.getfile(study.run), folder.resolve())).as_posix()

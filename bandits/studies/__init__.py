@@ -1,6 +1,5 @@
-"""The gallery: a new study is a class, or a module, and a line here."""
+"""The gallery: a new study is a class, and a line here."""
 
-from bandits.studies.base import Claim, Experiment
 from bandits.studies.i24 import four_aspects, overoptimisation
 from bandits.studies.s25 import (
     coverage_sweep,
@@ -12,7 +11,7 @@ from bandits.studies.s25 import (
     rlhf_dpo_equivalence,
     simplex_paths,
 )
-from bandits.studies.study import Study
+from bandits.studies.study import Claim, Study
 from bandits.studies.t24 import (
     ablations,
     combinatorial,
@@ -24,11 +23,9 @@ from bandits.studies.t24 import (
     three_modes,
 )
 
-AnyStudy = Experiment | type[Study]
-
-STUDIES: dict[str, AnyStudy] = {
-    experiment.name: experiment
-    for experiment in (
+STUDIES: dict[str, type[Study]] = {
+    study.name: study
+    for study in (
         three_modes.ModeSeeking,
         mass_relocation.MassRelocation,
         three_modes.LearningRateSweep,
@@ -60,4 +57,4 @@ STUDIES: dict[str, AnyStudy] = {
     )
 }
 
-__all__ = ["STUDIES", "AnyStudy", "Claim", "Experiment", "Study"]
+__all__ = ["STUDIES", "Claim", "Study"]

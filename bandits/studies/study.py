@@ -12,9 +12,36 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.animation import Frames
-from bandits.studies.base import Claim
 from bandits.studies.curves import over_seeds
 from bandits.studies.intervals import Interval
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of a source, restated, and what was measured of it.
+
+    Attributes:
+      study: the name of the study that measured it.
+      source: where the sentence stands.
+      statement: the sentence, with the quantity that ``effect`` is.
+      effect: the measured size.
+      low, high: its 95% interval.
+      holds: whether the measurement bears the sentence out.
+      asserted: whether the project vouches for it, so that its failure is an error.
+      note: where it starts to hold or ceases to, if that needs saying.
+      table: numbers behind the effect, by row.
+    """
+
+    study: str
+    source: str
+    statement: str
+    effect: float
+    low: float
+    high: float
+    holds: bool
+    asserted: bool = True
+    note: str = ""
+    table: Mapping[str, Sequence[float]] | None = None
 
 
 @dataclass_transform(frozen_default=True)

@@ -1,6 +1,5 @@
 """The command end to end: what it prints and writes, and what it refuses, leaving nothing."""
 
-import dataclasses
 import importlib.metadata
 import importlib.resources
 import json
@@ -12,6 +11,7 @@ import sys
 import tomllib
 import warnings
 from pathlib import Path
+from typing import ClassVar
 
 import matplotlib.image
 import numpy as np
@@ -26,8 +26,9 @@ from bandits.environments import ENVIRONMENTS
 from bandits.losses import METHODS
 from bandits.reward_models import fit_tabular
 from bandits.studies import STUDIES
-from bandits.studies.base import Experiment
 from bandits.studies.intervals import Interval
+from bandits.studies.study import Criterion, Study
+from bandits.studies.study import claim as claim_of
 
 # What the command says of a run stays a warning here, as it does for users.
 pytestmark = [
@@ -256,23 +257,30 @@ def test_claims_prints_a_json_list_with_the_three_cases_of_the_theorem(command):
         assert claim["source"] == "T24, Theorem 6.5"
 
 
-def fake_study(name, holds, asserted=True, effect=1.0):
-    def judge(dataset):
-        interval = Interval(effect, 0.5, 1.5)
-        said = {"asserted": asserted, "note": "With E[a] of [b]."}
-        return [study.claim(f"{name} is so", interval, holds, **said)]
+def fake_study(name, holds, asserted=True, effect=1.0, run=None):
+    class Fake(Study):
+        source, question = "nowhere", "is it?"
+        quick: ClassVar = {"size": 2}
 
-    study = Experiment(
-        name=name,
-        source="nowhere",
-        question="is it?",
-        full=dataclasses.make_dataclass("Settings", [("size", int, 3)])(),
-        quick=dataclasses.make_dataclass("Settings", [("size", int, 2)])(),
-        run=lambda settings: xr.Dataset({"x": ("i", np.arange(settings.size))}),
-        plot=lambda dataset: Figure(),
-        judge=judge,
-    )
-    return study
+        size: int = 3
+
+        def run(self):
+            return xr.Dataset({"x": ("i", np.arange(self.size))})
+
+        @classmethod
+        def plot(cls, dataset):
+            return Figure()
+
+        @classmethod
+        def judge(cls, dataset):
+            interval, criterion = Interval(effect, 0.5, 1.5), Criterion(lambda _: holds, "")
+            said = {"asserted": asserted, "note": "With E[a] of [b]."}
+            return [claim_of(f"{name} is so", interval, criterion, **said)]
+
+    Fake.name = name
+    if run is not None:
+        Fake.run = run
+    return Fake
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
@@ -634,7 +642,7 @@ def test_a_divergence_in_the_real_command_is_one_line_on_stderr_and_exit_1():
 def test_a_refused_output_costs_no_run(command, monkeypatch, arguments):
     ran = []
     monkeypatch.setattr("bandits.explorer.run", ran.append)
-    monkeypatch.setattr(Experiment, "measure", ran.append)
+    monkeypatch.setattr(Study, "measure", classmethod(lambda cls, quick=False: ran.append(cls)))
     assert_refused(command(*arguments))
     assert ran == []
 
@@ -716,7 +724,7 @@ def test_a_warning_is_said_once(command, monkeypatch):
             warnings.warn(text, stacklevel=1)
         return xr.Dataset()
 
-    fakes = {n: dataclasses.replace(fake_study(n, True), run=warn) for n in ("a", "b")}
+    fakes = {n: fake_study(n, True, run=warn) for n in ("a", "b")}
     monkeypatch.setattr(cli, "STUDIES", fakes)
     _, _, err = command("claims", "--processes", "1")
     assert err == "modeseek: warning: this is odd\nmodeseek: warning: and this\n"

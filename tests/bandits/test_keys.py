@@ -29,7 +29,7 @@ from bandits.policies import tabular_softmax
 from bandits.preferences import covering_fraction, label_pairs
 from bandits.search import parse_spec, plan
 from bandits.simulate import simulate
-from bandits.studies import STUDIES, Experiment
+from bandits.studies import STUDIES
 from bandits.studies.i24 import aspects
 from bandits.studies.s25.generation_verification_gap import GenerationVerificationGap
 from bandits.studies.t24.lengths import Lengths, train_lengths
@@ -160,12 +160,9 @@ SMALL = {"steps": 4, "seeds": 4, "groups": 3, "instances": 3, "problems": 2, "ju
 def quick(name):
     """Run a study at quick settings, and less of them still where that uses as many keys."""
     study = STUDIES[name]
-    fields = dataclasses.fields(study.full if isinstance(study, Experiment) else study)
+    fields = dataclasses.fields(study)
     changes = {field.name: SMALL[field.name] for field in fields if field.name in SMALL}
-    if isinstance(study, Experiment):
-        study.run(dataclasses.replace(study.quick, **changes))
-    else:
-        study(**(study.quick | changes)).run()
+    study(**(study.quick | changes)).run()
 
 
 def module_of(name):

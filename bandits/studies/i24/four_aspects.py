@@ -11,10 +11,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.studies.base import Claim
 from bandits.studies.curves import draw_bar_row, draw_mean_line, over_seeds, require_no_nan
 from bandits.studies.i24.aspects import POLICIES, QUICK, Aspects, Recipe, tuned
-from bandits.studies.study import Study, claim
+from bandits.studies.study import Claim, Study, claim
 from theory.checks import InvalidInput
 
 COLORS = ("#4477AA", "#EE6677")

@@ -19,9 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.studies.base import Claim
 from bandits.studies.curves import draw_mean_line, log_axis, over_seeds, require_no_nan
-from bandits.studies.study import Study, claim
+from bandits.studies.study import Claim, Study, claim
 from bandits.studies.t24.lengths import Lengths, draw_pairs, fit_proxy
 from bandits.sweeps import static, sweep
 from theory import checks, gibbs

@@ -24,7 +24,6 @@ from bandits.losses import METHODS
 from bandits.metrics import DIVERGED_AT
 from bandits.policies import log_linear
 from bandits.preferences import covering_fraction, preference_probabilities
-from bandits.studies.base import Claim
 from bandits.studies.curves import over_seeds, require_no_nan, require_not_diverged
 from bandits.studies.expected import (
     IN_EXPECTATION,
@@ -34,7 +33,7 @@ from bandits.studies.expected import (
     train_in_expectation,
 )
 from bandits.studies.intervals import Interval, exact
-from bandits.studies.study import Criterion, Study, below, claim
+from bandits.studies.study import Claim, Criterion, Study, below, claim
 from bandits.sweeps import choices, sweep
 from bandits.training import own_pairs
 from theory import equivalence, gibbs

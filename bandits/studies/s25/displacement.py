@@ -21,10 +21,9 @@ from bandits.animation import Frames
 from bandits.environments import CategoricalBandit
 from bandits.losses import METHODS, Loss
 from bandits.policies import tabular_softmax
-from bandits.studies.base import Claim
 from bandits.studies.curves import require_not_diverged
 from bandits.studies.intervals import exact
-from bandits.studies.study import Criterion, Study, below, claim
+from bandits.studies.study import Claim, Criterion, Study, below, claim
 from bandits.sweeps import choices, sweep
 from bandits.training import Schedule, on_whole_space, train
 from theory import partial_coverage

@@ -24,10 +24,9 @@ from bandits import plotting
 from bandits.fitting import minimize
 from bandits.losses import METHODS, make_pair
 from bandits.policies import Policy, all_sequences, log_linear, tabular_softmax
-from bandits.studies.base import Claim
 from bandits.studies.curves import draw_mean_line, log_axis, require_no_nan, with_legend
 from bandits.studies.intervals import exact
-from bandits.studies.study import Criterion, Study, below, claim, surely_within
+from bandits.studies.study import Claim, Criterion, Study, below, claim, surely_within
 from bandits.sweeps import choices, sweep
 from theory import convex, gibbs
 from theory.generation_verification import class_sizes, token_features

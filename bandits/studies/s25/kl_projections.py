@@ -22,10 +22,9 @@ from bandits.environments import gaussian_reference
 from bandits.fitting import minimize
 from bandits.losses import DIVERGENCES
 from bandits.losses.divergences import Divergence
-from bandits.studies.base import Claim
 from bandits.studies.curves import require_no_nan
 from bandits.studies.intervals import exact, mean_interval, share_interval
-from bandits.studies.study import Criterion, Study, below, claim
+from bandits.studies.study import Claim, Criterion, Study, below, claim
 from bandits.sweeps import choices, sweep
 
 UNIT = 10.0

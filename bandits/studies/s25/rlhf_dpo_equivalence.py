@@ -14,10 +14,9 @@ from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.studies.base import Claim
 from bandits.studies.curves import require_no_nan
 from bandits.studies.intervals import exact, mean_interval
-from bandits.studies.study import Criterion, Study, claim
+from bandits.studies.study import Claim, Criterion, Study, claim
 from bandits.sweeps import sweep
 from theory import equivalence
 

@@ -23,7 +23,6 @@ from bandits.losses import METHODS
 from bandits.policies import tabular_softmax
 from bandits.preferences import preference_probabilities
 from bandits.reward_models import fit_tabular
-from bandits.studies.base import Claim
 from bandits.studies.curves import require_no_nan, require_not_diverged
 from bandits.studies.expected import (
     IN_EXPECTATION,
@@ -33,7 +32,7 @@ from bandits.studies.expected import (
     train_in_expectation,
 )
 from bandits.studies.intervals import exact
-from bandits.studies.study import Study, above, below, claim
+from bandits.studies.study import Claim, Study, above, below, claim
 from bandits.sweeps import choices, sweep
 from bandits.training import own_pairs
 from theory import gibbs

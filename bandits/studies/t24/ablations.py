@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.studies import curves
-from bandits.studies.base import Claim
-from bandits.studies.study import Study, claim, surely_below
+from bandits.studies.study import Claim, Study, claim, surely_below
 from bandits.studies.t24.published import PEAKS, Bandit, Variant, run_methods
 from bandits.sweeps import choices, static
 

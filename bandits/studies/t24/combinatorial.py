@@ -24,8 +24,7 @@ from bandits.losses import METHODS, Loss
 from bandits.metrics import ATTRIBUTES
 from bandits.policies import Params, causal_transformer
 from bandits.studies import curves
-from bandits.studies.base import Claim
-from bandits.studies.study import Criterion, Study, claim
+from bandits.studies.study import Claim, Criterion, Study, claim
 from bandits.studies.t24.published import PEAKS
 from bandits.sweeps import choices, sweep
 from bandits.training import Schedule, on_policy, train

@@ -20,9 +20,8 @@ from bandits.losses import METHODS, Loss
 from bandits.metrics import ATTRIBUTES
 from bandits.policies import tabular_softmax
 from bandits.preferences import covered_mass, truncated
-from bandits.studies.base import Claim
 from bandits.studies.curves import require_not_diverged
-from bandits.studies.study import Study, claim
+from bandits.studies.study import Claim, Study, claim
 from bandits.sweeps import choices, sweep
 from bandits.training import Schedule, on_bandit, train
 

@@ -10,9 +10,8 @@ from matplotlib.patches import Patch
 
 from bandits import plotting
 from bandits.losses import METHODS, Responses, make_group, response_weights
-from bandits.studies.base import Claim
 from bandits.studies.intervals import share_interval
-from bandits.studies.study import ALWAYS, Criterion, Study, claim
+from bandits.studies.study import ALWAYS, Claim, Criterion, Study, claim
 from theory import gibbs, mode_seeking
 
 

@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.studies import curves
-from bandits.studies.base import Claim
-from bandits.studies.study import Study, claim, surely_above, surely_below
+from bandits.studies.study import Claim, Study, claim, surely_above, surely_below
 from bandits.studies.t24.lengths import (
     POLICIES,
     PROBLEMS,

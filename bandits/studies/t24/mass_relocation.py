@@ -19,9 +19,8 @@ from matplotlib.figure import Figure
 from bandits import plotting
 from bandits.descent import descend
 from bandits.losses import DIVERGENCES
-from bandits.studies.base import Claim
 from bandits.studies.intervals import share_interval
-from bandits.studies.study import ALWAYS, Criterion, Study, claim
+from bandits.studies.study import ALWAYS, Claim, Criterion, Study, claim
 from bandits.sweeps import choices, sweep
 from theory import distributions, mass_relocation
 

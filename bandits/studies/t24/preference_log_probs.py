@@ -19,9 +19,8 @@ from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_ref
 from bandits.keys import split_seed
 from bandits.policies import Params
 from bandits.preferences import label_pairs
-from bandits.studies.base import Claim
 from bandits.studies.curves import draw_means, over_seeds, require_not_diverged
-from bandits.studies.study import Criterion, Study, claim
+from bandits.studies.study import Claim, Criterion, Study, claim
 from bandits.studies.t24.published import (
     BLOCK_RUNS,
     NUM_ARMS,

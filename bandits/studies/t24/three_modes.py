@@ -22,9 +22,8 @@ from bandits.descent import descend, log_spaced_steps
 from bandits.environments import gaussian_reference
 from bandits.losses import DIVERGENCES
 from bandits.metrics import ATTRIBUTES, basin_masses, find_basins, measure
-from bandits.studies.base import Claim
 from bandits.studies.intervals import Interval, mean_interval, share_interval
-from bandits.studies.study import ALWAYS, Criterion, Study, claim
+from bandits.studies.study import ALWAYS, Claim, Criterion, Study, claim
 from bandits.sweeps import sweep
 
 PAIR = ("forward_kl", "reverse_kl")

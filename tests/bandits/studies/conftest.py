@@ -8,7 +8,6 @@ import pytest
 
 from bandits import plotting
 from bandits.studies import STUDIES
-from bandits.studies.base import Experiment
 from bandits.studies.study import Study
 
 
@@ -43,5 +42,4 @@ def nothing_outside(monkeypatch):
 
         return draw_and_check
 
-    monkeypatch.setattr(Experiment, "draw", checked(Experiment.draw))
     monkeypatch.setattr(Study, "draw", classmethod(checked(Study.draw.__func__)))

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from bandits.studies import STUDIES, Experiment
+from bandits.studies import STUDIES
 
 
 @pytest.fixture(params=STUDIES)
@@ -15,10 +15,7 @@ def name(request):
 
 def settings(study):
     """Return what it takes at full and at quick scale, as JSON takes it."""
-    if isinstance(study, Experiment):
-        scales = study.full, study.quick
-    else:
-        scales = study(), study(**study.quick)
+    scales = study(), study(**study.quick)
     return [json.loads(json.dumps(dataclasses.asdict(scale))) for scale in scales]
 
 

@@ -1,14 +1,19 @@
 """Studies: a class is its settings, and a criterion holds as its words say."""
 
 import dataclasses
+import json
 
+import jax.numpy as jnp
+import matplotlib as mpl
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 
 from bandits.studies.intervals import Interval
 from bandits.studies.study import (
     ALWAYS,
+    Criterion,
     Study,
     above,
     below,
@@ -48,6 +53,61 @@ def test_its_scale_travels_with_the_results_and_quick_is_not_vouched_for():
     assert (small.holds, small.asserted) == (False, False)
     assert (sure.study, sure.source) == ("how_many_steps", "nowhere")
     assert sure.statement == "Steps (holds if surely above 10, ten)"
+
+
+class Kept(Study):
+    source, question = "nowhere", "Is it?"
+    quick = {"size": 2}
+
+    size: int = 100
+    floors: tuple[float, float] = (0.5, 1.0)
+
+    def run(self):
+        return xr.Dataset({"size": self.size}, attrs={"kept": 1})
+
+    @classmethod
+    def plot(cls, dataset):
+        assert mpl.rcParams["axes.spines.top"] is False
+        return Figure()
+
+
+@pytest.mark.parametrize(("quick", "size"), [(True, 2), (False, 100)])
+def test_the_settings_of_the_scale_travel_with_the_results(quick, size):
+    dataset = Kept.measure(quick)
+    assert int(dataset["size"]) == size
+    assert json.loads(dataset.settings) == {"size": size, "floors": [0.5, 1.0]}
+    assert (dataset.study, dataset.source, dataset.kept) == ("kept", "nowhere", 1)
+
+
+def test_drawing_leaves_matplotlib_as_it_was():
+    before = dict(mpl.rcParams)
+    Kept.draw(xr.Dataset())
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    "holds",
+    [jnp.array(3.0) > 2, xr.DataArray([1.0]).values.all(), False],
+    ids=["jax", "numpy", "no"],
+)
+def test_a_claim_is_the_studies_and_can_be_written_as_json(holds, monkeypatch):
+    judged = claim(
+        "it is", Interval(1.0, 0.5, 1.5), Criterion(lambda _: holds, ""), note="so", asserted=False
+    )
+    monkeypatch.setattr(Kept, "judge", classmethod(lambda cls, dataset: [judged]))
+    (found,) = Kept.claims(xr.Dataset())
+    assert json.loads(json.dumps(dataclasses.asdict(found))) == {
+        "study": "kept",
+        "source": "nowhere",
+        "statement": "it is",
+        "effect": 1.0,
+        "low": 0.5,
+        "high": 1.5,
+        "holds": bool(holds),
+        "asserted": False,
+        "note": "so",
+        "table": None,
+    }
 
 
 OTHER = xr.DataArray([2.9, 3.0, 3.1], dims="seed")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from bandits.studies import STUDIES, AnyStudy
+from bandits.studies import STUDIES, Study
 from bandits.studies.t24 import ablations, preference_log_probs
 from bandits.studies.t24.combinatorial import Combinatorial
 from bandits.studies.t24.geometry_map import OFFLINE, ON_POLICY, SAMPLED, GeometryMap
@@ -161,7 +161,7 @@ class Case(NamedTuple):
       labels: texts of the figure.
     """
 
-    study: AnyStudy
+    study: type[Study]
     true: xr.Dataset
     false: xr.Dataset
     asserted: list[bool]
