@@ -11,7 +11,7 @@ from bandits.comparisons import Comparisons, from_frame
 from bandits.tables import Vector, read_label
 from theory import checks
 from theory.checks import InvalidInput
-from theory.pairs import Pairs
+from theory.pairs import Pairs, require_pairs_in_support
 
 UNIFORM = "uniform"
 """As the reference: the same probability for each arm that the other inputs name."""
@@ -243,11 +243,10 @@ def require_reachable_pairs(
     reference_log_probs: np.ndarray, pairs: Pairs, labels: Sequence[object]
 ) -> None:
     """Refuse pairs of a response that the reference excludes."""
-    excluded = np.isneginf(reference_log_probs)
-    named = np.concatenate([pairs.winners, pairs.losers])
-    lost = named[excluded[named]]
-    if lost.size:
-        raise InvalidInput(
-            f"preferences name arm {str(labels[int(lost[0])])!r}, which the reference excludes; "
-            "give it a probability > 0 there (--pseudocount 0.5 for counts), or leave its pairs out"
-        )
+    require_pairs_in_support(
+        "preferences",
+        pairs,
+        reference_log_probs,
+        labels,
+        remedy="give it a probability > 0 there (--pseudocount 0.5 for counts)",
+    )

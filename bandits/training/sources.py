@@ -1,7 +1,7 @@
 """Where the responses that a method learns from come from.
 
-A source is a function (policy, data, schedule) -> what `train` collects: in expectation over all
-responses where the schedule is exact, and as samples elsewhere.
+A source is a function (policy, data, schedule) -> what `train` collects: samples, or every response
+at once where the data say all that there is.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,10 @@ from bandits.losses import Method
 from bandits.policies import Policy
 from bandits.training.collect import (
     Collect,
-    PairsOfPolicy,
     against_own,
     from_dataset,
     on_bandit,
     on_whole_space,
-    own_pairs,
     with_own_samples,
 )
 from bandits.training.schedule import Schedule
@@ -34,9 +32,8 @@ class Data(NamedTuple):
     Attributes:
       reference: ``[K]``, log π_ref.
       reward: ``[K]``, which labels responses.
-      law: ``[K]``, log-probabilities of offline responses.
-      wins: ``[K, K]``, P(row preferred to column); None: whoever has more reward wins.
-      pairs: preferences that are given, with weights that sum to 1; None: pairs of responses.
+      pairs: preferences that are given, with weights that sum to 1; None: pairs of responses, by
+        their rewards.
       fitted: ``[K]``, a reward that was fitted to preferences before.
       shown: ``[K]``, log-probabilities of demonstrations.
       key: of the responses that are collected once, before training, where they are sampled.
@@ -44,8 +41,6 @@ class Data(NamedTuple):
 
     reference: Float[Array, " K"]
     reward: Float[Array, " K"] | None = None
-    law: Float[Array, " K"] | None = None
-    wins: Float[Array, "K K"] | None = None
     pairs: Float[Array, "K K"] | Pairs | None = None
     fitted: Float[Array, " K"] | None = None
     shown: Float[Array, " K"] | None = None
@@ -57,57 +52,41 @@ class Data(NamedTuple):
         reward = jnp.zeros_like(self.reference) if self.reward is None else self.reward
         return CategoricalBandit(reward, self.reference)
 
-    @property
-    def pairs_of_policy(self) -> PairsOfPolicy | None:
-        """How pairs of a policy's responses are labelled; None: by the reward."""
-        return None if self.wins is None else own_pairs(self.wins)
-
 
 Source = Callable[[Policy, Data, Schedule], Collect]
 
 
 def own_responses(policy: Policy, data: Data, schedule: Schedule) -> Collect:
     """Collect responses of the policy itself, labelled by the reward."""
-    if schedule.exact:
-        return on_whole_space(policy, data.bandit, data.pairs_of_policy)
     return on_bandit(policy, data.bandit, schedule)
 
 
 def offline_responses(policy: Policy, data: Data, schedule: Schedule) -> Collect:
-    """Collect the given pairs, or else responses of the law of the data, drawn once."""
+    """Collect the given pairs, or else responses of the reference, drawn once."""
     if data.pairs is not None:
         return on_whole_space(policy, data.bandit, data.pairs)
-    law = data.reference if data.law is None else data.law
-    if schedule.exact:
-        return on_whole_space(policy, data.bandit, data.pairs_of_policy, law=lambda _: law)
     assert data.key is not None
-    # Of a table, whose parameters are the log-probabilities of the law.
-    drawn = on_bandit(policy, data.bandit, schedule)(law, data.key, jnp.int32(0))
+    # A table's parameters may be the log-probabilities of the law that draws.
+    drawn = own_responses(policy, data, schedule)(data.reference, data.key, jnp.int32(0))
     return from_dataset(drawn, schedule)
 
 
 def learned_reward(policy: Policy, data: Data, schedule: Schedule) -> Collect:
-    """Collect the policy's own responses, labelled by the fitted reward: for RLHF."""
-    # The loss reads no pairs; a list of them is smaller than a table.
-    pairs = data.pairs_of_policy if data.pairs is None else data.pairs
-    return on_whole_space(policy, data._replace(reward=data.fitted).bandit, pairs)
+    """Collect every response with the reward that was fitted to the pairs: for RLHF."""
+    return on_whole_space(policy, data._replace(reward=data.fitted).bandit, data.pairs)
 
 
 def beside_own_samples(policy: Policy, data: Data, schedule: Schedule) -> Collect:
     """Collect pairs of the data beside the policy's own responses: for HyPO."""
-    if data.pairs is not None or not schedule.exact:
-        offline = offline_responses(policy, data, schedule)
-        if schedule.exact:
-            return offline
-        return with_own_samples(
-            offline,
-            policy,
-            schedule.group,
-            reference_log_prob=lambda _, arms: look_up(data.reference, arms),
-        )
-    assert data.law is not None
-    assert data.pairs_of_policy is not None
-    return on_whole_space(policy, data.bandit, data.pairs_of_policy(data.law))
+    offline = offline_responses(policy, data, schedule)
+    if data.pairs is not None:  # every response is in the group, with its probability
+        return offline
+    return with_own_samples(
+        offline,
+        policy,
+        schedule.group,
+        reference_log_prob=lambda _, arms: look_up(data.reference, arms),
+    )
 
 
 def self_play(policy: Policy, data: Data, schedule: Schedule) -> Collect:
