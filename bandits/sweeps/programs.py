@@ -180,11 +180,9 @@ class Compiler:
     _ready: dict[Place, Program] = field(default_factory=dict)
 
     def first(self) -> Program:
-        """The first program, compiled now and kept for when its turn comes."""
+        """Return the first program, compiled now and kept for when its turn comes."""
         _, place = next(self.grid.programs())
-        if place not in self._ready:
-            self._ready[place] = next(self.programs({place}))
-        return self._ready[place]
+        return next(self.programs({place}))
 
     def programs(self, wanted: Container[Place] | None = None) -> Iterator[Program]:
         """Every program, or those at the wanted places; the next compiles while one runs."""
@@ -199,14 +197,14 @@ class Compiler:
                         pool.submit(_same, ready) if ready else self._start(pool, arguments, place)
                     )
                     if len(waiting) == PROGRAMS_AHEAD:
-                        yield self._keep(waiting.popleft().result())
+                        yield self._remember(waiting.popleft().result())
                 while waiting:
-                    yield self._keep(waiting.popleft().result())
+                    yield self._remember(waiting.popleft().result())
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _keep(self, program: Program) -> Program:
-        """Keep the last program: the next call often goes on with it."""
+    def _remember(self, program: Program) -> Program:
+        """Keep the last program, with which the next call often goes on, and return it."""
         self._ready.clear()
         self._ready[program.place] = program
         return program
