@@ -18,8 +18,8 @@ settings.load_profile("modeseek")
 
 
 AS_USED = {
-    "bench", "explorer", "losses", "sweeps",
-    "test_descent.py", "test_environments.py", "test_sampling.py", "test_xla.py",
+    "bench", "explorer", "kernels", "losses", "sweeps",
+    "test_descent.py", "test_environments.py", "test_sampling.py",
 }  # fmt: skip
 """Tests of bits, of digits and of speed: folders, and files."""
 
