@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bandits import lookup
+from bandits.kernels import lookup
 from bandits.kernels.lookup import look_up
 
 TABLES = np.random.default_rng(0).normal(size=(4, 3, 7)).astype(np.float32)
