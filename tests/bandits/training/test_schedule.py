@@ -102,7 +102,7 @@ def test_traced_numbers_fit_where_known_ones_are_accepted(batch, passes):
 def test_the_whole_space_is_one_group_one_minibatch_and_one_batch(passes):
     schedule = Schedule.whole_space(30, 5, passes)
     schedule.check()
-    assert schedule == Schedule(steps=30, group=5, minibatch=5, batch=5, passes=passes)
+    assert schedule == Schedule(steps=30, group=5, minibatch=5, batch=5, passes=passes, exact=True)
     assert schedule.slots == 1
 
 
