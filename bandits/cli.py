@@ -25,22 +25,22 @@ from rich.markup import escape
 from rich.table import Table
 
 import bandits
-from bandits import animation, gallery, plotting, terminal, trainer_log
-from bandits import simulate as simulation
-from bandits.comparisons import read_comparisons
-from bandits.environments import ENVIRONMENTS
+from bandits import animation, gallery, plotting, simulation, terminal
 from bandits.files import (
     make_folder,
     move_files,
     scratch_folder,
+    trainer_log,
     whole_file,
     whole_files,
 )
+from bandits.files.comparisons import read_comparisons
+from bandits.files.tables import read_vector
 from bandits.kernels.compiler import avoid_ynnpack
 from bandits.losses import METHODS
+from bandits.problems.environments import ENVIRONMENTS
 from bandits.search import plan, read_spec
 from bandits.studies import STUDIES, Claim, Study
-from bandits.tables import read_vector
 from bandits.workers import MOST_PROCESSES, processes_for, side_by_side
 from theory import checks
 

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from bandits.environments import CategoricalBandit
+from bandits.problems.environments import CategoricalBandit
 from bandits.sweeps.programs import BLOCK_RUNS
 from bandits.training import BASELINE_DECAY
 
@@ -151,7 +151,7 @@ def _numpy_draw(
 ) -> np.ndarray:
     """Positions of the drawn arms in the table of all policies.
 
-    Halving all ranges at once, as `bandits.sampling` does: on [64, 100] 19 ns a sample, where one
+    Halving all ranges at once, as this library does: on [64, 100] 19 ns a sample, where one
     `searchsorted` over the shifted rows takes 50, over sorted numbers 27, and `multinomial` 37.
     """
     edges = np.cumsum(p, axis=1)

@@ -17,12 +17,12 @@ from jaxtyping import Array, Float
 from bandits.bench.base import TIMES, Measurement, cost, interleaved, ratio
 from bandits.bench.peers import Sizes
 from bandits.bench.updates import PER_ARM, PER_SAMPLE, Exact, descent, far, in_every_lane, training
-from bandits.descent import descend
 from bandits.losses import reverse_kl
 from bandits.sweeps import sweep
 from bandits.sweeps.cluster import connect
 from bandits.sweeps.programs import lanes
 from bandits.sweeps.stored import stored_sweep
+from bandits.training.descent import descend
 from theory import distributions
 from theory.checks import InvalidInput
 

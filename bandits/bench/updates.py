@@ -12,7 +12,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, UInt32
 
-from bandits import sampling
 from bandits.bench import peers
 from bandits.bench.base import (
     TIMES,
@@ -23,13 +22,14 @@ from bandits.bench.base import (
     ratio,
 )
 from bandits.bench.peers import Sizes
-from bandits.descent import descend
-from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.kernels import threefry
 from bandits.losses import DIVERGENCES, METHODS
 from bandits.policies import tabular_softmax
+from bandits.problems import sampling
+from bandits.problems.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.sweeps.programs import BLOCK_RUNS, lanes
 from bandits.training import Schedule, on_bandit, train
+from bandits.training.descent import descend
 
 EXACT_FLOOR, SAMPLED_FLOOR = "one exp of JAX", "one draw and search of JAX"
 OWN_EXP, OWN_DRAW = "one exp of ours", "one draw and search of ours"
@@ -95,7 +95,7 @@ def in_every_lane(sizes: Work) -> Work:
 
 
 def far(num_arms: int) -> CategoricalBandit:
-    """`bandits.environments.far_bandit` with any number of arms."""
+    """`bandits.problems.environments.far_bandit` with any number of arms."""
     reward = bump_reward(num_arms, 0.7 * num_arms, 0.1 * num_arms)
     return CategoricalBandit(reward, tanh_cauchy_reference(num_arms))
 

@@ -25,7 +25,7 @@ from bokeh.resources import Resources
 
 from bandits import plotting
 from bandits.losses import METHODS
-from bandits.metrics import DIVERGED_AT
+from bandits.problems.metrics import DIVERGED_AT
 
 HEIGHTS = {"policy": 320, "pushes": 320, "reward": 220, "divergence": 220}
 """Of the plots, in pixels; they are as wide as there is room."""

@@ -10,16 +10,16 @@ import optax
 import xarray as xr
 from jaxtyping import Array, Float, Int
 
-from bandits.descent import log_spaced_steps
-from bandits.environments import bump_reward, tanh_cauchy_reference
 from bandits.keys import split_seed
 from bandits.losses import Loss, Responses, response_weights
 from bandits.policies import tabular_softmax
-from bandits.preferences import preference_probabilities, truncated
-from bandits.reward_models import fit_tabular
+from bandits.problems.environments import bump_reward, tanh_cauchy_reference
+from bandits.problems.preferences import preference_probabilities, truncated
+from bandits.problems.reward_models import fit_tabular
 from bandits.studies.expected import Descent, Problem, updates_in_expectation
 from bandits.sweeps import DivergenceWarning, sweep
 from bandits.training import Minibatch, own_pairs, train
+from bandits.training.descent import log_spaced_steps
 from theory import distributions, gibbs
 
 METHODS = (

@@ -19,12 +19,12 @@ import jax
 Plain = TypeVar("Plain", bound=Callable[..., Any])
 
 TWINS = {
-    "bandits.descent.follow": "descent.follow",
+    "bandits.training.descent.follow": "descent.follow",
     "bandits.losses.pairs.mean_over_pairs": "pairs.mean_over_pairs",
     "bandits.losses.pairs.sum_over_pairs": "pairs.sum_over_pairs",
     "bandits.losses.responses.label": "pairs.label",
-    "bandits.sampling.find_arms": "search.find_arms",
-    "bandits.sampling.running_sum": "search.running_sum",
+    "bandits.problems.sampling.find_arms": "search.find_arms",
+    "bandits.problems.sampling.running_sum": "search.running_sum",
 }
 """Plain definition -> its twin in this room, which takes the plain one as its first argument."""
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from bandits.descent import Loss, OptimizerFactory, record
 from bandits.kernels.columns import in_columns
 from bandits.losses.divergences import Divergence, forward_kl, reverse_kl
+from bandits.training.descent import OptimizerFactory, record
 
 BY_ELEMENT = (optax.sgd, optax.adam)
 """Optimisers whose update of a number depends on that number alone: many policies at once."""
@@ -25,13 +25,13 @@ EXCLUDED = -1e30
 
 def follow(
     plain: Callable[..., Array],
-    loss: Loss,
+    loss: Divergence,
     optimizer: OptimizerFactory,
     natural_gradient: bool,
     steps: tuple[int, ...],
     *start: Array,
 ) -> Float[Array, "steps K"]:
-    """Return what `bandits.descent.follow` does."""
+    """Return what `bandits.training.descent.follow` does."""
     by_autodiff = functools.partial(plain, loss, optimizer, natural_gradient, steps)
     gradient = LOGIT_GRADIENTS.get(loss)
     if gradient is None or optimizer not in BY_ELEMENT or natural_gradient:

@@ -14,7 +14,7 @@ MOST_BLOCKS = 16
 def running_sum(
     plain: Callable[[Array], Array], masses: UInt32[Array, " K"]
 ) -> UInt32[Array, " K"]:
-    """Return what `bandits.sampling.running_sum` does.
+    """Return what `bandits.problems.sampling.running_sum` does.
 
     On a CPU one pass in order takes half the time of the parallel passes that a GPU wants.
     """
@@ -28,7 +28,7 @@ def running_sum(
 def find_arms(
     plain: Callable[..., Array], edges: UInt32[Array, " K"], t: UInt32[Array, " N"]
 ) -> Int32[Array, " N"]:
-    """Return what `bandits.sampling.find_arms` does: the block by comparisons, then by halving."""
+    """Return what `find_arms` does: the block by comparisons, the arm in it by halving."""
     block = math.ceil(edges.size / MOST_BLOCKS)
     # The ends of all blocks but the last: how many of them t has passed says which block it is in.
     ends = range(block - 1, edges.size - 1, block)

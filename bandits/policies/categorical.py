@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from bandits import sampling
 from bandits.kernels.lookup import look_up
 from bandits.policies.base import Params, Policy, log_normalizer
 from bandits.policies.network import Dense, apply_dense, apply_layers, init_layers, layer_norm
+from bandits.problems import sampling
 from theory.checks import InvalidInput
 
 Logits = Callable[..., Float[Array, " K"]]

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from bandits import sampling
 from bandits.kernels import threefry
 from bandits.policies.base import Policy, log_normalizer
 from bandits.policies.network import Dense, apply_dense, init_layers, layer_norm
+from bandits.problems import sampling
 from theory.checks import InvalidInput
 
 MOST_SEQUENCES = 10**6

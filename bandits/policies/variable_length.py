@@ -16,11 +16,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from bandits import sampling
 from bandits.kernels import threefry
 from bandits.policies.base import Policy
 from bandits.policies.network import Dense, apply_dense, init_layers
 from bandits.policies.sequences import MOST_SEQUENCES, own_tokens
+from bandits.problems import sampling
 from theory import checks
 from theory.checks import InvalidInput
 from theory.variable_length import STOP, length_log_probs

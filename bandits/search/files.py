@@ -10,12 +10,12 @@ from warnings import warn
 
 import numpy as np
 
-from bandits.comparisons import read_comparisons
-from bandits.environments import CategoricalBandit
+from bandits.files.comparisons import read_comparisons
+from bandits.files.tables import Vector, align, read_vector
+from bandits.problems.environments import CategoricalBandit
 from bandits.search.entries import FINITE, NONNEGATIVE, read_number, read_table, show
-from bandits.simulate import UNIFORM, UndeterminedWarning, to_distribution
-from bandits.simulate.inputs import require_reachable_pairs
-from bandits.tables import Vector, align, read_vector
+from bandits.simulation import UNIFORM, UndeterminedWarning, to_distribution
+from bandits.simulation.inputs import require_reachable_pairs
 from theory import checks
 from theory.bradley_terry import RIDGE, fit_tabular
 from theory.checks import InvalidInput

@@ -60,8 +60,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bandits.environments import ENVIRONMENTS, CategoricalBandit
 from bandits.losses import DIVERGENCES, METHODS
+from bandits.problems.environments import ENVIRONMENTS, CategoricalBandit
 from bandits.search.entries import (
     FINITE,
     MOST_VALUES,

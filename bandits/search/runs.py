@@ -9,19 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bandits import pretraining
-from bandits.descent import descend
-from bandits.environments import CategoricalBandit
 from bandits.keys import split_seed
 from bandits.losses import DIVERGENCES, METHODS, preferences_by_reward, switch
-from bandits.metrics import ATTRIBUTES, DIVERGED_AT, measure
-from bandits.policies import tabular_softmax
+from bandits.policies import pretraining, tabular_softmax
+from bandits.problems.environments import CategoricalBandit
+from bandits.problems.metrics import ATTRIBUTES, DIVERGED_AT, measure
 from bandits.search.entries import values_of
 from bandits.search.parse import OPTIMIZERS
 from bandits.search.spec import Spec, build_environment, pick
 from bandits.sweeps import static
 from bandits.sweeps.programs import BLOCK_RUNS
 from bandits.training import Schedule, on_bandit, train
+from bandits.training.descent import descend
 from theory import distributions
 
 Values = Mapping[str, Any]
@@ -112,7 +111,7 @@ AXES = {
     "seed": {"long_name": "seed", "units": "1"},
     DIVERGED_AT: {"long_name": "steps after which the run diverged, -1 if never", "units": "1"},
 }
-"""Names and units of what `bandits.metrics.ATTRIBUTES` does not have."""
+"""Names and units of what `bandits.problems.metrics.ATTRIBUTES` does not have."""
 
 
 def _descend(spec: Spec, values: Values) -> dict[str, Array]:

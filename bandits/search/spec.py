@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bandits.environments import ENVIRONMENTS, CategoricalBandit
 from bandits.losses import METHODS
+from bandits.problems.environments import ENVIRONMENTS, CategoricalBandit
 from bandits.search.entries import values_of
 from bandits.search.files import FILES, FileBandit
 from theory.types import TwoOrMore
@@ -25,7 +25,7 @@ class Spec:
     """A search. A number is an axis where it is a tuple.
 
     Attributes:
-      environment: a name, or several, of `bandits.environments.ENVIRONMENTS`; or "files".
+      environment: a name, or several, of `bandits.problems.environments.ENVIRONMENTS`; or "files".
       arguments: of the environments' builders, by name.
       methods: names of `bandits.losses.METHODS`.
       hyperparameters: of the methods, by name.

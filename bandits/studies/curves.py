@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.metrics import DIVERGED_AT
+from bandits.problems.metrics import DIVERGED_AT
 from bandits.studies.intervals import Interval, mean_interval
 from theory.checks import InvalidInput
 

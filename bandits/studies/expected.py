@@ -13,9 +13,9 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from bandits.environments import CategoricalBandit
 from bandits.losses import METHODS, Loss, Method, switch
 from bandits.policies import Params, Policy, tabular_softmax
+from bandits.problems.environments import CategoricalBandit
 from bandits.training import (
     Collect,
     Minibatch,

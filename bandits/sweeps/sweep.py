@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from bandits.metrics import DIVERGED_AT
+from bandits.problems.metrics import DIVERGED_AT
 from bandits.sweeps.grid import Grid, Place, make_grid
 from bandits.sweeps.programs import BLOCK_RUNS, Compiler, lanes
 from bandits.sweeps.progress import Progress

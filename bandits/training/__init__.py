@@ -13,6 +13,7 @@ from bandits.training.collect import (
     own_pairs,
     with_own_samples,
 )
+from bandits.training.descent import descend, log_spaced_steps
 from bandits.training.loop import (
     BASELINE_DECAY,
     Trainer,
@@ -36,7 +37,9 @@ __all__ = [
     "Trainer",
     "Training",
     "against_own",
+    "descend",
     "from_dataset",
+    "log_spaced_steps",
     "make_trainer",
     "on_bandit",
     "on_policy",

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from bandits.environments import CategoricalBandit
 from bandits.kernels import threefry
 from bandits.kernels.lookup import look_up
 from bandits.losses import Responses, make_group
 from bandits.policies import Params, Policy
+from bandits.problems.environments import CategoricalBandit
 from bandits.training.schedule import Schedule
 from theory.checks import InvalidInput
 from theory.pairs import Pairs

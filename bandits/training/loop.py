@@ -28,8 +28,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from bandits.kernels import threefry
 from bandits.losses import Loss, Responses
-from bandits.metrics import DIVERGED_AT
 from bandits.policies import Params, Policy
+from bandits.problems.metrics import DIVERGED_AT
 from bandits.scan import record_scan
 from bandits.training.collect import Collect, Minibatch
 from bandits.training.schedule import Schedule

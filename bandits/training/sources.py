@@ -10,10 +10,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from bandits.environments import CategoricalBandit
 from bandits.kernels.lookup import look_up
 from bandits.losses import Method
 from bandits.policies import Policy
+from bandits.problems.environments import CategoricalBandit
 from bandits.training.collect import (
     Collect,
     against_own,

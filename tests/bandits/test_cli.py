@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 
 import bandits
 from bandits import cli
-from bandits.environments import ENVIRONMENTS
 from bandits.losses import METHODS
-from bandits.reward_models import fit_tabular
+from bandits.problems.environments import ENVIRONMENTS
+from bandits.problems.reward_models import fit_tabular
 from bandits.studies import STUDIES
 from bandits.studies.intervals import Interval
 from bandits.studies.study import Criterion, Study
@@ -33,7 +33,11 @@ from bandits.studies.study import claim as claim_of
 # What the command says of a run stays a warning here, as it does for users.
 pytestmark = [
     pytest.mark.filterwarnings(f"default::bandits.{name}")
-    for name in ("simulate.UndeterminedWarning", "sweeps.DivergenceWarning", "tables.FileWarning")
+    for name in (
+        "simulation.UndeterminedWarning",
+        "sweeps.DivergenceWarning",
+        "files.tables.FileWarning",
+    )
 ]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

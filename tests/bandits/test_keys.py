@@ -20,15 +20,15 @@ import pytest
 import xarray as xr
 
 import bandits
-from bandits import keys, pretraining
+from bandits import keys
 from bandits.bench import peers, updates
 from bandits.explorer import runs as explorer
 from bandits.kernels import threefry
 from bandits.losses import METHODS
-from bandits.policies import tabular_softmax
-from bandits.preferences import covering_fraction, label_pairs
+from bandits.policies import pretraining, tabular_softmax
+from bandits.problems.preferences import covering_fraction, label_pairs
 from bandits.search import parse_spec, plan
-from bandits.simulate import simulate
+from bandits.simulation import simulate
 from bandits.studies import STUDIES
 from bandits.studies.i24 import aspects
 from bandits.studies.s25.generation_verification_gap import GenerationVerificationGap

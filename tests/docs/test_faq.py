@@ -22,9 +22,9 @@ from pathlib import Path
 import pytest
 
 from bandits import cli
-from bandits.comparisons import read_comparisons
-from bandits.tables import read_vector
-from bandits.trainer_log import read_logs
+from bandits.files.comparisons import read_comparisons
+from bandits.files.tables import read_vector
+from bandits.files.trainer_log import read_logs
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import theory
-from bandits import contextual, environments, metrics, preferences, reward_models
+from bandits.problems import contextual, environments, metrics, preferences, reward_models
 from theory import checks, generation_verification, types
 from theory.checks import InvalidInput
 from theory.types import ARMS, Arm, LogProbs, Positive, Rewards, WithArms, checked, marks_of

@@ -19,12 +19,12 @@ import optax
 import xarray as xr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from bandits.contextual import ContextualBandit, draw_preferences, random_contextual_bandit
 from bandits.fitting import minimize
 from bandits.kernels.lookup import look_up
 from bandits.keys import split_into
 from bandits.losses import METHODS, make_pair
 from bandits.policies import Params, Policy, context_linear, context_residual
+from bandits.problems.contextual import ContextualBandit, draw_preferences, random_contextual_bandit
 from bandits.studies.curves import require_not_diverged
 from bandits.sweeps import choices, sweep
 from bandits.training import Minibatch, Schedule, from_dataset, on_policy, train

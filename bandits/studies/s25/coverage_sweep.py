@@ -18,12 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.environments import bump_reward, tanh_cauchy_reference
 from bandits.keys import split_seed
 from bandits.losses import METHODS
-from bandits.metrics import DIVERGED_AT
 from bandits.policies import log_linear
-from bandits.preferences import covering_fraction, preference_probabilities
+from bandits.problems.environments import bump_reward, tanh_cauchy_reference
+from bandits.problems.metrics import DIVERGED_AT
+from bandits.problems.preferences import covering_fraction, preference_probabilities
 from bandits.studies.curves import over_seeds, require_no_nan, require_not_diverged
 from bandits.studies.expected import (
     IN_EXPECTATION,

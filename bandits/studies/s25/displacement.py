@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.animation import Frames
-from bandits.environments import CategoricalBandit
 from bandits.losses import METHODS, Loss
 from bandits.policies import tabular_softmax
+from bandits.problems.environments import CategoricalBandit
 from bandits.studies.curves import require_not_diverged
 from bandits.studies.intervals import exact
 from bandits.studies.study import Claim, Criterion, Study, below, claim

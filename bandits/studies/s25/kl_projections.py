@@ -18,10 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.environments import gaussian_reference
 from bandits.fitting import minimize
 from bandits.losses import DIVERGENCES
 from bandits.losses.divergences import Divergence
+from bandits.problems.environments import gaussian_reference
 from bandits.studies.curves import require_no_nan
 from bandits.studies.intervals import exact, mean_interval, share_interval
 from bandits.studies.study import Claim, Criterion, Study, below, claim

@@ -19,19 +19,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.descent import log_spaced_steps
-from bandits.environments import CategoricalBandit
 from bandits.keys import split_into
 from bandits.losses import METHODS, Loss, normalize_preferences
 from bandits.policies import all_sequences, log_linear
-from bandits.preferences import preference_probabilities
-from bandits.reward_models import fit_linear
+from bandits.problems.environments import CategoricalBandit
+from bandits.problems.preferences import preference_probabilities
+from bandits.problems.reward_models import fit_linear
 from bandits.studies.curves import draw_bar_row, draw_mean_line, over_seeds, require_not_diverged
 from bandits.studies.intervals import Interval
 from bandits.studies.s25 import generation_verification_gap as gap
 from bandits.studies.study import Claim, Criterion, Study, claim, surely_within
 from bandits.sweeps import choices, sweep
 from bandits.training import PairsOfPolicy, Schedule, on_whole_space, own_pairs, train
+from bandits.training.descent import log_spaced_steps
 from theory import distributions, gibbs
 from theory.generation_verification import token_features
 

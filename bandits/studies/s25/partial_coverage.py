@@ -21,16 +21,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.descent import log_spaced_steps
-from bandits.environments import CategoricalBandit
 from bandits.losses import METHODS, Loss, make_group
 from bandits.policies import log_linear
-from bandits.reward_models import fit_linear, fit_tabular
+from bandits.problems.environments import CategoricalBandit
+from bandits.problems.reward_models import fit_linear, fit_tabular
 from bandits.studies.curves import require_not_diverged, with_legend
 from bandits.studies.intervals import exact, share_interval
 from bandits.studies.study import ALWAYS, Claim, Criterion, Study, above, below, claim
 from bandits.sweeps import choices, sweep
 from bandits.training import PairsOfPolicy, Schedule, on_whole_space, own_pairs, train
+from bandits.training.descent import log_spaced_steps
 from theory import gibbs, partial_coverage
 
 LEARNERS = {

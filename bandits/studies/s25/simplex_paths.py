@@ -21,8 +21,8 @@ from bandits import plotting
 from bandits.animation import Frames
 from bandits.losses import METHODS
 from bandits.policies import tabular_softmax
-from bandits.preferences import preference_probabilities
-from bandits.reward_models import fit_tabular
+from bandits.problems.preferences import preference_probabilities
+from bandits.problems.reward_models import fit_tabular
 from bandits.studies.curves import require_no_nan, require_not_diverged
 from bandits.studies.expected import (
     IN_EXPECTATION,

@@ -18,11 +18,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.environments import bump_reward, tanh_cauchy_reference
 from bandits.keys import split_into
 from bandits.losses import METHODS, Loss
-from bandits.metrics import ATTRIBUTES
 from bandits.policies import Params, causal_transformer
+from bandits.problems.environments import bump_reward, tanh_cauchy_reference
+from bandits.problems.metrics import ATTRIBUTES
 from bandits.studies import curves
 from bandits.studies.study import Claim, Criterion, Study, claim
 from bandits.studies.t24.published import PEAKS

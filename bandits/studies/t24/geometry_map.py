@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.losses import METHODS, Loss
-from bandits.metrics import ATTRIBUTES
 from bandits.policies import tabular_softmax
-from bandits.preferences import covered_mass, truncated
+from bandits.problems.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
+from bandits.problems.metrics import ATTRIBUTES
+from bandits.problems.preferences import covered_mass, truncated
 from bandits.studies.curves import require_not_diverged
 from bandits.studies.study import Claim, Study, claim
 from bandits.sweeps import choices, sweep

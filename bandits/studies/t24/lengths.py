@@ -20,14 +20,14 @@ import xarray as xr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from bandits.environments import CategoricalBandit, min_length, mode_length, skew_length
 from bandits.keys import split_into
 from bandits.losses import METHODS, Loss, Responses, make_pair
 from bandits.policies import Params, Policy, hazard_table, recurrent
 from bandits.policies.variable_length import lengths
-from bandits.preferences import preference_probabilities
-from bandits.reward_models import fit_linear, fit_network, network_rewards
-from bandits.sampling import sample_categorical
+from bandits.problems.environments import CategoricalBandit, min_length, mode_length, skew_length
+from bandits.problems.preferences import preference_probabilities
+from bandits.problems.reward_models import fit_linear, fit_network, network_rewards
+from bandits.problems.sampling import sample_categorical
 from bandits.studies.curves import require_not_diverged
 from bandits.sweeps import choices, sweep
 from bandits.training import Collect, Minibatch, Schedule, from_dataset, on_policy, train

@@ -17,11 +17,11 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.descent import descend
 from bandits.losses import DIVERGENCES
 from bandits.studies.intervals import share_interval
 from bandits.studies.study import ALWAYS, Claim, Criterion, Study, claim
 from bandits.sweeps import choices, sweep
+from bandits.training.descent import descend
 from theory import distributions, mass_relocation
 
 EQUAL_POLICY, EQUAL_TARGET = CASES = ("equal policy", "equal target")

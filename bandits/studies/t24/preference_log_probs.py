@@ -15,10 +15,10 @@ from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 
 from bandits import plotting
-from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.keys import split_seed
 from bandits.policies import Params
-from bandits.preferences import label_pairs
+from bandits.problems.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
+from bandits.problems.preferences import label_pairs
 from bandits.studies.curves import draw_means, over_seeds, require_not_diverged
 from bandits.studies.study import Claim, Criterion, Study, claim
 from bandits.studies.t24.published import (

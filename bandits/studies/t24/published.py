@@ -22,16 +22,15 @@ import xarray as xr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from bandits import pretraining
-from bandits.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.keys import split_seed
 from bandits.losses import METHODS, Loss, preferences_by_reward
-from bandits.metrics import ATTRIBUTES
-from bandits.policies import Params, Policy
+from bandits.policies import Params, Policy, pretraining
 from bandits.policies.network import Dense
-from bandits.pretraining import BLOCK_RUNS as BLOCK_RUNS
-from bandits.pretraining import Start as Start
-from bandits.pretraining import published_network
+from bandits.policies.pretraining import BLOCK_RUNS as BLOCK_RUNS
+from bandits.policies.pretraining import Start as Start
+from bandits.policies.pretraining import published_network
+from bandits.problems.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
+from bandits.problems.metrics import ATTRIBUTES
 from bandits.studies.curves import require_not_diverged
 from bandits.sweeps import choices, sweep
 from bandits.training import Schedule, on_bandit, train

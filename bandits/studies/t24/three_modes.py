@@ -18,13 +18,13 @@ from matplotlib.figure import Figure
 
 from bandits import plotting
 from bandits.animation import Frames
-from bandits.descent import descend, log_spaced_steps
-from bandits.environments import gaussian_reference
 from bandits.losses import DIVERGENCES
-from bandits.metrics import ATTRIBUTES, basin_masses, find_basins, measure
+from bandits.problems.environments import gaussian_reference
+from bandits.problems.metrics import ATTRIBUTES, basin_masses, find_basins, measure
 from bandits.studies.intervals import Interval, mean_interval, share_interval
 from bandits.studies.study import ALWAYS, Claim, Criterion, Study, claim
 from bandits.sweeps import sweep
+from bandits.training.descent import descend, log_spaced_steps
 
 PAIR = ("forward_kl", "reverse_kl")
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from bandits.environments import bump_reward, tanh_cauchy_reference
-from bandits.preferences import preference_probabilities
+from bandits.problems.environments import bump_reward, tanh_cauchy_reference
+from bandits.problems.preferences import preference_probabilities
 from theory import mass_relocation
 
 

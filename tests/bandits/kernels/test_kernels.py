@@ -18,16 +18,16 @@ REWARDS = jnp.array([1.0, 0.0, 1.0, 0.5])
 LAW = jax.nn.log_softmax(SCORES)
 
 EXAMPLES = {
-    "bandits.descent.follow": (
+    "bandits.training.descent.follow": (
         reverse_kl, optax.adam, False, (0, 3, 9), LAW, LAW[::-1], jnp.float32(0.1)
     ),
     "bandits.losses.pairs.mean_over_pairs": (jnp.square, SCORES, REWARDS),
     "bandits.losses.pairs.sum_over_pairs": (jnp.square, SCORES, jnp.eye(4, k=1) / 3),
     "bandits.losses.responses.label": (REWARDS, jnp.float32(0.6)),
-    "bandits.sampling.find_arms": (
+    "bandits.problems.sampling.find_arms": (
         jnp.array([2, 2, 5, 9], jnp.uint32), jnp.array([0, 2, 4, 5, 8], jnp.uint32)
     ),
-    "bandits.sampling.running_sum": (jnp.array([2, 0, 3, 4], jnp.uint32),),
+    "bandits.problems.sampling.running_sum": (jnp.array([2, 0, 3, 4], jnp.uint32),),
 }  # fmt: skip
 
 

@@ -9,9 +9,9 @@ from scipy import special, stats
 
 from bandits.fitting import minimize
 from bandits.losses import METHODS
-from bandits.metrics import DIVERGED_AT
 from bandits.policies import all_responses, hazard_table, recurrent
 from bandits.policies.variable_length import lengths, require_responses
+from bandits.problems.metrics import DIVERGED_AT
 from bandits.training import Schedule, on_policy, train
 from theory.checks import InvalidInput
 from theory.variable_length import STOP, length_log_probs, table_of_lengths

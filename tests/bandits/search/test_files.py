@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from bandits.environments import CoverageWarning
+from bandits.problems.environments import CoverageWarning
 from bandits.search import parse_spec
 from bandits.search.files import FILE_KEYS, read_files
-from bandits.simulate import UndeterminedWarning
+from bandits.simulation import UndeterminedWarning
 from theory.bradley_terry import fit_tabular
 from theory.checks import InvalidInput
 from theory.pairs import Pairs

@@ -270,7 +270,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
         ("t24_search", 57600),
     ],
 )
-@pytest.mark.filterwarnings("ignore::bandits.simulate.UndeterminedWarning")
+@pytest.mark.filterwarnings("ignore::bandits.simulation.UndeterminedWarning")
 def test_the_examples_are_searches(name, runs):
     assert read_spec(EXAMPLES / f"{name}.toml").num_runs == runs
 

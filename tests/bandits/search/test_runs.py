@@ -8,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from bandits import Schedule, descend, pretraining, sweep, train
-from bandits.environments import CategoricalBandit, bump_bandit, far_bandit, near_bandit
-from bandits.environments import skew_length as skew_length_bandit
+from bandits import Schedule, descend, sweep, train
 from bandits.losses import DIVERGENCES, METHODS, preferences_by_reward
-from bandits.policies import tabular_softmax
+from bandits.policies import pretraining, tabular_softmax
+from bandits.problems.environments import CategoricalBandit, bump_bandit, far_bandit, near_bandit
+from bandits.problems.environments import skew_length as skew_length_bandit
 from bandits.search import parse_spec, plan, read_spec
-from bandits.simulate import simulate
+from bandits.simulation import simulate
 from bandits.training import on_bandit
 from theory.bradley_terry import fit_tabular
 from theory.distributions import entropy, kl_divergence

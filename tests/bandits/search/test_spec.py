@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from bandits.environments import ENVIRONMENTS
 from bandits.losses import METHODS
+from bandits.problems.environments import ENVIRONMENTS
 from bandits.search import Spec, parse_spec
 from bandits.search.files import FILES
 from bandits.search.spec import parameters_of

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from bandits.descent import descend
 from bandits.losses import reverse_kl
 from bandits.sweeps import static, store, sweep
 from bandits.sweeps.cluster import connect
 from bandits.sweeps.stored import stored_sweep
+from bandits.training.descent import descend
 
 __all__ = ["DESCENTS", "connect", "descents", "digests", "dim_names", "distributed", "into", "jax"]
 __all__ += ["light", "np", "signal", "slow", "store", "stored", "stored_sweep", "sweep", "time"]

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import rich.progress
 
-from bandits.descent import descend
-from bandits.environments import CategoricalBandit
 from bandits.losses import reverse_kl
+from bandits.problems.environments import CategoricalBandit
 from bandits.sweeps import DivergenceWarning, programs, static, sweep
 from bandits.sweeps.programs import BLOCK_RUNS, BLOCKS_AHEAD
+from bandits.training.descent import descend
 from theory.checks import InvalidInput
 
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bandits.environments import CategoricalBandit
 from bandits.losses import METHODS, make_group
 from bandits.policies import context_network, log_linear, tabular_softmax
-from bandits.preferences import preference_probabilities
+from bandits.problems.environments import CategoricalBandit
+from bandits.problems.preferences import preference_probabilities
 from bandits.training import (
     Minibatch,
     Schedule,

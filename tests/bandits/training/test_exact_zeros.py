@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bandits.environments import CategoricalBandit
 from bandits.losses import METHODS, make_group, switch
 from bandits.policies import context_network, log_linear, product_of_tokens, tabular_softmax
-from bandits.simulate import OPTIMIZERS
+from bandits.problems.environments import CategoricalBandit
+from bandits.simulation import OPTIMIZERS
 from bandits.training import Schedule, from_dataset, on_bandit, on_whole_space, train
 from theory.pairs import Pairs
 

@@ -7,11 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from bandits.environments import CategoricalBandit
 from bandits.losses import METHODS, preferences_by_reward, switch
-from bandits.metrics import DIVERGED_AT
 from bandits.policies import tabular_softmax
-from bandits.preferences import label_pairs
+from bandits.problems.environments import CategoricalBandit
+from bandits.problems.metrics import DIVERGED_AT
+from bandits.problems.preferences import label_pairs
 from bandits.training import (
     Schedule,
     from_dataset,

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from scipy import special
 
-from bandits.contextual import draw_preferences, random_contextual_bandit
+from bandits.problems.contextual import draw_preferences, random_contextual_bandit
 from bandits.studies.i24 import aspects
 from bandits.studies.i24.aspects import GENERAL, POLICIES, TARGET, Aspects, Recipe, tuned
 from theory.checks import InvalidInput

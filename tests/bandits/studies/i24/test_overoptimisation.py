@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from bandits.environments import mode_length
+from bandits.problems.environments import mode_length
 from bandits.studies.i24.overoptimisation import Overoptimisation
 from bandits.studies.t24.lengths import Lengths, draw_pairs, fit_proxy
 from theory.checks import InvalidInput

@@ -8,9 +8,9 @@ import xarray as xr
 from scipy import optimize
 from scipy.special import expit, log_expit, softmax
 
-from bandits.environments import bump_reward, tanh_cauchy_reference
 from bandits.losses import METHODS
 from bandits.plotting import METHOD_LABELS
+from bandits.problems.environments import bump_reward, tanh_cauchy_reference
 from bandits.studies.intervals import mean_interval
 from bandits.studies.s25.coverage_sweep import CLASSES, SHOWN, SOLVED, USE_DATA, CoverageSweep
 from theory.checks import InvalidInput

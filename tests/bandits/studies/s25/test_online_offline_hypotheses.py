@@ -10,9 +10,9 @@ import xarray as xr
 from scipy import optimize, stats
 from scipy.special import log_expit, log_softmax
 
-from bandits.environments import CategoricalBandit
 from bandits.policies import all_sequences
-from bandits.preferences import preference_probabilities
+from bandits.problems.environments import CategoricalBandit
+from bandits.problems.preferences import preference_probabilities
 from bandits.studies.s25 import generation_verification_gap as gap
 from bandits.studies.s25.generation_verification_gap import GenerationVerificationGap
 from bandits.studies.s25.online_offline_hypotheses import (

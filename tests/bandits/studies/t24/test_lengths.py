@@ -9,10 +9,10 @@ import pytest
 import xarray as xr
 from scipy import special, stats
 
-from bandits.metrics import DIVERGED_AT
 from bandits.policies.variable_length import lengths as lengths_of
 from bandits.policies.variable_length import require_responses
-from bandits.preferences import truncated
+from bandits.problems.metrics import DIVERGED_AT
+from bandits.problems.preferences import truncated
 from bandits.studies.t24 import lengths
 from bandits.studies.t24.lengths import PROBLEMS, REWARD_MODELS, Lengths, train_lengths
 from theory.checks import InvalidInput

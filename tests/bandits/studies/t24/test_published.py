@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from bandits.environments import bump_reward, tanh_cauchy_reference
+from bandits.problems.environments import bump_reward, tanh_cauchy_reference
 from bandits.studies.t24 import published
 from bandits.studies.t24.published import (
     NUM_ARMS,

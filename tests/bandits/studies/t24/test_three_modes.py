@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from bandits.metrics import highest_density_set
+from bandits.problems.metrics import highest_density_set
 from bandits.studies.t24.three_modes import PAIR, LearningRateSweep, ModeSeeking, ThreeModes
 
 
