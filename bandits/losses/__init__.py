@@ -1,6 +1,6 @@
 """Methods, by family: a method is a loss on log-probabilities, and what marks it.
 
-The marks are those of T24 (arXiv:2404.14367), table 1; the online forms are the offline losses on
+The marks are those of T24 (arXiv:2404.14367), table 1. The online forms are the offline losses on
 the policy's own samples.
 """
 
@@ -58,7 +58,7 @@ METHODS: dict[str, Method] = {
     "best_of_n": Method(
         likelihood.best_of_n, "likelihood", "−log π(y*), y* the best of N",
         "T24, section 3", True, True, False, "rewards",
-        "best-of-N", "#56B4E9",
+        "best-of-N", "#56B4E9", in_groups=True,
     ),
     "reward_weighted": Method(
         likelihood.reward_weighted, "likelihood", "−mean exp(r/τ) log π(y)",
@@ -98,7 +98,7 @@ METHODS: dict[str, Method] = {
     "spin": Method(
         contrastive.dpo, "contrastive", "dpo, demonstrations preferred to the policy's own",
         "arXiv:2401.01335", True, True, True, "demonstrations",
-        "SPIN", "#88AA22",
+        "SPIN", "#88AA22", passes=10,
     ),
     "hinge": Method(
         contrastive.hinge, "contrastive", "mean max(0, 1 − β h)",
@@ -113,22 +113,22 @@ METHODS: dict[str, Method] = {
     "best_of_n_minus_worst": Method(
         contrastive.best_of_n_minus_worst, "contrastive", "−log π(y*) + c log π(y⁻)",
         "T24, section 5", False, True, True, "rewards",
-        "best-of-N − worst", "#332288",
+        "best-of-N − worst", "#332288", in_groups=True,
     ),
     "best_of_n_minus_mean": Method(
         contrastive.best_of_n_minus_mean, "contrastive", "−log π(y*) + c mean log π(y ≠ y*)",
         "T24, section 5", False, True, True, "rewards",
-        "best-of-N − mean", "#6655BB",
+        "best-of-N − mean", "#6655BB", in_groups=True,
     ),
     "best_of_n_minus_sum": Method(
         contrastive.best_of_n_minus_sum, "contrastive", "−log π(y*) + c Σ log π(y ≠ y*)",
         "T24, section 5", False, True, True, "rewards",
-        "best-of-N − sum", "#9A8FD9",
+        "best-of-N − sum", "#9A8FD9", in_groups=True,
     ),
     "unlikelihood": Method(
         contrastive.unlikelihood, "contrastive", "−log π(y*) − c mean log(1 − π(y ≠ y*))",
         "arXiv:1908.04319", False, True, True, "rewards",
-        "unlikelihood", "#661100",
+        "unlikelihood", "#661100", in_groups=True,
     ),
     "reinforce": Method(
         policy_gradient.reinforce, "policy gradient",
@@ -139,7 +139,7 @@ METHODS: dict[str, Method] = {
     "ppo": Method(
         policy_gradient.ppo, "policy gradient", "−mean min(ρ A, clip(ρ, 1 ± ε) A), ρ = π/π_old",
         "arXiv:1707.06347", True, True, True, "rewards",
-        "PPO", "#AA3311",
+        "PPO", "#AA3311", passes=4,
     ),
     "rlhf": Method(
         policy_gradient.soft_optimize, "policy gradient",
@@ -148,7 +148,7 @@ METHODS: dict[str, Method] = {
         "RLHF", "#0A5C36",
     ),
 }  # fmt: skip
-"""Every method by name: what the command lists and takes."""
+"""Every method by name, as the command lists and takes them."""
 
 __all__ = [
     "DIVERGENCES",

@@ -21,10 +21,10 @@ from theory import checks
 def dpo(
     responses: Responses, beta: ArrayLike = 0.1, label_smoothing: ArrayLike = 0.0
 ) -> Float[Array, ""]:
-    """−Σ w_ij log σ(β h_ij), β > 0. Source: arXiv:2305.18290.
+    """Return −Σ w_ij log σ(β h_ij), β > 0. Source: arXiv:2305.18290.
 
     With label smoothing, 0 <= ε <= ½, each label counts 1 − ε as it stands and ε the other way
-    round (conservative DPO). A group's C(C−1)/2 pairs come from its rewards unless they are given.
+    round (conservative DPO). The pairs of a group come from its rewards unless they are given.
     """
     beta = checks.positive("beta", beta)
     return pair_loss(minus_log_sigmoid, responses, scale=beta, label_smoothing=label_smoothing)
@@ -33,9 +33,9 @@ def dpo(
 def ipo(
     responses: Responses, tau: ArrayLike = 0.05, label_smoothing: ArrayLike = 0.0
 ) -> Float[Array, ""]:
-    """Σ w_ij (h_ij − 1/(2τ))², τ > 0; label smoothing as in `dpo`. Source: arXiv:2310.12036.
+    """Return Σ w_ij (h_ij − 1/(2τ))², τ > 0; label smoothing as in `dpo`.
 
-    The published bandit's target of 10 nats is τ = 0.05.
+    The published bandit's target of 10 nats is τ = 0.05. Source: arXiv:2310.12036.
     """
     tau = checks.positive("tau", tau)
     return pair_loss(jnp.square, responses, offset=0.5 / tau, label_smoothing=label_smoothing)
@@ -47,11 +47,12 @@ def hypo(
     kl_coefficient: ArrayLike = 0.1,
     label_smoothing: ArrayLike = 0.0,
 ) -> Float[Array, ""]:
-    """DPO + λ KL(π‖π_ref), the KL by its score function over the shares; β > 0, λ >= 0.
+    """Return the loss of DPO plus λ KL(π‖π_ref), λ = ``kl_coefficient`` >= 0.
 
-    The pairs are given, the shares must be the policy's own samples or probabilities: what DPO
-    leaves free on uncovered responses, the KL holds. As samples are their own baseline, C of them
-    shorten the KL's expected gradient by 1 − 1/C. Source: HyPO, arXiv:2406.01462.
+    The pairs are given; the shares are the policy's own samples or probabilities. DPO leaves
+    responses outside the pairs free, and the KL holds them. Its gradient is the score function
+    over the shares; as C samples are their own baseline, its expectation is shorter by 1 − 1/C.
+    Source: HyPO, arXiv:2406.01462.
     """
     kl_coefficient = checks.nonnegative("kl_coefficient", kl_coefficient)
     unrewarded = dataclasses.replace(responses, rewards=jnp.zeros_like(responses.rewards))
@@ -63,9 +64,9 @@ def hypo(
 def hinge(
     responses: Responses, beta: ArrayLike = 0.1, label_smoothing: ArrayLike = 0.0
 ) -> Float[Array, ""]:
-    """Σ w_ij max(0, 1 − β h_ij), β > 0: DPO with the hinge for a loss.
+    """Return Σ w_ij max(0, 1 − β h_ij), β > 0; label smoothing as in `dpo`.
 
-    Label smoothing as in `dpo`. Source: arXiv:2402.05749.
+    Source: arXiv:2402.05749.
     """
     beta = checks.positive("beta", beta)
     return pair_loss(_shortfall, responses, scale=beta, offset=1.0, label_smoothing=label_smoothing)
@@ -74,9 +75,10 @@ def hinge(
 def slic(
     responses: Responses, margin: ArrayLike = 1.0, regularization: ArrayLike = 0.1
 ) -> Float[Array, ""]:
-    """Σ w_ij max(0, δ − log π(y_i)/π(y_j)) − λ Σ w_ij log π(y_i): SLiC-HF, δ > 0, λ >= 0.
+    """Return Σ w_ij max(0, δ − log π(y_i)/π(y_j)) − λ Σ w_ij log π(y_i), δ > 0, λ >= 0.
 
-    The second term, likelihood of the winners, stands for its target. Source: arXiv:2305.10425.
+    The second term takes the winners as the published loss takes its target. Source: SLiC-HF,
+    arXiv:2305.10425.
     """
     margin = checks.positive("margin", margin)
     regularization = checks.nonnegative("regularization", regularization)
@@ -87,10 +89,10 @@ def slic(
 def best_of_n_minus_worst(
     responses: Responses, coefficient: ArrayLike = 0.1, floor: ArrayLike = -jnp.inf
 ) -> Float[Array, ""]:
-    """−log π(y*) + c log π(y⁻), y⁻ the response with the lowest reward; c >= 0.
+    """Return −log π(y*) + c log π(y⁻), y⁻ the response with the lowest reward; c >= 0.
 
-    All three forms stop pushing a response down once log π/π_ref is no longer above ``floor``:
-    ``-inf`` never stops, 0 constrains it to the reference. Source: T24, section 5.
+    All three forms stop pushing a response down once its log π/π_ref falls to ``floor``: ``-inf``
+    never stops, 0 holds the response at the reference. Source: T24, section 5.
     """
     rest = _rest(responses)
     worst = jnp.arange(rest.size) == jnp.argmin(responses.rewards)
@@ -100,21 +102,21 @@ def best_of_n_minus_worst(
 def best_of_n_minus_mean(
     responses: Responses, coefficient: ArrayLike = 0.1, floor: ArrayLike = -jnp.inf
 ) -> Float[Array, ""]:
-    """−log π(y*) + c mean log π(y) over the responses with less reward; c and floor as above."""
+    """Return −log π(y*) + c mean log π(y) over the responses with less reward; c >= 0."""
     return _best_minus(_rest(responses), _size_of_rest(responses), responses, coefficient, floor)
 
 
 def best_of_n_minus_sum(
     responses: Responses, coefficient: ArrayLike = 0.1, floor: ArrayLike = -jnp.inf
 ) -> Float[Array, ""]:
-    """−log π(y*) + c Σ log π(y) over the responses with less reward; c and floor as above."""
+    """Return −log π(y*) + c Σ log π(y) over the responses with less reward; c >= 0."""
     return _best_minus(_rest(responses), 1.0, responses, coefficient, floor)
 
 
 def unlikelihood(responses: Responses, coefficient: ArrayLike = 1.0) -> Float[Array, ""]:
-    """−log π(y*) − c mean log(1 − π(y)) over the responses with less reward, c >= 0.
+    """Return −log π(y*) − c mean log(1 − π(y)) over the responses with less reward; c >= 0.
 
-    Unlike c log π(y), the push fades as π(y) does. Source: arXiv:1908.04319.
+    Unlike the push of c log π(y), this one fades as π(y) does. Source: arXiv:1908.04319.
     """
     coefficient = checks.nonnegative("coefficient", coefficient)
     rest = _rest(responses) / _size_of_rest(responses)
@@ -136,14 +138,15 @@ def pair_loss(
     """Return Σ w_ij f(β h_ij − δ), h the margin of log π/π_ref.
 
     Args:
-      of_margin: f, of arrays, number by number; a function of a module, not a lambda.
-      responses: the group, C >= 2.
-      to_reference: whether h is of log π/π_ref; else of log π.
+      of_margin: f, applied to arrays number by number; a function of a module, not a lambda.
+      responses: The group, C >= 2.
+      to_reference: Whether h is of log π/π_ref, or of log π.
       scale: β.
       offset: δ.
-      label_smoothing: ε, 0 to ½: the part of each label that counts the other way round.
+      label_smoothing: ε from 0 to ½, the part of each label that counts the other way round.
 
-    Raises InvalidInput for a group of one response, or a label smoothing out of range.
+    Raises:
+      InvalidInput: For a group of one response, or a label smoothing out of range.
     """
     require_pairs(responses)
     smoothing = jnp.asarray(checks.between("label_smoothing", label_smoothing, 0.0, 0.5))
@@ -182,7 +185,7 @@ def _shortfall(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def _rest(responses: Responses) -> Float[Array, " C"]:
-    """1 on every response with less than the best reward: copies of the best are not pushed."""
+    """Return 1 on every response with less than the best reward: copies of it are not pushed."""
     rewards = responses.rewards
     return (rewards < jnp.max(rewards)).astype(responses.log_probs.dtype)
 
@@ -217,5 +220,5 @@ def _best_minus(
 
 
 def _masked(weights: Array, values: Array) -> Array:
-    """Weights · values, and 0 where the weight is: an infinite value there must not count."""
+    """Return weights · values, 0 where the weight is 0: an infinite value there does not count."""
     return jnp.where(weights > 0, weights * jnp.where(weights > 0, values, 0.0), 0.0)

@@ -12,35 +12,35 @@ from bandits.losses.responses import Responses, require_pairs
 from theory import checks
 
 MOST_WEIGHT = 20.0
-"""Where arXiv:1910.00177 clips the weights of AWR."""
+"""The largest weight of AWR, as in arXiv:1910.00177."""
 
 
 def supervised(responses: Responses) -> Float[Array, ""]:
-    """−Σ s log π: likelihood of all responses (SFT), s their shares."""
+    """Return −Σ s log π, the likelihood of all responses (SFT); s are their shares."""
     return _likelihood(responses.shares, responses)
 
 
 def preference_likelihood(responses: Responses) -> Float[Array, ""]:
-    """−Σ w_ij log π_i: likelihood of the winners (Pref-FT), a response as often as it wins."""
+    """Return −Σ w_ij log π_i, the likelihood of the winners (Pref-FT)."""
     require_pairs(responses)
     return _likelihood(responses.win_weights, responses)
 
 
 def best_of_n(responses: Responses) -> Float[Array, ""]:
-    """−log π(y*): likelihood of the response with the highest reward (the first of equals)."""
+    """Return −log π(y*), y* the response with the highest reward (the first of equals)."""
     return -responses.log_probs[jnp.argmax(responses.rewards)]
 
 
 def reward_weighted(responses: Responses, temperature: ArrayLike = 0.1) -> Float[Array, ""]:
-    """−Σ s exp(r/τ) log π: reward-weighted regression (RWR, Peters and Schaal 2007), τ > 0."""
+    """Return −Σ s exp(r/τ) log π, τ > 0. Source: RWR, Peters and Schaal 2007."""
     temperature = checks.positive("temperature", temperature)
     return _likelihood(responses.shares * jnp.exp(responses.rewards / temperature), responses)
 
 
 def advantage_weighted(responses: Responses, temperature: ArrayLike = 0.1) -> Float[Array, ""]:
-    """−Σ s min(exp((r − b)/τ), 20) log π: advantage-weighted regression (AWR), b the baseline.
+    """Return −Σ s min(exp((r − b)/τ), 20) log π, τ > 0, b the baseline.
 
-    τ > 0. Source: arXiv:1910.00177, with its clip.
+    Source: AWR, arXiv:1910.00177, with its clip.
     """
     temperature = checks.positive("temperature", temperature)
     advantages = responses.rewards - responses.baseline

@@ -1,8 +1,7 @@
 """Sums over the pairs of a group of responses: Σ w_ij f(β(s_i − s_j) − δ).
 
-f is a function of the margin of a pair, s the scores of the responses, w_ij the weight of "i
-preferred to j", β a scale and δ an offset. The weights are given as a table, as a list, or made of
-rewards.
+Here f is a function of the margin of a pair, s the scores of the responses, w_ij the weight of "i
+preferred to j", β a scale and δ an offset. The weights are a table, a list, or made of rewards.
 """
 
 from collections.abc import Callable
@@ -18,8 +17,8 @@ from bandits.losses.responses import preferences_by_reward
 from theory.pairs import Pairs
 
 OfMargin = Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]
-"""Margins -> losses, number by number. Compiled code is kept for each: give a function of a module,
-not a lambda that is made anew at every call."""
+"""Margins -> losses, number by number. Compiled code is kept for each function, so it must be one
+of a module and not a lambda that is made anew at every call."""
 
 
 @has_twin
@@ -31,9 +30,9 @@ def sum_over_pairs(
     scale: Float[ArrayLike, ""] = 1.0,
     offset: Float[ArrayLike, ""] = 0.0,
 ) -> Float[Array, ""]:
-    """Return Σ w_ij f(β(s_i − s_j) − δ), where what is not labelled counts as a margin of −δ.
+    """Return Σ w_ij f(β(s_i − s_j) − δ) over the pairs with a weight > 0.
 
-    So no infinite score of an excluded response gets into the sum unless it is labelled.
+    An infinite score of an excluded response gets into the sum only if it is in a labelled pair.
     """
     if isinstance(weights, Pairs):
         s = jnp.asarray(scores)
@@ -72,7 +71,7 @@ def of_one_type(*values: ArrayLike) -> tuple[Array, ...]:
 
 @jax.custom_jvp
 def multiply(scale: Float[Array, ""], scores: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Return β s, for which an excluded response, β · ∞, has no finite derivative in β: 0."""
+    """Return β s, with derivative 0 in β where an excluded response has an infinite score."""
     return scale * scores
 
 

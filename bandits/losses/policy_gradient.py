@@ -1,9 +1,10 @@
-"""Policy gradients on the KL-regularised reward r − β log(π/π_ref), with advantages A held fixed.
+"""Policy gradients on the KL-regularised reward r − β log(π/π_ref), β >= 0.
 
-The baseline is (1 − m) times the running mean of earlier rewards plus m times that of the prompt's
-own group, m = ``prompt_baseline``: 0 the one, 1 the other. As a group's mean contains the
-response itself, m = 1 shortens the expected gradient of C samples by 1 − 1/C, without turning it;
-where the group is the whole space the mean is exact. β >= 0.
+The advantage A is the regularised reward minus a baseline; it has no gradient. The baseline is
+(1 − m) times the running mean of earlier rewards plus m times the mean of the prompt's own group,
+with m = ``prompt_baseline``. A group's mean contains the response itself, so m = 1 shortens the
+expected gradient of C samples by 1 − 1/C and does not turn it. Over the whole space the mean is
+exact.
 """
 
 import jax
@@ -16,15 +17,15 @@ from theory import checks
 from theory.distributions import kl_divergence
 
 MOST_LOG_RATIO = 60.0
-"""Of PPO, in nats: exp of more overflows float32 in products, and a run so far off is lost."""
+"""Largest log-ratio of PPO, in nats: exp of more overflows float32, and such a run is lost."""
 
 
 def reinforce(
     responses: Responses, beta: ArrayLike = 0.05, prompt_baseline: ArrayLike = 0.0
 ) -> Float[Array, ""]:
-    """−Σ s A log π: the score-function gradient, A = r − β log(π/π_ref) − b.
+    """Return −Σ s A log π, A = r − β log(π/π_ref) − b, for samples of the policy itself.
 
-    For the policy's own samples, each used once. Source: Williams 1992.
+    Source: Williams 1992.
     """
     log_probs = _drawn(responses, responses.log_probs)
     advantages, mean = _advantages(responses, log_probs, beta, prompt_baseline)
@@ -40,10 +41,10 @@ def ppo(
     clip: ArrayLike = 0.2,
     prompt_baseline: ArrayLike = 0.0,
 ) -> Float[Array, ""]:
-    """−Σ s min(ρ A, clip(ρ, 1 − ε, 1 + ε) A), ρ = π/π_behaviour, A taken at the behaviour.
+    """Return −Σ s min(ρ A, clip(ρ, 1 − ε, 1 + ε) A), ρ = π/π_behaviour, ε = ``clip`` > 0.
 
-    A response whose ratio has left the trust region in the direction of A has no weight: samples
-    can be reused. ε > 0. Source: arXiv:1707.06347.
+    A response whose ratio has left the trust region in the direction of A has no weight, so samples
+    can be reused. Source: arXiv:1707.06347.
     """
     clip = checks.positive("clip", clip)
     behaviour_log_probs = _drawn(responses, responses.behaviour_log_probs)
@@ -56,10 +57,10 @@ def ppo(
 
 
 def soft_optimize(responses: Responses, beta: ArrayLike = 0.1) -> Float[Array, ""]:
-    """−Σ π r + β KL(π‖π_ref) over the whole space: the policy gradient without samples.
+    """Return −Σ π r + β KL(π‖π_ref) over the whole space: policy gradient without samples.
 
-    The second stage of RLHF, where the rewards are learned from preferences. β >= 0. Source:
-    arXiv:2203.02155, section 3.5.
+    With rewards learned from preferences it is the second stage of RLHF. Source: arXiv:2203.02155,
+    section 3.5.
     """
     beta = jnp.asarray(checks.nonnegative("beta", beta))
     log_probs = responses.log_probs
@@ -93,5 +94,5 @@ def _shares(responses: Responses) -> Float[Array, " C"]:
 
 
 def _drawn(responses: Responses, log_probs: Float[Array, " C"]) -> Float[Array, " C"]:
-    """The log-probabilities, 0 where the share is: an excluded response, −∞, adds nothing."""
+    """Return log-probabilities, 0 where the share is 0: an excluded response adds nothing."""
     return jnp.where(responses.shares > 0, log_probs, 0.0)

@@ -1,4 +1,4 @@
-"""What a method sees: a group of responses to one prompt, their log-probabilities and labels."""
+"""What a method sees: a group of responses to one prompt, with log-probabilities and labels."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,21 +16,22 @@ from theory.pairs import Pairs
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Responses:
-    """C responses to one prompt. Methods read from it what they need, and differentiate log_probs.
+    """C responses to one prompt. A method reads what it needs and is differentiated in log_probs.
 
     Attributes:
       log_probs: ``[C]``, log π of the policy that is trained, in nats.
       reference_log_probs: ``[C]``, log π_ref.
-      behaviour_log_probs: ``[C]``, log of the policy that drew them: older than π where samples are
-        reused.
+      behaviour_log_probs: ``[C]``, log-probabilities under the policy that drew the responses; it
+        is older than π where samples are reused.
       rewards: ``[C]``, true or learned.
-      preferences: ``[C, C]``, the weight of "row preferred to column": >= 0, with sum 1, or 0 where
-        nothing was labelled; or the same as a list of `Pairs`. None: every pair by its rewards,
-        equally weighted.
+      preferences: ``[C, C]``, weights >= 0 of "row preferred to column" that sum to 1, or to 0
+        where nothing was labelled; or the same as a list of `Pairs`. None stands for every pair,
+        labelled by its rewards and equally weighted.
       shares: ``[C]``, each response's part of the expectation, with sum 1: 1/C for samples, the
         probabilities where the group is the whole space.
-      baseline: the running mean of the rewards seen so far.
-      scores: ``[C]``, log π up to one constant for all responses, such as logits; None: log π.
+      baseline: The running mean of the rewards seen so far.
+      scores: ``[C]``, log π up to one constant for all responses, such as logits. None stands for
+        log π.
     """
 
     log_probs: Float[Array, " C"]
@@ -44,21 +45,21 @@ class Responses:
 
     @property
     def log_ratios(self) -> Float[Array, " C"]:
-        """Log π/π_ref, the implicit reward of arXiv:2305.18290 in units of β."""
+        """Return log π/π_ref, the implicit reward of arXiv:2305.18290 in units of β."""
         return self.log_probs - self.reference_log_probs
 
     @property
     def comparable(self) -> Float[Array, " C"]:
-        """Log π up to a constant: what differences between responses are taken of.
+        """Return log π up to a constant, for differences between responses.
 
-        The normaliser cancels there. Left in, its gradient, p times the sum of weights that cancel,
-        would be rounding in place of 0, and an adaptive optimiser divides by the size of that.
+        The normaliser cancels in a difference. Left in, its gradient would be rounding in place of
+        0, and an adaptive optimiser divides by the size of that rounding.
         """
         return self.log_probs if self.scores is None else self.scores
 
     @property
     def pair_weights(self) -> Float[Array, "C C"]:
-        """The preferences as a table, made of the rewards where none are given."""
+        """Return the preferences as a table; where none are given, the rewards make them."""
         if isinstance(self.preferences, Pairs):
             return self.preferences.to_table(self.rewards.shape[-1])
         if self.preferences is not None:
@@ -67,7 +68,7 @@ class Responses:
 
     @property
     def win_weights(self) -> Float[Array, " C"]:
-        """The weight with which each response is preferred to others: row sums of the table."""
+        """Return the weight with which each response wins: the row sums of the table."""
         if isinstance(self.preferences, Pairs):
             pairs = self.preferences
             return jnp.zeros_like(self.log_probs).at[pairs.winners].add(pairs.weights)
@@ -88,10 +89,9 @@ def make_group(
     shares: Float[ArrayLike, " C"] | None = None,
     baseline: Float[ArrayLike, ""] = 0.0,
 ) -> Responses:
-    """A group with the usual defaults.
+    """Return a group, by default with the policy itself as reference and behaviour.
 
-    The reference and the behaviour are the policy itself, without a gradient; every pair is
-    labelled by its rewards; every response has the same share.
+    By default every pair is labelled by its rewards, and every response has the same share.
     """
     log_probs, rewards = jnp.asarray(log_probs, float), jnp.asarray(rewards, float)
     held = jax.lax.stop_gradient(log_probs)
@@ -122,7 +122,7 @@ def make_pair(
     reference_log_probs: Float[ArrayLike, " 2"] | None = None,
     told_apart: ArrayLike = True,
 ) -> Responses:
-    """Two responses of which the first is preferred, or nothing is said where not told apart."""
+    """Return two responses, the first of which is preferred if they are told apart."""
     first_wins = jnp.array([[0.0, 1.0], [0.0, 0.0]])
     return make_group(
         log_probs,
@@ -135,9 +135,9 @@ def make_pair(
 def preferences_by_reward(
     rewards: Float[Array, " C"], least_gap: ArrayLike = 0.0
 ) -> Float[Array, "C C"]:
-    """Every pair whose rewards differ by more than 0 and at least ``least_gap``, equally weighted.
+    """Return equal weights for all pairs whose rewards differ, by at least ``least_gap`` >= 0.
 
-    The published offline data use a gap of 0.2. All zero where no pair differs so much.
+    The published offline data use a gap of 0.2. All weights are 0 where no pair differs so much.
     """
     rewards = jnp.asarray(rewards)
     least_gap = jnp.asarray(least_gap, jnp.result_type(rewards, float))
@@ -169,13 +169,13 @@ def sum_of_log_probs(
 ) -> Float[Array, ""]:
     """Return Σ w_i log π_i, as Σ w_i (log π_i − log π_a) + W log π_a.
 
-    Where the weights sum to zero by their making, responses outside the group get no gradient at
-    all, as they should, instead of the rounding of the sum.
+    Where the weights sum to zero by their formula, responses outside the group get no gradient at
+    all, and not the rounding of the sum.
 
     Args:
       weights: w, without a gradient; a response of weight 0 adds nothing.
-      total: W, the sum of the weights, from their formula and not from adding them up.
-      responses: the group.
+      total: W, the sum of the weights, by their formula and not by adding them up.
+      responses: The group.
       anchor: a, the place of a response that is not excluded.
     """
     weighted = weights != 0
@@ -187,7 +187,7 @@ def sum_of_log_probs(
 
 
 def divide(weights: Float[Array, "*shape"], total: Float[Array, "*batch"]) -> Array:
-    """Return weights / total, 0 where the total is."""
+    """Return weights / total, and 0 where the total is 0."""
     return weights / jnp.where(total > 0, total, 1.0)
 
 
