@@ -1,4 +1,4 @@
-"""Moving pictures: a figure, what changes in it, and the files that it is written to."""
+"""Write moving pictures: a figure, and a function that brings it to each frame."""
 
 import re
 import subprocess
@@ -15,17 +15,17 @@ from bandits import plotting
 from theory.checks import InvalidInput
 
 DPI = 80
-"""A figure of 12 inches fills a slide of 960 pixels."""
+"""Pixels in an inch: a figure of 12 inches fills a slide of 960 pixels."""
 
 CODEC = "h264"
-"""What every browser plays."""
+"""The codec of films, which every browser plays."""
 
 SUFFIXES = (".html", ".gif", ".mp4")
 
 LAST_SECONDS = 1.5
-"""For how long the last frame stands before it begins anew."""
+"""How long the last frame stands before the picture begins anew."""
 
-# Matplotlib's page takes its buttons' signs from a font on the network; these are in every font.
+# Matplotlib's page takes the signs of its buttons from a font on the network. Every font has these.
 SIGNS = {
     "minus": "−",
     "fast-backward": "«",
@@ -48,23 +48,18 @@ HEAD = """\
 
 
 class Frames(NamedTuple):
-    """A figure that moves.
+    """Hold a figure that moves."""
 
-    Attributes:
-      figure: with everything in it that stands still.
-      draw: brings it to the given frame, from 0.
-      number: how many frames there are.
-    """
-
-    figure: Figure
-    draw: Callable[[int], None]
-    number: int
+    figure: Figure  # with everything in it that stands still
+    draw: Callable[[int], None]  # brings the figure to the given frame, from 0
+    number: int  # of frames
 
 
 def choose_file(path: Path) -> Path:
-    """The file to write: ``path``, or a GIF beside it where a film cannot be made.
+    """Return the file to write: ``path``, or a GIF beside it where a film cannot be made.
 
-    Raises InvalidInput for a name that ends otherwise than `SUFFIXES`.
+    Raises:
+      InvalidInput: For a name that ends otherwise than `SUFFIXES`.
     """
     if path.suffix not in SUFFIXES:
         raise InvalidInput(f"{path} is no moving picture; its name must end in .html, .gif or .mp4")
@@ -76,7 +71,7 @@ def choose_file(path: Path) -> Path:
 
 
 def _makes_films() -> bool:
-    """Whether ffmpeg is there and knows the codec."""
+    """Return whether ffmpeg is there and knows the codec."""
     try:
         made = subprocess.run(
             ["ffmpeg", "-v", "quiet", "-f", "lavfi", "-i", "color=size=64x64:duration=0.1",
@@ -89,7 +84,7 @@ def _makes_films() -> bool:
 
 
 def save(frames: Frames, path: Path, title: str, frames_per_second: int = 12) -> None:
-    """Write it: ``.html`` with buttons and a slider, ``.gif``, or ``.mp4`` with ffmpeg's help."""
+    """Write ``.html`` with buttons and a slider, ``.gif``, or ``.mp4`` with ffmpeg's help."""
     writer = _writer(path.suffix, frames_per_second)
     with (
         plotting.style(),
@@ -120,6 +115,6 @@ def _writer(suffix: str, frames_per_second: int) -> AbstractMovieWriter:
 
 
 def _offline(page: str) -> str:
-    """Matplotlib's page without its network."""
+    """Return Matplotlib's page without what it takes from the network."""
     page = re.sub(r'<link rel="stylesheet"\s+href="http[^>]*>', "", page)
     return re.sub(r'<i class="fa fa-([a-z -]+)"></i>', lambda sign: SIGNS[sign[1]], page)

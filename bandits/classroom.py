@@ -1,9 +1,11 @@
-"""Pictures with sliders for the notebooks, and without them where a notebook cannot have any."""
+"""Show pictures with sliders in notebooks, and without sliders where there can be none."""
 
 import gc
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
 from io import BytesIO
 from typing import Any
 
@@ -20,22 +22,23 @@ DPI = 80
 """A picture of 12 inches is as wide as a notebook's page, and drawn in about 100 ms."""
 
 FAST = {"compress_level": 1}
-"""A third of the time goes into a smaller file otherwise."""
+"""Options of the PNG: a smaller file would take half as long again."""
 
 
 def explore(draw: Callable[..., Figure], **controls: Iterable[Any]) -> Any:
-    """A picture that is drawn anew when a slider moves: end a notebook's cell with it.
+    """Return a picture that is drawn anew when a slider moves: end a notebook's cell with it.
 
-    A control of numbers is a slider over them, one of names a menu. Without controls, without
-    ipywidgets, or with ``MODESEEK_STATIC`` set, it is the picture of the first setting.
+    A control of numbers is a slider over them, one of names is a menu. Without controls, without
+    ipywidgets, or with ``MODESEEK_STATIC`` set, the result is the picture of the first setting.
 
     Args:
-      draw: keyword arguments -> figure, made by `plotting.new_figure`, in the project's style;
+      draw: keyword arguments -> figure, made by `plotting.new_figure`, in the project's style. Its
         defaults are the first setting.
       controls: the values of each argument that has a control, in their order.
 
-    Returns what a notebook displays. Raises InvalidInput for a control that ``draw`` has no default
-    for, without values, or whose values do not hold the default.
+    Raises:
+      InvalidInput: For a control that ``draw`` has no default for, that has no values, or whose
+        values do not hold the default.
     """
     choices = {name: list(values) for name, values in controls.items()}
     setting = {name: _first(draw, name, values) for name, values in choices.items()}
@@ -47,9 +50,10 @@ def explore(draw: Callable[..., Figure], **controls: Iterable[Any]) -> Any:
         return buffer.getvalue()
 
     picture = render(**setting)
-    widgets = None if os.environ.get(STATIC) else _widgets()
-    if widgets is None or not choices:
+    if not choices or os.environ.get(STATIC) or not find_spec("ipywidgets"):
         return Picture(picture, setting)
+    import ipywidgets as widgets
+
     shown = widgets.Image(value=picture, format="png")
     handles = {name: _control(widgets, name, choices[name], setting[name]) for name in choices}
 
@@ -58,19 +62,19 @@ def explore(draw: Callable[..., Figure], **controls: Iterable[Any]) -> Any:
 
     for handle in handles.values():
         handle.observe(redraw, names="value")
-    # Figures are cyclic garbage, and to look for it through all that JAX holds takes half a second
-    # of a slider's time; what is held now stays, and need not be looked at again.
+    # Figures are cyclic garbage. To look for it through all that JAX holds would take half a second
+    # whenever a slider moves. What is held now stays, so it need not be looked at again.
     gc.collect()
     gc.freeze()
     return widgets.VBox([*handles.values(), shown])
 
 
+@dataclass(frozen=True, repr=False)
 class Picture:
-    """A PNG as a notebook displays it, and in words the setting that it shows."""
+    """Hold a PNG as a notebook displays it, and say in words the setting that it shows."""
 
-    def __init__(self, png: bytes, setting: Mapping[str, Any]):
-        self.png = png
-        self.setting = setting
+    png: bytes
+    setting: Mapping[str, Any]
 
     def _repr_png_(self) -> bytes:
         return self.png
@@ -83,7 +87,7 @@ class Picture:
 
 
 def _first(draw: Callable[..., Figure], name: str, values: list[Any]) -> Any:
-    """The value a control starts at: that of ``values`` which is the default of ``draw``."""
+    """Return the value a control starts at: that of ``values`` which is the default of ``draw``."""
     parameters = inspect.signature(draw).parameters
     defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
     require_known("control", name, defaults)
@@ -98,14 +102,6 @@ def _first(draw: Callable[..., Figure], name: str, values: list[Any]) -> Any:
         f"control {name} starts at {default!r}, which is not among its values: "
         f"{', '.join(map(_show, values))}"
     )
-
-
-def _widgets() -> Any:
-    try:
-        import ipywidgets
-    except ModuleNotFoundError:
-        return None
-    return ipywidgets
 
 
 def _control(widgets: Any, name: str, values: list[Any], value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""One look for every figure: fonts for the back row, one colour a method, colour-blind safe."""
+"""Give every figure one look: large fonts, and a colour for each method, colour-blind safe."""
 
 import functools
 import warnings
@@ -130,7 +130,7 @@ def _cut(text: str) -> str:
 
 
 def new_figure(width: float, height: float, layout: Literal["constrained"] | None = None) -> Figure:
-    """An empty figure, in inches, that needs no display.
+    """Return an empty figure, sized in inches, that needs no display.
 
     A constrained layout fits every label but takes seconds for many panels; a regular grid of them
     needs none.
@@ -146,13 +146,19 @@ def new_grid(
     edges: tuple[float, float, float, float],
     wspace: float = 0.0,
     hspace: float = 0.0,
+    **subplots: Any,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure and its panels ``[rows, columns]``, with one vertical axis for all.
+    """Return a figure and its panels ``[rows, columns]``.
 
-    Width and height are in inches, ``edges`` (left, bottom, right, top) in shares of them.
+    Args:
+      rows, columns: numbers of panels.
+      width, height: of the figure, in inches.
+      edges: left, bottom, right and top of the panels together, as shares of the figure.
+      wspace, hspace: between panels, as shares of a panel.
+      subplots: what else `Figure.subplots` takes; by default all share one vertical axis.
     """
     figure = new_figure(width, height)
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    panels = figure.subplots(rows, columns, squeeze=False, **{"sharey": True, **subplots})
     figure.subplots_adjust(*edges, wspace, hspace)
     return figure, panels
 
@@ -169,21 +175,25 @@ def new_panels(
     shared: bool = True,
     projection: str | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of equal panels in rows; with shared axes only the outer ones are labelled.
+    """Return a figure and so many equal panels, in as many rows as they need.
 
-    Sizes are in inches, ``margins`` (left, bottom, right, top) too.
+    Args:
+      count: number of panels.
+      width, row_height: of the figure and of a row, in inches.
+      margins: left, bottom, right and top, in inches.
+      columns: panels in a row.
+      wspace, hspace: between panels, as shares of a panel.
+      shared: whether all share their axes; then only the outer panels are labelled.
+      projection: of every panel, by its name in Matplotlib.
     """
     rows = -(-count // columns)
     left, bottom, right, top = margins
     height = rows * row_height + bottom + top
-    figure = new_figure(width, height)
-    grid = figure.subplots(
-        rows, columns, squeeze=False, sharex=shared, sharey=shared,
-        subplot_kw={"projection": projection},
+    edges = (left / width, bottom / height, 1 - right / width, 1 - top / height)
+    figure, grid = new_grid(
+        rows, columns, width, height, edges, wspace, hspace,
+        sharex=shared, sharey=shared, subplot_kw={"projection": projection},
     )  # fmt: skip
-    figure.subplots_adjust(
-        left / width, bottom / height, 1 - right / width, 1 - top / height, wspace, hspace
-    )
     panels, spare = list(grid.flat[:count]), list(grid.flat[count:])
     for axes in spare:
         axes.axis("off")
@@ -253,7 +263,7 @@ def _is_inside(box: Bbox, figure: Figure) -> bool:
 
 
 def _save_palette(figure: Figure, path: Path, box: Bbox | None) -> None:
-    """As a PNG of 256 colours: a third of the size of one of all colours."""
+    """Write a PNG of 256 colours: a third of the size of one of all colours."""
     if box is None:
         with _resolution(figure, mpl.rcParams["savefig.dpi"]):
             canvas = FigureCanvasAgg(figure)
@@ -268,7 +278,7 @@ def _save_palette(figure: Figure, path: Path, box: Bbox | None) -> None:
 
 
 def draw_band(axes: Axes, x: ArrayLike, samples: np.ndarray, method: str) -> None:
-    """The median of ``samples [n, len(x)]`` as a line, their middle 80% as a band."""
+    """Draw the median of ``samples [n, len(x)]`` as a line, and their middle 80% as a band."""
     low, middle, high = np.quantile(samples, [0.1, 0.5, 0.9], axis=0)
     color, x = METHOD_COLORS[method], np.asarray(x)
     axes.plot(x, middle, color=color, label=METHOD_LABELS[method])

@@ -1,7 +1,7 @@
-"""T24's ablations on its one-dimensional bandit: fresh samples, reuse, and negative gradients.
+"""Measure what fresh samples, reuse and negative gradients do on T24's one-dimensional bandit.
 
-All train the published network on R1, whose peak is far from the reference's bulk, and on R2, whose
-peak lies in it; claims are differences of the final reward, with intervals over seeds.
+Every study trains the published network on R1, whose peak is far from the reference's bulk, and on
+R2, whose peak lies in it. Claims are differences of the final reward, with intervals over seeds.
 """
 
 import numpy as np
@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from bandits import plotting
 from bandits.studies import curves
 from bandits.studies.study import Claim, Study, claim, surely_below
-from bandits.studies.t24.published import PEAKS, Bandit, Variant, run_methods
+from bandits.studies.t24.published import PEAKS, Bandit, make_learner, run_methods
 from bandits.sweeps import choices, static
 
 FAR_AND_NEAR = choices(PEAKS)
 
 
 class DataDistribution(Study):
-    """On-policy samples against a fixed dataset of the reference's, or of a flatter reference's."""
+    """Compare on-policy samples with a fixed dataset of the reference or of a flatter reference."""
 
     source, question = "T24, section 5.1", "When do on-policy samples help?"
     quick = {"bandit": Bandit(seeds=3), "steps": 60}
@@ -50,7 +50,7 @@ class DataDistribution(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """A panel a reward: final reward of every method on each source of data."""
+        """Draw a panel for each reward: the final reward of every method on each source of data."""
         figure, panels = curves.new_reward_panels(bottom=0.17, height=6)
         for reward, axes in panels.items():
             results = dataset["expected_reward"].sel(reward=reward)
@@ -84,7 +84,7 @@ class DataDistribution(Study):
 
 
 class OnPolicyBatchSize(Study):
-    """B responses are drawn at a time, and used once in minibatches of M: small B is on-policy."""
+    """Collect B responses at a time and use each once, M in a step: small B is on-policy."""
 
     source, question = "T24, section 5.1", "How often must samples be renewed?"
     quick = {"bandit": Bandit(seeds=3), "batches": (50, 1000), "steps": 40}
@@ -111,7 +111,7 @@ class OnPolicyBatchSize(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """A panel a reward: against batch size, half-way (thin) and at the end (bold)."""
+        """Draw a panel for each reward: results against batch size, half-way and at the end."""
         figure, panels = curves.new_reward_panels(bottom=0.22, height=6.2)
         for reward, axes in panels.items():
             results = dataset["expected_reward"].sel(reward=reward)
@@ -153,7 +153,7 @@ def _smallest_against_best(reward: xr.DataArray) -> str:
 
 
 class SampleReuse(Study):
-    """T passes over a collection before the next, at equal gradient steps: 1/T of the samples."""
+    """Use each collection for T passes, at equal gradient steps: a run draws 1/T of the samples."""
 
     source, question = "T24, section 5.1", "How often may a sample be used?"
     quick = {"bandit": Bandit(seeds=3), "passes": (1, 5, 60), "steps": 60}
@@ -173,7 +173,7 @@ class SampleReuse(Study):
             {"reward": FAR_AND_NEAR, "passes": list(self.passes)},
             contexts=self.contexts,
             steps=self.steps,
-            record=tuple(np.linspace(0, self.steps, 7).round().astype(int).tolist()),
+            record=np.linspace(0, self.steps, 7).round().astype(int).tolist(),
         )
         responses = self.contexts * self.bandit.responses
         samples = responses * -(-dataset["step"] // dataset["passes"])
@@ -181,7 +181,7 @@ class SampleReuse(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """Above, reward against T after all steps; below, on R1 against the samples so far."""
+        """Draw reward after all steps against T, and on R1 also against the samples so far."""
         figure, panels = plotting.new_grid(2, 2, 13, 10, (0.07, 0.07, 0.985, 0.96), 0.06, 0.3)
         steps = int(dataset["step"][-1])
         for axes, reward in zip(panels[0], PEAKS, strict=True):
@@ -237,7 +237,7 @@ ALL_PAIRS = ", all pairs"
 
 
 class NegativeGradient(Study):
-    """Likelihood and contrastive methods on the same offline responses, over the training prompts.
+    """Compare likelihood with contrastive methods on the same offline responses.
 
     The published pairs of IPO differ by at least 0.2 in reward; on R1 few prompts have one, and
     that choice alone tells good responses from bad. So Pref-FT and IPO are both run on those pairs
@@ -251,27 +251,27 @@ class NegativeGradient(Study):
     contexts: tuple[int, ...] = (5, 30)  # numbers of training prompts
     steps: int = 200  # full batch
 
-    VARIANTS = {
-        name: Variant(name) for name in ("best_of_n", "preference_likelihood", "dpo", "ipo")
-    } | {
-        name + ALL_PAIRS: Variant(name, least_gap=0.0) for name in ("preference_likelihood", "ipo")
-    }
+    METHODS = ("best_of_n", "preference_likelihood", "dpo", "ipo")
+    ON_ALL_PAIRS = ("preference_likelihood", "ipo")
 
     def run(self) -> xr.Dataset:
+        learners = {name: make_learner(name) for name in self.METHODS}
+        learners |= {name + ALL_PAIRS: make_learner(name, 0.0) for name in self.ON_ALL_PAIRS}
         axes = {"reward": FAR_AND_NEAR, "contexts": static(self.contexts)}
-        return run_methods(self.bandit, self.VARIANTS, axes, steps=self.steps)
+        return run_methods(self.bandit, learners, axes, steps=self.steps)
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """A panel a reward: final reward against the number of training prompts."""
+        """Draw a panel for each reward: final reward against the number of training prompts."""
         figure, panels = curves.new_reward_panels(bottom=0.22, height=6.2)
         final = dataset["expected_reward"].isel(step=-1)
         for reward, axes in panels.items():
-            for i, (name, variant) in enumerate(cls.VARIANTS.items()):
-                suffix, marker = (ALL_PAIRS, "s") if name.endswith(ALL_PAIRS) else ("", "o")
-                style = {"label": plotting.METHOD_LABELS[variant.method] + suffix, "marker": marker}
+            for i, name in enumerate(final["loss"].values):
+                method, marker = name.removesuffix(ALL_PAIRS), "s" if ALL_PAIRS in name else "o"
+                label = name.replace(method, plotting.METHOD_LABELS[method])
                 one, shift = final.sel(loss=name, reward=reward), 1.06 ** (i - 2.5)  # side by side
-                curves.draw_points(axes, one, "contexts", variant.method, shift, **style)
+                style = {"label": label, "marker": marker}
+                curves.draw_points(axes, one, "contexts", method, shift, **style)
             curves.log_axis(axes, final["contexts"].values)
             axes.set_xlabel("training prompts")
         return curves.with_legend(figure, panels["R1"], ncols=6)
@@ -282,9 +282,8 @@ class NegativeGradient(Study):
         contrastive = final.sel(loss=["dpo", "ipo"]).mean("loss")
         over_best = contrastive - final.sel(loss="best_of_n")
         filtered = contrastive - final.sel(loss="preference_likelihood")
-        unfiltered = final.sel(loss="ipo" + ALL_PAIRS) - final.sel(
-            loss="preference_likelihood" + ALL_PAIRS
-        )
+        likelihood, ipo = (final.sel(loss=name + ALL_PAIRS) for name in cls.ON_ALL_PAIRS)
+        unfiltered = ipo - likelihood
         far = over_best.sel(reward="R1")
         return [
             claim(
@@ -321,7 +320,7 @@ def _by_prompts(gain: xr.DataArray) -> str:
 
 
 class Complementarity(Study):
-    """Best-of-N (no negative gradient), DPO and IPO, offline and with few and many collections."""
+    """Compare best-of-N, without a negative gradient, with DPO and IPO, offline and on-policy."""
 
     source, question = "T24, section 5.3", "Do on-policy samples and negative gradients add up?"
     quick = {"bandit": Bandit(seeds=3), "steps": 60, "passes": (20, 5)}
@@ -347,7 +346,7 @@ class Complementarity(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """A panel a reward: final reward over the number of collections, a bar a method."""
+        """Draw a panel for each reward: final reward of every method, by number of collections."""
         figure, panels = curves.new_reward_panels(bottom=0.22, height=6)
         final = dataset["expected_reward"].isel(step=-1)
         for reward, axes in panels.items():

@@ -1,10 +1,9 @@
-"""T24's combinatorial bandit: ten tokens of a hundred values, a small causal transformer.
+"""Train a small causal transformer on T24's combinatorial bandit: ten tokens of a hundred values.
 
-The first token is the prompt; the reward is the mean over all tokens of the bump of the
+The first token is the prompt. The reward is the mean over all tokens of the bump of the
 one-dimensional bandit, far (R1) or near (R2). The transformer starts exactly at the same reference
-for every token. Best-of-N and IPO, offline and on-policy, on ten prompts (published: 10 to 100), at
-a learning rate of 1e-3 (published: 1e-4, and 3e-5 on-policy): the published ones need more than the
-hundred steps that are taken here.
+for every token. There are ten prompts (published: 10 to 100). The learning rate is 1e-3: the
+published ones, 1e-4 and 3e-5 on-policy, need more than the hundred steps that are taken here.
 """
 
 from typing import NamedTuple
@@ -31,7 +30,7 @@ from bandits.training import Schedule, on_policy, train
 
 
 class _Keys(NamedTuple):
-    """What one seed decides."""
+    """Name what one seed decides."""
 
     prompts: PRNGKeyArray
     fresh: PRNGKeyArray
@@ -41,7 +40,7 @@ class _Keys(NamedTuple):
 
 
 class Combinatorial(Study):
-    """Best-of-N and IPO, offline and on-policy, on both rewards."""
+    """Compare best-of-N and IPO, offline and on-policy, on both rewards."""
 
     source = "T24, section 5, combinatorial bandit"
     question = "Does the same hold for sequences and a transformer?"
@@ -99,12 +98,9 @@ class Combinatorial(Study):
 
             schedule = Schedule(self.steps, self.responses, everything, everything, passes=data)
             collect = on_policy(
-                policy,
-                prompts,
-                mean_reward,
-                schedule,
+                policy, prompts, mean_reward, schedule,
                 reference_log_prob=lambda _, tokens: reference_log_probs[tokens].sum(axis=-1),
-            )
+            )  # fmt: skip
             start = policy.init(reference_log_probs, keys.policy)
             return train(
                 keys.training, policy, start, method, collect, schedule,
@@ -131,7 +127,7 @@ class Combinatorial(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """A panel a reward: expected reward over gradient steps, offline thin, on-policy bold."""
+        """Draw a panel for each reward: results over steps, offline thin, on-policy bold."""
         figure, panels = curves.new_reward_panels()
         for reward, axes in panels.items():
             for name in cls.METHODS:

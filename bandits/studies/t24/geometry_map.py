@@ -1,8 +1,8 @@
-"""The final reward of every method over geometry (C1) and coverage (C2): one vmapped sweep.
+"""Map the final reward of every method over geometry (C1) and coverage (C2) in one sweep.
 
-A table on the one-dimensional bandit. C1 is where the reward's peak lies relative to the reference;
-C2 is how far up the line the first collection reaches: with 50%, no arm from 50 on is in it.
-Offline methods never see another; on-policy ones draw the next from their own policy.
+The policy is a table on the one-dimensional bandit. C1 is where the reward's peak lies relative to
+the reference. C2 is how far up the line the first collection reaches: with 50%, no arm from 50 on
+is in it. Offline methods never see another; on-policy ones sample the next from their own policy.
 """
 
 import jax
@@ -31,7 +31,7 @@ OFFLINE = [name for name in SAMPLED if not METHODS[name].on_policy]
 
 
 class GeometryMap(Study):
-    """Every method that learns from samples, over peaks and coverages."""
+    """Train every method that learns from samples, for every peak and coverage."""
 
     source = "T24, sections 4 and 5: conditions C1 and C2"
     question = "Which method works for which geometry and coverage?"
@@ -64,19 +64,14 @@ class GeometryMap(Study):
             bandit = self._bandit(peak, reference_log_probs)
             schedule = Schedule(self.steps, self.responses, self.batch, self.batch, passes)
             return train(
-                jax.random.key(seed),
-                policy,
-                reference_log_probs,
-                method,
-                on_bandit(policy, bandit, schedule),
-                schedule,
-                optax.adam(self.learning_rate),
+                jax.random.key(seed), policy, reference_log_probs, method,
+                on_bandit(policy, bandit, schedule), schedule, optax.adam(self.learning_rate),
                 lambda logits: {
                     "expected_reward": jnp.exp(policy.log_probs(logits)) @ bandit.reward
                 },
                 record=(self.steps,),
                 behaviour=self._covered(reference_log_probs, coverage),
-            )
+            )  # fmt: skip
 
         reference = tanh_cauchy_reference(self.num_arms)
         passes = dict.fromkeys(ON_POLICY, self.passes) | dict.fromkeys(OFFLINE, self.steps)
@@ -109,7 +104,7 @@ class GeometryMap(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """A map a method: final reward over the peak's distance and the coverage, offline first."""
+        """Draw a map for each method: final reward over the peak's distance and the coverage."""
         names = OFFLINE + ON_POLICY
         figure, panels = plotting.new_panels(len(names), 16, 2.55, margins=(1.2, 0.95, 1.35, 0.5))
         peaks, masses = dataset["distance"].values, dataset["mass"].values
@@ -119,7 +114,9 @@ class GeometryMap(Study):
                 mean.transpose("coverage", "peak"), origin="lower", aspect="auto", vmin=0, vmax=1,
                 cmap="cividis", interpolation="nearest",
             )  # fmt: skip
-            axes.set_title(plotting.METHOD_LABELS[name] + _suffix(name), fontsize=13)
+            explained = name.startswith("online") or name in OFFLINE
+            label = plotting.METHOD_LABELS[name] + ("" if explained else " (on-policy)")
+            axes.set_title(label, fontsize=13)
             shown = range(0, len(peaks), 2)
             axes.set_xticks(list(shown), [str(peaks[i]) for i in shown])
             axes.set_yticks(range(len(masses)), [f"{m:.1%}" for m in masses])
@@ -158,8 +155,3 @@ class GeometryMap(Study):
                 f"{float(means.max()):.2f} on average.",
             ),
         ]
-
-
-def _suffix(name: str) -> str:
-    explained = name.startswith("online") or name in OFFLINE
-    return "" if explained else " (on-policy)"

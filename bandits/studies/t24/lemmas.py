@@ -1,4 +1,4 @@
-"""What the gradients of the losses say: T24's Lemmas 6.1 and 6.2, and the marks of its table 1."""
+"""Check gradients of the losses against T24's Lemmas 6.1 and 6.2 and the marks of its table 1."""
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,10 @@ from theory import gibbs, mode_seeking
 
 
 class Lemmas(Study):
-    """Gradients of the losses against the closed forms, on random instances.
+    """Compare gradients of the losses with the closed forms, on random instances.
 
-    The left side is always computed by automatic differentiation of a method's loss through a
-    softmax, in float64; the right side is a gradient of `theory.mode_seeking`, or the condition of
-    Lemma 6.2.
+    The left side is the automatic derivative of a method's loss through a softmax, in float64. The
+    right side is a gradient of `theory.mode_seeking`, or the condition of Lemma 6.2.
     """
 
     source = "T24, Lemmas 6.1 and 6.2"
@@ -99,10 +98,10 @@ class Lemmas(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """Left, the errors of Lemma 6.1; right, where 6.2's negative gradient helps the winner."""
-        figure = plotting.new_figure(14, 6)
-        errors, condition = figure.subplots(1, 2)
-        figure.subplots_adjust(0.06, 0.12, 0.985, 0.92, wspace=0.2)
+        """Draw the errors of Lemma 6.1, and where 6.2's negative gradient helps the winner."""
+        edges = (0.06, 0.12, 0.985, 0.92)
+        figure, panels = plotting.new_grid(1, 2, 14, 6, edges, 0.2, sharey=False)
+        errors, condition = panels[0]
         bins = np.geomspace(1e-17, 1e-11, 40)
         for name, label, method in (
             ("reverse_kl_error", "policy gradient = reverse KL", "reverse_kl"),
@@ -158,7 +157,7 @@ def _relative_error(a: Float[Array, " K"], b: Float[Array, " K"]) -> Float[Array
 
 
 class Weights(Study):
-    """The weights of one group, of every method: which responses it raises, which it pushes down.
+    """Compute every method's weights of a group: which responses it raises, which it pushes down.
 
     The weight of a response is minus the derivative of the loss in its log-probability; by the
     chain rule a policy follows Σ weight · ∇log π. The group is a space of N responses with random
@@ -178,7 +177,11 @@ class Weights(Study):
         """Return the weights of every method on every group, responses ordered by reward."""
         keys = jax.random.split(jax.random.key(self.seed), self.groups)
         groups = jax.vmap(self._random_group)(keys)
-        weights = _weights(groups)
+
+        def weigh(group: Responses) -> dict[str, Float[Array, " N"]]:
+            return {name: response_weights(m.bind(), group) for name, m in METHODS.items()}
+
+        weights = jax.jit(jax.vmap(weigh))(groups)
         dims = ("loss", "group", "response")
         return xr.Dataset(
             {
@@ -207,7 +210,7 @@ class Weights(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """A panel a method: the weights of one group, as shares of the largest."""
+        """Draw a panel for each method: the weights of one group, as shares of the largest."""
         names = dataset["loss"].values
         figure, panels = plotting.new_panels(
             len(names), 16, 2.45, margins=(0.75, 0.85, 0.15, 0.4), wspace=0.07
@@ -250,13 +253,3 @@ class Weights(Study):
                 ALWAYS,
             ),
         ]
-
-
-@jax.jit
-def _weights(groups: Responses) -> dict[str, Float[Array, "groups N"]]:
-    """Return the weights of every method, from one program."""
-
-    def of_group(group: Responses) -> dict[str, Float[Array, " N"]]:
-        return {name: response_weights(m.bind(), group) for name, m in METHODS.items()}
-
-    return jax.vmap(of_group)(groups)

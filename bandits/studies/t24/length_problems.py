@@ -1,12 +1,13 @@
-"""T24's length problems: which method finds the best length, with which models, how renewed.
+"""Compare methods, models and renewal of samples on T24's length problems.
 
-All methods are trained on Min, Mode or Skew, offline on pairs or against a learned reward, and
-judged by the true one, in maximum lengths.
+All methods are trained on Min, Mode or Skew, offline on pairs or against a learned reward. They are
+judged by the true reward, in maximum lengths.
 """
 
 import dataclasses
 import functools
 import itertools
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -37,7 +38,7 @@ SMALL = Lengths(seeds=3, pairs=200)
 
 
 class LengthProblems(Study):
-    """Seven methods on Min, Mode and Skew, over training."""
+    """Train seven methods on Min, Mode and Skew."""
 
     source = "T24, section 4.2: synthetic length problems"
     question = "Which method finds the best length with a learned reward?"
@@ -66,10 +67,11 @@ class LengthProblems(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """A column a problem: true and learned reward, KL and lengths, over training."""
-        figure = plotting.new_figure(16, 13)
-        panels = figure.subplots(4, 3, height_ratios=[1.3, 1, 1, 1])
-        figure.subplots_adjust(0.06, 0.085, 0.99, 0.97, wspace=0.2, hspace=0.45)
+        """Draw a column for each problem: true and learned reward, KL and lengths, over steps."""
+        figure, panels = plotting.new_grid(
+            4, 3, 16, 13, (0.06, 0.085, 0.99, 0.97), 0.2, 0.45,
+            sharey=False, height_ratios=[1.3, 1, 1, 1],
+        )  # fmt: skip
         early, last = (int(dataset["step"][i]) for i in (1, -1))
         for (rewards, divergences, start, end), problem in zip(panels.T, PROBLEMS, strict=True):
             one = dataset.sel(problem=problem)
@@ -97,10 +99,30 @@ class LengthProblems(Study):
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
         curves.require_no_nan(dataset)
         final = dataset["gold"].isel(step=-1)
+        means = final.mean("seed")
+        spread = means.max("loss") - means.min("loss")
+        mode = means.sel(problem="mode")
+        best, worst = mode.idxmax("loss").item(), mode.idxmin("loss").item()
+        excess = (dataset["gold"] - dataset["proxy"]).sel(problem="skew", loss=list(cls.ON_POLICY))
         return [
             *(one for problem in SHORTER for one in cls._judge_ends(final, problem)),
-            cls._judge_mode(final),
-            cls._judge_learned_reward(dataset),
+            claim(
+                "On Mode all are alike: true reward of the best minus that of the worst",
+                (final.sel(loss=best) - final.sel(loss=worst)).sel(problem="mode"),
+                surely_below(cls.ALIKE, "two tokens"),
+                asserted=False,
+                note=f"The best is {plotting.METHOD_LABELS[best]}, the worst "
+                f"{plotting.METHOD_LABELS[worst]}. The spread on Min is "
+                f"{float(spread.sel(problem='min')):.2f}, on Skew "
+                f"{float(spread.sel(problem='skew')):.2f}.",
+            ),
+            claim(
+                "On Skew the learned reward knows short responses only: true gain of on-policy "
+                "methods minus the gain that it promises",
+                excess.isel(step=-1) - excess.isel(step=0),
+                asserted=False,
+                note="Beyond the data the ridge draws the reward of long responses up to 0.",
+            ),
             cls._judge_short_data(final),
         ]
 
@@ -110,53 +132,24 @@ class LengthProblems(Study):
         final = final.sel(problem=problem)
         means = final.mean("seed")
         worst = means.idxmin("loss").item()
-        rival = _others(final, "online_dpo").idxmax("loss").item()
-        lowest = _others(final, "preference_likelihood").idxmin("loss").item()
+        rival, ahead = _nearest_other(final, "online_dpo", "idxmax")
+        lowest, next_worst = _nearest_other(final, "preference_likelihood", "idxmin")
         return [
             claim(
                 f"On {problem.capitalize()} no method ends better than online DPO: its true reward "
-                f"minus that of the best other, {plotting.METHOD_LABELS[rival]}",
-                final.sel(loss="online_dpo") - final.sel(loss=rival),
+                f"minus that of the best other, {rival}",
+                -ahead,
                 surely_above(-0.01, "less than half a token"),
                 note="The best other is chosen on the seeds that judge it.",
             ),
             claim(
-                "and Pref-FT worst: true reward of the next worst, "
-                f"{plotting.METHOD_LABELS[lowest]}, minus its own",
-                final.sel(loss=lowest) - final.sel(loss="preference_likelihood"),
+                f"and Pref-FT worst: true reward of the next worst, {lowest}, minus its own",
+                next_worst,
                 note=f"The worst is {plotting.METHOD_LABELS[worst]}, "
                 f"{float(means.sel(loss=worst)):.2f}; Pref-FT ends at "
                 f"{float(means.sel(loss='preference_likelihood')):.2f}.",
             ),
         ]
-
-    @classmethod
-    def _judge_mode(cls, final: xr.DataArray) -> Claim:
-        means = final.mean("seed")
-        spread = means.max("loss") - means.min("loss")
-        mode = means.sel(problem="mode")
-        best, worst = mode.idxmax("loss").item(), mode.idxmin("loss").item()
-        return claim(
-            "On Mode all are alike: true reward of the best minus that of the worst",
-            (final.sel(loss=best) - final.sel(loss=worst)).sel(problem="mode"),
-            surely_below(cls.ALIKE, "two tokens"),
-            asserted=False,
-            note=f"The best is {plotting.METHOD_LABELS[best]}, the worst "
-            f"{plotting.METHOD_LABELS[worst]}. The spread on Min is "
-            f"{float(spread.sel(problem='min')):.2f}, on Skew "
-            f"{float(spread.sel(problem='skew')):.2f}.",
-        )
-
-    @classmethod
-    def _judge_learned_reward(cls, dataset: xr.Dataset) -> Claim:
-        excess = (dataset["gold"] - dataset["proxy"]).sel(problem="skew", loss=list(cls.ON_POLICY))
-        return claim(
-            "On Skew the learned reward knows short responses only: true gain of on-policy methods "
-            "minus the gain that it promises",
-            excess.isel(step=-1) - excess.isel(step=0),
-            asserted=False,
-            note="Beyond the data the ridge draws the reward of long responses up to 0.",
-        )
 
     @classmethod
     def _judge_short_data(cls, final: xr.DataArray) -> Claim:
@@ -180,7 +173,7 @@ class LengthProblems(Study):
 
 
 def _draw_lengths(axes: Axes, laws: xr.DataArray, step: int) -> None:
-    """Draw the law of the length of every method after so many steps, the reference's in grey."""
+    """Draw every method's distribution of lengths after some steps, the reference's in grey."""
     for name in laws["loss"].values:
         law = laws.sel(loss=name, step=step).mean("seed")
         line, color = plotting.METHOD_LINES[name], plotting.METHOD_COLORS[name]
@@ -190,26 +183,28 @@ def _draw_lengths(axes: Axes, laws: xr.DataArray, step: int) -> None:
     axes.set(yscale="log", ylim=(1e-3, 1.2))
 
 
-def _others(gold: xr.DataArray, method: str) -> xr.DataArray:
-    """Return what the methods beside the one given reach on average."""
-    return gold.drop_sel(loss=method).mean([dim for dim in gold.dims if dim != "loss"])
+def _nearest_other(
+    gold: xr.DataArray, method: str, which: Literal["idxmax", "idxmin"]
+) -> tuple[str, xr.DataArray]:
+    """Return the label of the best or the worst other method, and its reward minus the method's."""
+    others = gold.drop_sel(loss=method).mean([dim for dim in gold.dims if dim != "loss"])
+    other = getattr(others, which)("loss").item()
+    return plotting.METHOD_LABELS[other], gold.sel(loss=other) - gold.sel(loss=method)
 
 
 class LengthModels(Study):
-    """Do the length problems depend on what policy and reward model are made of?
+    """Train policies and reward models of two kinds each on Min and Skew.
 
-    A table of hazards or a recurrent network as the policy; a sum of bumps or a multilayer
-    perceptron as the reward model. All else is as in `LengthProblems`, on responses half as long.
+    The policy is a table of hazards or a recurrent network; the reward model is a sum of bumps or a
+    multilayer perceptron. Responses are half as long as in `LengthProblems`; all else is as there.
     """
 
     source = LengthProblems.source
     question = "Does the best method depend on the class of policy and reward model?"
     quick = {
-        "lengths": Lengths(
-            max_length=8, mode=3.0, cut=3, seeds=2, pairs=100, bumps=4, width=4
-        ),
+        "lengths": Lengths(max_length=8, mode=3.0, cut=3, seeds=2, pairs=100, bumps=4, width=4),
         "steps": 20,
-    }  # fmt: skip
+    }
 
     lengths: Lengths = Lengths(max_length=20, mode=6.0, cut=6, seeds=6)
     # Of Adam, for each of `POLICIES`: a network, whose weights serve every place, takes smaller
@@ -244,10 +239,8 @@ class LengthModels(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """A panel a problem: the true reward of every method, by policy and reward model."""
-        figure = plotting.new_figure(15, 6)
-        panels = figure.subplots(1, 2, sharey=True)
-        figure.subplots_adjust(0.065, 0.22, 0.99, 0.91, wspace=0.05)
+        """Draw a panel for each problem: true reward of every method, by kind of models."""
+        figure, panels = plotting.new_grid(1, 2, 15, 6, (0.065, 0.22, 0.99, 0.91), 0.05)
         models = {
             f"{cls.POLICY_LABELS[policy]}\n{model} reward": dataset["gold"].sel(
                 policy=policy, reward_model=model, drop=True
@@ -255,11 +248,11 @@ class LengthModels(Study):
             for policy, model in itertools.product(POLICIES, REWARD_MODELS)
         }
         gold = xr.concat(models.values(), xr.Variable("model", list(models)))
-        for axes, problem in zip(panels, SHORTER, strict=True):
+        for axes, problem in zip(panels[0], SHORTER, strict=True):
             curves.draw_bars(axes, gold.sel(problem=problem), "model", cls.OFFLINE + cls.ON_POLICY)
             axes.set_title(TITLES[problem])
-        panels[0].set_ylabel("true reward, maximum lengths")
-        return curves.with_legend(figure, panels[0], ncols=len(cls.OFFLINE + cls.ON_POLICY))
+        panels[0, 0].set_ylabel("true reward, maximum lengths")
+        return curves.with_legend(figure, panels[0, 0], ncols=len(cls.OFFLINE + cls.ON_POLICY))
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
@@ -268,19 +261,19 @@ class LengthModels(Study):
         for policy, model in itertools.product(POLICIES, REWARD_MODELS):
             gold = dataset["gold"].sel(policy=policy, reward_model=model)
             what = f"{cls.POLICY_LABELS[policy]} policy, {model} reward"
-            rival = _others(gold, "online_dpo").idxmax("loss").item()
-            lowest = _others(gold, "preference_likelihood").idxmin("loss").item()
+            rival, ahead = _nearest_other(gold, "online_dpo", "idxmax")
+            lowest, next_worst = _nearest_other(gold, "preference_likelihood", "idxmin")
             claims += [
                 claim(
                     f"On average over Min and Skew Pref-FT ends worst, {what}: true reward of the "
-                    f"next worst, {plotting.METHOD_LABELS[lowest]}, minus its own",
-                    gold.sel(loss=lowest) - gold.sel(loss="preference_likelihood"),
+                    f"next worst, {lowest}, minus its own",
+                    next_worst,
                     asserted=False,
                 ),
                 claim(
                     "and no method ends better than online DPO: its reward minus that of the best "
-                    f"other, {plotting.METHOD_LABELS[rival]}",
-                    gold.sel(loss="online_dpo") - gold.sel(loss=rival),
+                    f"other, {rival}",
+                    -ahead,
                     surely_above(-0.025, "half a token"),
                     asserted=False,
                 ),
@@ -299,7 +292,7 @@ class LengthModels(Study):
 
 
 class LengthBatchSize(Study):
-    """The larger B at fixed M, the older samples."""
+    """Collect B responses at a time at fixed M: the larger B, the older are the samples."""
 
     source, question = ABLATIONS, "How often must samples be renewed, with a learned reward?"
     quick = {"lengths": SMALL, "batches": (40, 1000), "steps": 40}
@@ -352,7 +345,7 @@ class LengthBatchSize(Study):
 
 
 class LengthSampleReuse(Study):
-    """T passes over each batch before the next."""
+    """Use each batch for T passes."""
 
     source, question = ABLATIONS, "How often may a sample be used, with a learned reward?"
     quick = {"lengths": SMALL, "passes": (1, 5, 40), "steps": 40}
@@ -403,13 +396,12 @@ class LengthSampleReuse(Study):
 
 
 def _draw_over(dataset: xr.Dataset, along: str, label: str) -> Figure:
-    """Draw a panel a problem: gold reward over B or T, half-way (thin) and at the end (bold)."""
-    figure = plotting.new_figure(16, 5.8)
-    panels = figure.subplots(1, len(PROBLEMS))
-    figure.subplots_adjust(0.066, 0.24, 0.99, 0.91, wspace=0.2)
-    for axes, problem in zip(panels, PROBLEMS, strict=True):
+    """Draw a panel for each problem: true reward over B or T, half-way (thin) and at the end."""
+    edges = (0.066, 0.24, 0.99, 0.91)
+    figure, panels = plotting.new_grid(1, len(PROBLEMS), 16, 5.8, edges, 0.2, sharey=False)
+    for axes, problem in zip(panels[0], PROBLEMS, strict=True):
         gold = dataset["gold"].sel(problem=problem)
         curves.draw_half_and_end(axes, gold, along, dataset["loss"].values.tolist())
         axes.set(title=TITLES[problem], xlabel=label)
-    panels[0].set_ylabel("true reward")
-    return curves.with_legend(figure, panels[0], ncols=dataset.sizes["loss"])
+    panels[0, 0].set_ylabel("true reward")
+    return curves.with_legend(figure, panels[0, 0], ncols=dataset.sizes["loss"])

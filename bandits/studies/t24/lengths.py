@@ -1,10 +1,10 @@
-"""T24's synthetic length problems: a reward learned from preferences, judged by the true one.
+"""Train on T24's synthetic length problems: the reward is learned from preferences.
 
-The response is a length, from 0 to T; the policy a table of hazards, started at a broad,
-right-skewed reference. *Min*: shorter is better. *Mode*: the reference's most probable length is
-best. *Skew*: as Min, but the preference data hold short responses only. The data are pairs of the
-reference, labelled by the true (gold) reward with noise. Offline preference methods learn from
-them; a reward model, the proxy, is fitted to them, and all other methods are trained against it.
+The response is a length, from 0 to T. The policy starts at a broad, right-skewed reference. *Min*:
+shorter is better. *Mode*: the reference's most probable length is best. *Skew*: as Min, but the
+preference data hold short responses only. The data are pairs of the reference, labelled by the true
+(gold) reward with noise. Offline methods learn from the pairs. A reward model, the proxy, is fitted
+to them too, and all other methods are trained against it.
 """
 
 import functools
@@ -30,7 +30,7 @@ from bandits.problems.reward_models import fit_linear, fit_network, network_rewa
 from bandits.problems.sampling import sample_categorical
 from bandits.studies.curves import require_not_diverged
 from bandits.sweeps import choices, sweep
-from bandits.training import Collect, Minibatch, Schedule, from_dataset, on_policy, train
+from bandits.training import Minibatch, Schedule, from_dataset, on_policy, train
 from theory import checks, distributions
 from theory.checks import InvalidInput
 from theory.variable_length import table_of_lengths
@@ -53,7 +53,7 @@ ATTRIBUTES = {
 
 @dataclass(frozen=True)
 class Lengths:
-    """The problems, their data, and what is trained on them."""
+    """Set the problems, their data, and what is trained on them."""
 
     max_length: int = 40  # T
     mode: float = 12.0  # of the reference's lengths
@@ -117,7 +117,7 @@ class Lengths:
 
 
 class _Keys(NamedTuple):
-    """What one seed decides."""
+    """Name what one seed decides."""
 
     pairs: PRNGKeyArray
     reward_model: PRNGKeyArray
@@ -149,46 +149,34 @@ def fit_proxy(
     """Return the reward of every length, linear in features, learned from pairs.
 
     Args:
-      pairs: Lengths ``[n, 2]``, the preferred one first.
-      features: ``[K, F]``, a row for each length from 0.
-      ridge: Relative to the mean loss of a label, > 0 where the pairs are separable.
-      weights: ``[n]`` or one for all, how often each pair counts.
+      pairs: lengths, the preferred one first.
+      features: a row for each length from 0.
+      ridge: relative to the mean loss of a label, > 0 where the pairs are separable.
+      weights: how often each pair counts, ``[n]`` or one for all.
     """
     counts = _count(pairs, len(features), weights)
     return features @ fit_linear(features, counts, ridge * counts.sum())
 
 
 def _count(pairs: Int[Array, "n 2"], size: int, weights: ArrayLike = 1.0) -> Float[Array, "K K"]:
-    """Count how often one length was preferred to another; two of one length say nothing."""
+    """Return how often one length was preferred to another; two of one length say nothing."""
     counts = jnp.zeros((size, size)).at[pairs[:, 0], pairs[:, 1]].add(weights)
     return jnp.where(jnp.eye(size, dtype=bool), 0.0, counts)
 
 
 class Learned(NamedTuple):
-    """The problems, their data, and what reward models make of them: R problems, G models.
+    """Hold the data of R problems and S seeds, and what G reward models learn from them."""
 
-    Attributes:
-      golds: ``[R, K]``.
-      reference: ``[K]``, log-probabilities.
-      pairs: ``[R, S, n, 2]``, for each seed, the preferred length first.
-      proxies: ``[G, R, S, K]``, learned rewards in units of the gold one, with its mean under the
-        reference.
-    """
-
-    golds: Float[Array, "R K"]
-    reference: Float[Array, " K"]
-    pairs: Int[Array, "R S n 2"]
-    proxies: Float[Array, "G R S K"]
-
-
-def require_noise(settings: Lengths) -> None:
-    """Refuse a labeller without noise: the rewards behind its labels have no finite unit."""
-    checks.require_positive("temperature", settings.temperature)
+    golds: Float[Array, "R K"]  # true rewards
+    reference: Float[Array, " K"]  # log-probabilities
+    pairs: Int[Array, "R S n 2"]  # of lengths, the preferred one first
+    proxies: Float[Array, "G R S K"]  # learned rewards, with the true one's unit and reference mean
 
 
 def learn_proxies(settings: Lengths, reward_models: Sequence[str] = REWARD_MODELS[:1]) -> Learned:
-    """Draw the data of every problem and seed, and fit reward models to them; one program."""
-    require_noise(settings)
+    """Sample the data of every problem and seed, and fit reward models to them, in one program."""
+    # The rewards behind labels without noise have no finite unit.
+    checks.require_positive("temperature", settings.temperature)
     bandits = [settings.bandit(problem) for problem in PROBLEMS]
     reference = bandits[0].reference_log_probs
     laws = jnp.stack([bandit.data_law() for bandit in bandits])
@@ -294,7 +282,13 @@ def train_lengths(
         else:
             passes = own_passes if passes is None else passes
             schedule = Schedule(steps, group, minibatch, batch, passes, most_batch)
-            collect = _on_lengths(policy, proxy, reference, schedule)
+            collect = on_policy(
+                policy,
+                None,
+                lambda _, responses: proxy[lengths(responses)],
+                schedule,
+                reference_log_prob=lambda _, responses: reference[lengths(responses)],
+            )
         return train(
             keys.training, policy, start, method, collect, schedule,
             optax.adam(settings.learning_rate),
@@ -334,18 +328,6 @@ def _require_known(
     if len(kinds) > 1:
         raise InvalidInput(f"methods is {methods}; give offline ones or on-policy ones, not both")
     return kinds == {False}
-
-
-def _on_lengths(
-    policy: Policy, proxy: Float[Array, " K"], reference: Float[Array, " K"], schedule: Schedule
-) -> Collect:
-    return on_policy(
-        policy,
-        None,
-        lambda _, responses: proxy[lengths(responses)],
-        schedule,
-        reference_log_prob=lambda _, responses: reference[lengths(responses)],
-    )
 
 
 def _judge(

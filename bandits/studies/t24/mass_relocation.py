@@ -1,8 +1,8 @@
-"""Theorem 6.5: which KL moves mass faster in one step, on random instances against the thresholds.
+"""Check on random instances which KL moves more mass in one step, as T24's Theorem 6.5 says.
 
-Every instance draws K, two distributions on K categories and a step size, sets the pair of
+Every instance samples K, two distributions on K categories and a step size. It sets a pair of
 categories equal as its case demands, and takes one gradient step of each KL by automatic
-differentiation. Which of the two moved more mass is then held against the closed form.
+differentiation. Which of the two moved more mass is then compared with the closed form.
 """
 
 from collections.abc import Callable, Iterable
@@ -32,7 +32,7 @@ X_RANGE, Y_RANGE = (-2.0, 1.3), (-1.3, 1.3)
 
 
 class MassRelocation(Study):
-    """One step of each KL on every instance, in float64: thresholds are sharp."""
+    """Take one step of each KL on every instance, in float64, since thresholds are sharp."""
 
     source, question = "T24, Theorem 6.5", "Which KL moves more mass in one step, and exactly when?"
     quick = {"instances": 5_000}
@@ -96,33 +96,33 @@ class MassRelocation(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """One region map a case, the exact threshold on top of the instances.
+        """Draw a map for each case, with the exact threshold on top of the instances.
 
         The axes are chosen so that the threshold is one curve for all instances: both means are
         homogeneous, so L(q1, q2) < p ⟺ L(q1/p, q2/p) < 1, and likewise for I.
         """
         figure = plotting.new_figure(15.5, 6.4, layout="constrained")
-        first, second, third = panels = figure.subplots(1, 3)
+        panels = figure.subplots(1, 3)
         equal_policy, equal_target = dataset.sel(pair=EQUAL_POLICY), dataset.sel(pair=EQUAL_TARGET)
-
         ratios = equal_policy["q"] / equal_policy["p"].sel(category="x1")
-        _draw_means(first, equal_policy, ratios, mass_relocation.logarithmic_mean)
-        first.set(
-            title="1  Reverse KL moves more mass\np(x₁) = p(x₂) = p,  q(x₁) > q(x₂)",
-            xlabel="q(x₂) / p",
-            ylabel="q(x₁) / p",
-        )
+        _draw_means(panels[0], equal_policy, ratios, mass_relocation.logarithmic_mean)
         scale = equal_target["q"].sel(category="x1") * np.exp(equal_target["kl"])
-        _draw_means(second, equal_target, equal_target["p"] / scale, mass_relocation.identric_mean)
-        second.set(
-            title="2  … but raises only a subset\nq(x₁) = q(x₂) = q,  p(x₁) > p(x₂)",
-            xlabel="p(x₂) / (q · exp KL)",
-            ylabel="p(x₁) / (q · exp KL)",
-        )
-        _draw_unlikely(third, equal_target)
-        for axes, case in zip(panels, (equal_policy, equal_target, equal_target), strict=True):
-            axes.set_xlabel(f"{axes.get_xlabel()}\n{_say_agreeing(_agrees(case))}")
-        bar = figure.colorbar(first.collections[0], ax=panels, shrink=0.7, pad=0.01)
+        ratios = equal_target["p"] / scale
+        _draw_means(panels[1], equal_target, ratios, mass_relocation.identric_mean)
+        _draw_unlikely(panels[2], equal_target)
+        for axes, case, title, x, y in (
+            (panels[0], equal_policy,
+             "1  Reverse KL moves more mass\np(x₁) = p(x₂) = p,  q(x₁) > q(x₂)",
+             "q(x₂) / p", "q(x₁) / p"),
+            (panels[1], equal_target,
+             "2  … but raises only a subset\nq(x₁) = q(x₂) = q,  p(x₁) > p(x₂)",
+             "p(x₂) / (q · exp KL)", "p(x₁) / (q · exp KL)"),
+            (panels[2], equal_target,
+             "3  … and cuts unlikely ones harder\nq(x₁) = q(x₂) = q,  p(x₁) > p(x₂)",
+             "KL(p‖q) in nats", "q / I(p(x₁), p(x₂))"),
+        ):  # fmt: skip
+            axes.set(title=title, xlabel=f"{x}\n{_say_agreeing(_agrees(case))}", ylabel=y)
+        bar = figure.colorbar(panels[0].collections[0], ax=panels, shrink=0.7, pad=0.01)
         bar.set_ticks([0, 1], labels=["forward KL\nmoves more", "reverse KL\nmoves more"])
         return figure
 
@@ -201,18 +201,13 @@ def _draw_means(
 
 
 def _draw_unlikely(axes: Axes, instances: xr.Dataset) -> None:
-    """Draw the map of case 3."""
+    """Draw instances of case 3 by KL and by q in units of the mean, and the line q = I exp(−KL)."""
     kl = instances["kl"].values
     height = np.log10(instances["q"].sel(category="x1").values / instances["p_mean"].values)
     right = float(np.quantile(kl, 0.999))
     _draw_instances(axes, instances, kl, height, (0, right), (-1.6, 1.3))
     ends = np.array([0.0, right])
     axes.plot(ends, -ends / np.log(10), color=plotting.INK, label="threshold")
-    axes.set(
-        title="3  … and cuts unlikely ones harder\nq(x₁) = q(x₂) = q,  p(x₁) > p(x₂)",
-        xlabel="KL(p‖q) in nats",
-        ylabel="q / I(p(x₁), p(x₂))",
-    )
     axes.legend(loc="lower left")
 
 
@@ -226,16 +221,10 @@ def _draw_instances(
 ) -> None:
     """Draw in which share of the instances of a cell reverse KL moved more."""
     axes.hexbin(
-        x,
-        y,
-        C=instances["reverse_moved_more"].values,
-        gridsize=(44, 26),
-        extent=(*x_range, *y_range),
-        cmap=plotting.FORWARD_TO_REVERSE,
-        vmin=0,
-        vmax=1,
+        x, y, C=instances["reverse_moved_more"].values, gridsize=(44, 26),
+        extent=(*x_range, *y_range), cmap=plotting.FORWARD_TO_REVERSE, vmin=0, vmax=1,
         linewidths=0.2,
-    )
+    )  # fmt: skip
     axes.set(xlim=x_range, ylim=y_range)
     _label_decades(axes.yaxis, range(-1, 2))
 

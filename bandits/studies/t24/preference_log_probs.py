@@ -1,9 +1,9 @@
-"""What contrastive training does to the winner and to the loser of its own pairs.
+"""Follow the winner and the loser of its own pairs through contrastive training.
 
 The margin log π(y_w) − log π(y_l) can grow because the winner rises, because the loser falls, or
 because both fall and the loser falls faster: the mass then goes to responses that are in no pair.
-Which of them happens is followed over the steps, for few training prompts and for many. The data
-are those of a preference dataset: one random pair a prompt, labelled by its rewards.
+Which of them happens may depend on the number of training prompts. The data are one random pair
+for each prompt, labelled by its rewards.
 """
 
 import jax
@@ -17,21 +17,11 @@ from matplotlib.figure import Figure
 from bandits import plotting
 from bandits.keys import split_seed
 from bandits.policies import Params
-from bandits.problems.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.problems.preferences import label_pairs
-from bandits.studies.curves import draw_means, over_seeds, require_not_diverged
+from bandits.studies.curves import draw_means, over_seeds
 from bandits.studies.study import Claim, Criterion, Study, claim
-from bandits.studies.t24.published import (
-    BLOCK_RUNS,
-    NUM_ARMS,
-    PEAKS,
-    Bandit,
-    Learner,
-    Start,
-    Variant,
-    make_starts,
-)
-from bandits.sweeps import choices, static, sweep
+from bandits.studies.t24.published import NUM_ARMS, PEAKS, Bandit, Learner, Start
+from bandits.sweeps import static
 from bandits.training import Schedule, from_dataset, on_bandit, train
 
 LIKELIHOOD, CONTRASTIVE = "preference_likelihood", ("dpo", "ipo")
@@ -39,7 +29,7 @@ NAMES = (LIKELIHOOD, *CONTRASTIVE)
 
 
 class PreferenceLogProbs(Study):
-    """Log-probabilities of winners and losers over their start, by method and number of prompts."""
+    """Record log-probabilities of winners and losers, by method and number of prompts."""
 
     source = "T24, section 5.2"
     question = "Does a contrastive loss raise the winner, or only lower the loser more?"
@@ -60,26 +50,10 @@ class PreferenceLogProbs(Study):
     TITLES = {"winner": "Winner", "loser": "Loser", "outside": "Mass in no pair"}
 
     def run(self) -> xr.Dataset:
-        results = sweep(
-            self._train,
-            {
-                "loss": choices({name: Variant(name).learner() for name in NAMES}),
-                "contexts": static(self.contexts),
-                "seed": np.arange(self.bandit.seeds),
-            },
-            fixed={
-                "start": make_starts(self.bandit),
-                "reference_log_probs": tanh_cauchy_reference(NUM_ARMS),
-            },
-            dims=["step"],
-            coords={"step": self._recorded_steps()},
-            attributes=self.ATTRIBUTES,
-            block_runs=BLOCK_RUNS,
-        )
-        require_not_diverged(results)
-        return results
+        axes = {"contexts": static(self.contexts)}
+        return self.bandit.sweep(self._train, NAMES, axes, self._recorded(), self.ATTRIBUTES)
 
-    def _recorded_steps(self) -> list[int]:
+    def _recorded(self) -> list[int]:
         return np.linspace(0, self.steps, self.records + 1).round().astype(int).tolist()
 
     def _train(
@@ -94,12 +68,11 @@ class PreferenceLogProbs(Study):
         bandit, keys = self.bandit, split_seed(seed)
         policy, group = bandit.policy(), bandit.responses
         start_params = jax.tree.map(lambda leaf: leaf[seed], start.params)
-        peak = bump_reward(NUM_ARMS, PEAKS[self.reward], bandit.width)
         everything = contexts * group
         schedule = Schedule(self.steps, group, everything, everything, self.steps)
         collect = on_bandit(
             policy,
-            CategoricalBandit(peak, reference_log_probs),
+            bandit.problem(PEAKS[self.reward], reference_log_probs),
             schedule,
             prompts=start.contexts[seed, :contexts],
             label=lambda key, rewards: label_pairs(key, rewards, "random"),
@@ -109,12 +82,12 @@ class PreferenceLogProbs(Study):
         in_pairs = jnp.zeros((contexts, NUM_ARMS))
         in_pairs = in_pairs.at[jnp.arange(contexts)[:, None], dataset.responses].max(won + lost)
 
-        def of_contexts(params: Params) -> Float[Array, "n K"]:
-            return jax.vmap(policy.log_probs, in_axes=(None, 0))(params, dataset.contexts)
+        on_contexts = jax.vmap(policy.log_probs, in_axes=(None, 0))
 
         def measure(params: Params) -> dict[str, Array]:
-            log_probs = of_contexts(params)
-            own = jnp.take_along_axis(log_probs - of_contexts(start_params), dataset.responses, 1)
+            log_probs = on_contexts(params, dataset.contexts)
+            rise = log_probs - on_contexts(start_params, dataset.contexts)
+            own = jnp.take_along_axis(rise, dataset.responses, 1)
             outside = jnp.sum(jnp.where(in_pairs > 0, 0.0, jnp.exp(log_probs)), axis=1)
             return {
                 "winner": jnp.sum(won * own) / jnp.sum(won),
@@ -124,19 +97,19 @@ class PreferenceLogProbs(Study):
 
         return train(
             keys.training, policy, start_params, loss.loss, from_dataset(dataset, schedule),
-            schedule, optax.adam(loss.learning_rate), measure, self._recorded_steps(),
+            schedule, optax.adam(loss.learning_rate), measure, self._recorded(),
         )  # fmt: skip
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """A row a number of prompts: winner, loser, and the mass outside the pairs, over steps."""
+        """Draw a row for each number of prompts: winner, loser, and the mass outside the pairs."""
         counts = dataset["contexts"].values
         bottom, top = 0.8, 0.6  # inches, so that the labels fit below any number of rows
         height = 4.2 * len(counts) + bottom + top
-        figure = plotting.new_figure(16, height)
-        panels = figure.subplots(len(counts), 3, sharex=True, squeeze=False)
         edges = (0.07, bottom / height, 0.985, 1 - top / height)
-        figure.subplots_adjust(*edges, wspace=0.28, hspace=0.22)
+        figure, panels = plotting.new_grid(
+            len(counts), 3, 16, height, edges, 0.28, 0.22, sharex=True, sharey=False
+        )
         for row, count in zip(panels, counts, strict=True):
             for axes, (quantity, title) in zip(row, cls.TITLES.items(), strict=True):
                 for name in NAMES:

@@ -1,16 +1,16 @@
-"""T24's one-dimensional bandit as published: a network on contexts that the reward ignores.
+"""Train networks on T24's one-dimensional bandit, on contexts that the reward ignores.
 
-K = 100 arms, the tanh-Cauchy reference, a bump of reward whose peak is far from the reference's
-bulk (R1, arm 70) or in it (R2, arm 20); contexts uniform in [0, 1]^100; a network per seed,
-distilled to the reference. Everything but the sizes is a sweep axis, the method included: it costs
-nothing beside the network, and one program serves all.
+There are K = 100 arms and the tanh-Cauchy reference. The reward is a bump with its peak far from
+the reference's bulk (R1, arm 70) or in it (R2, arm 20). Contexts are uniform in [0, 1]^100. Each
+seed has a network of its own, distilled to the reference. Everything but the sizes is a sweep axis,
+the method included: it costs nothing beside the network, and one program serves all.
 
-To end within seconds, experiments take fewer on-policy collections than the hundred published (16
+To end within seconds, studies take fewer on-policy collections than the hundred published (16
 to 20 of 15 steps), and prompts from the lower part of the published 5 to 200. The loss of a prompt
 is the mean over its own pairs, so a prompt without any adds nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,9 +26,7 @@ from bandits.keys import split_seed
 from bandits.losses import METHODS, Loss, preferences_by_reward
 from bandits.policies import Params, Policy, pretraining
 from bandits.policies.network import Dense
-from bandits.policies.pretraining import BLOCK_RUNS as BLOCK_RUNS
 from bandits.policies.pretraining import Start as Start
-from bandits.policies.pretraining import published_network
 from bandits.problems.environments import CategoricalBandit, bump_reward, tanh_cauchy_reference
 from bandits.problems.metrics import ATTRIBUTES
 from bandits.studies.curves import require_not_diverged
@@ -48,60 +46,89 @@ LEARNING_RATES = {"likelihood": 1e-2, "contrastive": 3e-3, "policy gradient": 3e
 """Of Adam: as published for best-of-N and for IPO, and taken over by the other methods."""
 
 
+class Learner(NamedTuple):
+    """Name what a run trains with."""
+
+    loss: Loss
+    learning_rate: ArrayLike  # of Adam
+    least_gap: ArrayLike  # pairs of responses whose rewards differ by less are not labelled
+
+
+def make_learner(method: str, least_gap: float = LEAST_GAP) -> Learner:
+    """Return a method of `bandits.losses.METHODS` with the learning rate of its family."""
+    entry = METHODS[method]
+    return Learner(entry.bind(), LEARNING_RATES[entry.family], least_gap)
+
+
 @dataclass(frozen=True)
 class Bandit:
-    """The problem and its sizes.
+    """Set the problem and its sizes."""
 
-    Attributes:
-      width: of the reward's bump, in arms.
-      context_size: numbers in a context.
-      responses: N, to each prompt.
-      most_contexts: training contexts a seed has in store.
-      fresh_contexts: on which policies are judged.
-      seeds: independent repeats: network, contexts, samples.
-    """
-
-    width: float = 10.0
-    context_size: int = pretraining.CONTEXT_SIZE
-    responses: int = 10
-    most_contexts: int = pretraining.TRAINING_CONTEXTS
-    fresh_contexts: int = pretraining.FRESH_CONTEXTS
-    seeds: int = 5
+    width: float = 10.0  # of the reward's bump, in arms
+    context_size: int = pretraining.CONTEXT_SIZE  # numbers in a context
+    responses: int = 10  # N, to each prompt
+    most_contexts: int = pretraining.TRAINING_CONTEXTS  # training contexts a seed has in store
+    fresh_contexts: int = pretraining.FRESH_CONTEXTS  # on which policies are judged
+    seeds: int = 5  # independent repeats: network, contexts, samples
 
     def policy(self) -> Policy:
         """Return the network, the same object for equal bandits."""
-        return published_network(NUM_ARMS, self.context_size)
+        return pretraining.published_network(NUM_ARMS, self.context_size)
 
+    def problem(self, peak: ArrayLike, reference: Float[Array, " K"]) -> CategoricalBandit:
+        """Return the problem with this peak, an arm, and this reference, in log-probabilities."""
+        return CategoricalBandit(bump_reward(NUM_ARMS, peak, self.width), reference)
 
-class Learner(NamedTuple):
-    """What a run trains with.
+    def make_starts(self) -> Start:
+        """Return a distilled network and contexts for every seed."""
+        return pretraining.make_starts(
+            self.policy(),
+            jnp.arange(self.seeds),
+            tanh_cauchy_reference(NUM_ARMS),
+            context_size=self.context_size,
+            training_contexts=self.most_contexts,
+            fresh_contexts=self.fresh_contexts,
+        )
 
-    Attributes:
-      loss: the method.
-      learning_rate: of Adam.
-      least_gap: pairs of responses whose rewards differ by less are not labelled.
-    """
+    def sweep(
+        self,
+        run: Callable[..., dict[str, Array]],
+        methods: Sequence[str] | Mapping[str, Learner],
+        axes: Mapping[str, Any],
+        record: Sequence[int],
+        attributes: Mapping[str, Mapping[str, str]] = ATTRIBUTES,
+    ) -> xr.Dataset:
+        """Run every method over the axes and from every seed's start; refuse runs that diverge.
 
-    loss: Loss
-    learning_rate: ArrayLike
-    least_gap: ArrayLike
-
-
-class Variant(NamedTuple):
-    """A method as it is run: its name in `bandits.losses.METHODS`, and `Learner.least_gap`."""
-
-    method: str
-    least_gap: float = LEAST_GAP
-
-    def learner(self) -> Learner:
-        """Return the method with the learning rate of its family."""
-        method = METHODS[self.method]
-        return Learner(method.bind(), LEARNING_RATES[method.family], self.least_gap)
+        Args:
+          run: takes ``loss``, a `Learner`; ``seed``; ``start``, the starts of all seeds;
+            ``reference_log_probs``; and the axes.
+          methods: as `run_methods` takes them, as the next two.
+          axes: others than ``loss`` and ``seed``.
+          record: when the policy is judged.
+          attributes: of the results, by name.
+        """
+        if not isinstance(methods, Mapping):
+            methods = {name: make_learner(name) for name in methods}
+        dataset = sweep(
+            run,
+            {"loss": choices(methods), **axes, "seed": np.arange(self.seeds)},
+            fixed={
+                "start": self.make_starts(),
+                "reference_log_probs": tanh_cauchy_reference(NUM_ARMS),
+            },
+            dims=["step"],
+            coords={"step": list(record)},
+            attributes=attributes,
+            block_runs=pretraining.BLOCK_RUNS,
+        )
+        require_not_diverged(dataset)
+        return dataset
 
 
 def run_methods(
     bandit: Bandit,
-    methods: Sequence[str] | Mapping[str, Variant],
+    methods: Sequence[str] | Mapping[str, Learner],
     axes: Mapping[str, Any],
     *,
     steps: int,
@@ -114,14 +141,14 @@ def run_methods(
 
     Args:
       bandit: the problem.
-      methods: names from `bandits.losses.METHODS`, or variants by name; the axis ``loss``.
+      methods: names from `bandits.losses.METHODS`, or learners by name; the axis ``loss``.
       axes: others: ``reward``, `choices` of peaks; and lists: ``batch``, B; ``passes``, T;
         ``temperature`` of the offline data's law; ``contexts``, marked `static`. Without, the peak
         is R1's, B is everything and T all steps: offline training. A `static` B or T costs a
         program for each value, and saves drawing samples at steps that reuse them.
       steps: gradient steps.
       contexts: training prompts.
-      record: when the policy is judged.
+      record: when the policy is judged; by default at the start and the end.
       minibatch: M, in responses; by default all prompts at once.
       most_batch: the largest B, where it is an axis.
 
@@ -129,7 +156,7 @@ def run_methods(
       ``expected_reward`` and ``reference_kl`` over loss, the axes, seed and step.
     """
     record = tuple(record or (0, steps))
-    policy, reference = bandit.policy(), tanh_cauchy_reference(NUM_ARMS)
+    policy = bandit.policy()
 
     def run_one(
         loss: Learner,
@@ -143,8 +170,7 @@ def run_methods(
         contexts: int = contexts,
     ) -> dict[str, Array]:
         params = jax.tree.map(lambda leaf: leaf[seed], start.params)
-        table = bump_reward(NUM_ARMS, reward, bandit.width)
-        problem = CategoricalBandit(table, reference_log_probs)
+        problem = bandit.problem(reward, reference_log_probs)
         everything = contexts * bandit.responses
         batch = everything if batch is None else batch
         schedule = Schedule(
@@ -160,29 +186,14 @@ def run_methods(
         return train(
             split_seed(seed).training, policy, params, loss.loss, collect, schedule,
             optax.adam(loss.learning_rate),
-            lambda p: judge_policy(policy, p, start.fresh[seed], table, reference_log_probs),
+            lambda p: judge_policy(
+                policy, p, start.fresh[seed], problem.reward, reference_log_probs
+            ),
             record,
             behaviour=temper(params, temperature),
         )  # fmt: skip
 
-    dataset = sweep(
-        run_one,
-        {"loss": _learners(methods), **axes, "seed": np.arange(bandit.seeds)},
-        fixed={"start": make_starts(bandit), "reference_log_probs": reference},
-        dims=["step"],
-        coords={"step": list(record)},
-        attributes=ATTRIBUTES,
-        block_runs=BLOCK_RUNS,
-    )
-    require_not_diverged(dataset)
-    return dataset
-
-
-def _learners(methods: Sequence[str] | Mapping[str, Variant]) -> choices:
-    """Return what runs train with, by the names on the axis."""
-    if not isinstance(methods, Mapping):
-        methods = {name: Variant(name) for name in methods}
-    return choices({name: variant.learner() for name, variant in methods.items()})
+    return bandit.sweep(run_one, methods, axes, record)
 
 
 def temper(layers: list[Dense], temperature: ArrayLike) -> list[Dense]:
@@ -204,15 +215,3 @@ def judge_policy(
         "expected_reward": jnp.mean(jnp.exp(log_probs) @ reward),
         "reference_kl": jnp.mean(distributions.kl_divergence(log_probs, reference_log_probs)),
     }
-
-
-def make_starts(bandit: Bandit) -> Start:
-    """Return a distilled network and contexts for every seed."""
-    return pretraining.make_starts(
-        bandit.policy(),
-        jnp.arange(bandit.seeds),
-        tanh_cauchy_reference(NUM_ARMS),
-        context_size=bandit.context_size,
-        training_contexts=bandit.most_contexts,
-        fresh_contexts=bandit.fresh_contexts,
-    )

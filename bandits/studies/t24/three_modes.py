@@ -1,9 +1,9 @@
-"""T24's numerical example: few steps of reverse KL take a policy to some of a target's modes.
+"""Descend both KLs to a target of three modes, as in T24's numerical example.
 
-K arms on a line; the target q has three equal modes, which a tabular policy can represent exactly.
-A start is a Gaussian near the left end, mixed with a little of the uniform distribution: how much
-decides how far the policy's support reaches. Both KLs are descended from there. Forward KL spreads
-the mass over all modes; by then reverse KL has long put nearly all of it on a part of them.
+K arms lie on a line. The target q has three equal modes, which a tabular policy can represent
+exactly. A start is a Gaussian near the left end, mixed with a little of the uniform distribution:
+how much decides how far the policy's support reaches. Forward KL spreads the mass over all modes.
+Reverse KL is faster, and first puts nearly all of it on a part of them.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ PAIR = ("forward_kl", "reverse_kl")
 
 @dataclass(frozen=True)
 class ThreeModes:
-    """The target and the law of the starts."""
+    """Set the target and the distribution of the starts."""
 
     num_arms: int = 100  # K
     modes: tuple[float, ...] = (20.0, 50.0, 80.0)  # centres of the target's modes, in arms
@@ -64,7 +64,7 @@ class ThreeModes:
 
 
 class ModeSeeking(Study):
-    """Who is faster, on how many modes, and when do both arrive at the target?"""
+    """Measure which KL is faster, on how many modes, and when both arrive at the target."""
 
     source = "T24, section 6, numerical example"
     question = "What do a few steps of each KL do to a policy far from a target of three modes?"
@@ -83,7 +83,10 @@ class ModeSeeking(Study):
     ARRIVED = 0.05  # KL(p‖q) in nats below which a policy has arrived at the target
 
     def run(self) -> xr.Dataset:
-        problem, steps = self.problem, self._recorded_steps()
+        problem = self.problem
+        # Log-spaced steps, and 1, 3, 10, 30, … among them to draw.
+        drawn = [k * 10**d for d in range(6) for k in (1, 3) if k * 10**d <= self.last_step]
+        steps = sorted({*log_spaced_steps(self.last_step, self.steps_per_decade), *drawn})
 
         def descend_both(
             start: Float[Array, "3"], target_log_probs: Float[Array, " K"]
@@ -91,7 +94,7 @@ class ModeSeeking(Study):
             start_log_probs = problem.start_log_probs(start)
             ends = (start_log_probs, target_log_probs)
             log_probs = jnp.stack(
-                [descend(DIVERGENCES[name], *ends, self.learning_rate, steps) for name in PAIR]
+                [descend(DIVERGENCES[n], *ends, self.learning_rate, tuple(steps)) for n in PAIR]
             )
             basins = find_basins(target_log_probs)
             start_masses = basin_masses(jnp.exp(start_log_probs), basins)
@@ -107,22 +110,16 @@ class ModeSeeking(Study):
             {"start": np.vstack([self.shown_start, problem.random_starts(self.random_starts)])},
             fixed={"target_log_probs": target},
             dims=["loss", "step", "arm"],
-            coords={"loss": list(PAIR), "step": list(steps)},
+            coords={"loss": list(PAIR), "step": steps},
             attributes=ATTRIBUTES,
         )
         dataset["log_probs"] = dataset["log_probs"].sel(start=0)
         dataset["target_log_probs"] = ("arm", np.asarray(target))
         return dataset
 
-    def _recorded_steps(self) -> tuple[int, ...]:
-        """Return log-spaced steps, and 1, 3, 10, 30, … among them to draw."""
-        drawn = [k * 10**d for d in range(6) for k in (1, 3) if k * 10**d <= self.last_step]
-        spaced = log_spaced_steps(self.last_step, self.steps_per_decade)
-        return tuple(sorted({*spaced, *drawn}))
-
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """Above, the distributions step by step; below, mass on modes, modes held, KLs, arrival."""
+        """Draw the distributions step by step; below, mass on modes, modes held, KLs, arrival."""
         figure = plotting.new_figure(16, 11.5)
         margins = {"left": 0.055, "right": 0.985, "top": 0.965, "bottom": 0.06}
         grid = figure.add_gridspec(3, 4, wspace=0.18, hspace=0.36, **margins)
@@ -166,7 +163,7 @@ class ModeSeeking(Study):
 
     @classmethod
     def animate(cls, dataset: xr.Dataset) -> Frames:
-        """Both policies step by step, from one start, over the target."""
+        """Draw both policies step by step, from one start, over the target."""
         probs = np.exp(dataset["log_probs"].values)
         figure, grid = plotting.new_grid(1, 2, 12, 4.6, (0.07, 0.14, 0.99, 0.84), wspace=0.06)
         panels = dict(zip(PAIR, grid[0], strict=True))
@@ -276,7 +273,7 @@ def _draw_metrics(mass: Axes, held: Axes, kls: Axes, dataset: xr.Dataset) -> Non
 
 
 class LearningRateSweep(Study):
-    """Both KLs over four decades of step size: a vmapped sweep of more than ten thousand descents.
+    """Descend both KLs at step sizes over four decades, more than ten thousand times.
 
     How far each KL gets in a given number of steps depends on the step size; what it does on the
     way does not, until the step is too large. Forward KL is 1/2-smooth in the logits of a softmax
@@ -327,11 +324,12 @@ class LearningRateSweep(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """A row a quantity, a column a number of steps: median and middle 80% of the starts."""
+        """Draw a row for each quantity: median and middle 80% of the starts, by number of steps."""
         steps = dataset["step"].values[1:]
-        figure = plotting.new_figure(5.2 * len(steps), 10)
-        panels = figure.subplots(3, len(steps), sharex=True, sharey="row", squeeze=False)
-        figure.subplots_adjust(0.065, 0.07, 0.985, 0.96, wspace=0.06, hspace=0.1)
+        edges = (0.065, 0.07, 0.985, 0.96)
+        figure, panels = plotting.new_grid(
+            3, len(steps), 5.2 * len(steps), 10, edges, 0.06, 0.1, sharex=True, sharey="row"
+        )
         for column, step in zip(panels.T, steps, strict=True):
             metrics = dict(zip(("mode_mass", "modes_held", "reverse_kl"), column, strict=True))
             for name in PAIR:
@@ -349,7 +347,7 @@ class LearningRateSweep(Study):
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
-        """Intervals are over starts, each averaged over the step sizes named in the claim."""
+        """Return the claims; intervals are over starts, averaged over the claim's step sizes."""
         steps = dataset["step"]
         early, last = int(steps[steps <= 100].max()), int(steps.max())
         smooth = dataset.sel(learning_rate=slice(None, cls.SMOOTH_LIMIT))

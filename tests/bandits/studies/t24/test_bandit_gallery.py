@@ -71,11 +71,13 @@ def offline(contrastive_far, contrastive_near):
     """Final rewards of DPO and IPO, where the other methods reach 0.3 and 0.9."""
     contrastive = {"R1": contrastive_far, "R2": contrastive_near}
     others = {"R1": 0.3, "R2": 0.9}
+    study = ablations.NegativeGradient
+    on_all_pairs = [name + ablations.ALL_PAIRS for name in study.ON_ALL_PAIRS]
     return expected_reward(
         lambda loss, reward, contexts, step: (
             contrastive if loss.startswith(("dpo", "ipo")) else others
         )[reward],
-        loss=list(ablations.NegativeGradient.VARIANTS),
+        loss=[*study.METHODS, *on_all_pairs],
         reward=REWARDS,
         contexts=[5, 20],
         step=[0, 60],

@@ -10,8 +10,8 @@ from bandits.studies.t24.published import (
     NUM_ARMS,
     PEAKS,
     Bandit,
-    Variant,
     judge_policy,
+    make_learner,
     run_methods,
     temper,
 )
@@ -22,24 +22,24 @@ BANDIT = Bandit(context_size=4, seeds=2, most_contexts=6, fresh_contexts=4)
 STEPS, CONTEXTS = 6, 4
 NEAR = choices({"R2": PEAKS["R2"]})
 judge = jax.jit(judge_policy, static_argnums=0)
-VARIANTS = {
-    "best_of_n": Variant("best_of_n"),
-    "ipo": Variant("ipo"),
-    "published pairs": Variant("preference_likelihood"),
-    "all pairs": Variant("preference_likelihood", least_gap=0.0),
-    "no pairs": Variant("preference_likelihood", least_gap=9.0),
+LEARNERS = {
+    "best_of_n": make_learner("best_of_n"),
+    "ipo": make_learner("ipo"),
+    "published pairs": make_learner("preference_likelihood"),
+    "all pairs": make_learner("preference_likelihood", least_gap=0.0),
+    "no pairs": make_learner("preference_likelihood", least_gap=9.0),
 }
 
 
 @pytest.fixture(scope="module")
 def starts():
-    return published.make_starts(BANDIT)
+    return BANDIT.make_starts()
 
 
 @pytest.fixture(scope="module")
 def measured():
     axes = {"reward": choices(PEAKS), "passes": [1, STEPS], "temperature": [1.0, 4.0]}
-    return run_methods(BANDIT, VARIANTS, axes, steps=STEPS, contexts=CONTEXTS, record=(0, 3, STEPS))
+    return run_methods(BANDIT, LEARNERS, axes, steps=STEPS, contexts=CONTEXTS, record=(0, 3, STEPS))
 
 
 def one_start(starts, seed=0):
@@ -86,7 +86,7 @@ def test_the_policy_is_the_same_object_for_equal_bandits():
 def test_results_are_labelled_and_in_range(measured):
     dims = ("loss", "reward", "passes", "temperature", "seed", "step")
     assert measured["expected_reward"].dims == measured["reference_kl"].dims == dims
-    labels = {"loss": list(VARIANTS), "reward": ["R1", "R2"], "passes": [1, STEPS],
+    labels = {"loss": list(LEARNERS), "reward": ["R1", "R2"], "passes": [1, STEPS],
               "step": [0, 3, STEPS]}  # fmt: skip
     assert {name: measured[name].values.tolist() for name in labels} == labels
     assert ((measured["expected_reward"] >= 0) & (measured["expected_reward"] <= 1)).all()
