@@ -1,4 +1,4 @@
-"""The gallery: a new study is a class, and a line here."""
+"""List the studies of the gallery: a new study is a class, and a line here."""
 
 from bandits.studies.i24 import four_aspects, overoptimisation
 from bandits.studies.s25 import (

@@ -1,4 +1,4 @@
-"""What the figures of trained policies share: means over seeds with their 95% intervals."""
+"""Draw means over seeds with their 95% intervals, and refuse runs that cannot be averaged."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from theory.checks import InvalidInput
 
 
 def new_reward_panels(bottom: float = 0.13, height: float = 5.6) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with one panel a reward, R1 and R2, for expected rewards."""
+    """Return a figure with a panel for each reward, R1 and R2, to draw expected rewards in."""
     figure, grid = plotting.new_grid(1, 2, 13, height, (0.065, bottom, 0.985, 0.92), 0.06)
     panels = dict(zip(("R1", "R2"), grid[0], strict=True))
     panels["R1"].set(title="R1: the peak is far from the reference", ylabel="expected reward")
@@ -22,18 +22,24 @@ def new_reward_panels(bottom: float = 0.13, height: float = 5.6) -> tuple[Figure
     return figure, panels
 
 
-def draw_means(axes: Axes, results: xr.DataArray, along: str, method: str, **line: object) -> None:
-    """The mean over seeds against a coordinate, with its 95% interval as a band."""
-    style = {
+def _style_of(method: str) -> dict[str, object]:
+    return {
         "color": plotting.METHOD_COLORS[method],
         "linestyle": plotting.METHOD_LINES[method],
         "label": plotting.METHOD_LABELS[method],
     }
-    draw_mean_line(axes, results, along, **(style | line))
+
+
+def draw_means(axes: Axes, results: xr.DataArray, along: str, method: str, **line: object) -> None:
+    """Draw `draw_mean_line` in the style of a method."""
+    draw_mean_line(axes, results, along, **(_style_of(method) | line))
 
 
 def draw_mean_line(axes: Axes, results: xr.DataArray, along: str, **line: object) -> None:
-    """The same in a style of its own; ``color`` is also the band's."""
+    """Draw the mean over seeds against a coordinate, with its 95% interval as a band.
+
+    ``line`` are options of Matplotlib's ``plot``; its ``color`` is needed, and is also the band's.
+    """
     effect, low, high = _intervals(results, along)
     x = results[along].values
     axes.plot(x, effect, **({"marker": "o"} | line))  # type: ignore[arg-type]
@@ -43,40 +49,32 @@ def draw_mean_line(axes: Axes, results: xr.DataArray, along: str, **line: object
 def draw_points(
     axes: Axes, results: xr.DataArray, along: str, method: str, shift: float, **line: object
 ) -> None:
-    """The same with error bars, for few values and many methods; x is multiplied by ``shift``."""
+    """Draw means with error bars, for few values and many methods; x is multiplied by ``shift``."""
     effect, low, high = _intervals(results, along)
-    style = {
-        "color": plotting.METHOD_COLORS[method],
-        "linestyle": plotting.METHOD_LINES[method],
-        "capsize": 4,
-    }
+    style = _style_of(method) | {"capsize": 4} | line
     x = results[along].values * shift
-    axes.errorbar(x, effect, [effect - low, high - effect], **(style | line))  # type: ignore[arg-type]
+    axes.errorbar(x, effect, [effect - low, high - effect], **style)  # type: ignore[arg-type]
 
 
 def draw_bars(
     axes: Axes, results: xr.DataArray, groups: str, methods: Sequence[str], **bars: object
 ) -> None:
-    """For each value of ``groups``, a bar a method: the mean over seeds with its 95% interval."""
+    """Draw the bars of `draw_bar_row` for several methods side by side, and label the groups."""
     width = 0.8 / len(methods)
     for i, method in enumerate(methods):
-        draw_bar_row(
-            axes,
-            results.sel(loss=method),
-            groups,
-            shift=(i - (len(methods) - 1) / 2) * width,
-            width=width * 0.92,
-            color=plotting.METHOD_COLORS[method],
-            label=plotting.METHOD_LABELS[method],
-            **bars,
-        )
+        one, shift = results.sel(loss=method), (i - (len(methods) - 1) / 2) * width
+        named = {
+            "color": plotting.METHOD_COLORS[method],
+            "label": plotting.METHOD_LABELS[method],
+        }
+        draw_bar_row(axes, one, groups, shift, width=width * 0.92, **named, **bars)
     axes.set_xticks(range(results.sizes[groups]), [str(v) for v in results[groups].values])
 
 
 def draw_bar_row(
     axes: Axes, results: xr.DataArray, along: str, shift: float = 0.0, **bars: object
 ) -> None:
-    """A bar for each value of a coordinate: the mean over seeds with its 95% interval."""
+    """Draw the mean over seeds as a bar at each value of a coordinate, with its 95% interval."""
     effect, low, high = _intervals(results, along)
     style = {"error_kw": {"ecolor": plotting.INK, "elinewidth": 1.2}}
     at = np.arange(len(effect)) + shift
@@ -122,13 +120,16 @@ def slope_per_decade(results: xr.DataArray, along: str) -> xr.DataArray:
 
 
 def over_seeds(results: xr.DataArray) -> Interval:
-    """The mean of what is left after averaging all but the seeds, with its 95% interval."""
+    """Return the mean over seeds with its 95% interval; other dimensions are averaged first."""
     others = [d for d in results.dims if d != "seed"]
     return mean_interval(results.mean(others).values)
 
 
-def require_not_diverged(dataset: xr.Dataset) -> None:
-    """Refuse runs that diverged: say which, and at which step; they must not be averaged in."""
+def require_not_diverged(dataset: xr.Dataset) -> xr.Dataset:
+    """Return results of which no run diverged or gave NaN.
+
+    Raises InvalidInput that names the first run that diverged, and its step.
+    """
     at = dataset[DIVERGED_AT]
     if (at >= 0).any():
         first = np.argwhere(at.values >= 0)[0]
@@ -139,16 +140,17 @@ def require_not_diverged(dataset: xr.Dataset) -> None:
             f"{int((at >= 0).sum())} of {at.size} runs diverged, the first after "
             f"{int(at.values[tuple(first)])} steps at {where}; choose a smaller learning rate"
         )
-    require_no_nan(dataset)
+    return require_no_nan(dataset)
 
 
-def require_no_nan(dataset: xr.Dataset) -> None:
-    """Refuse results that are undefined somewhere."""
+def require_no_nan(dataset: xr.Dataset) -> xr.Dataset:
+    """Return results without NaN; raises InvalidInput that names the first result with one."""
     for name, values in dataset.data_vars.items():
         if values.isnull().any():
             raise InvalidInput(f"{name} is NaN in some runs; these settings leave it undefined")
+    return dataset
 
 
 def _intervals(results: xr.DataArray, along: str) -> np.ndarray:
-    """Effect, low and high at every value of a coordinate, ``[3, n]``."""
+    """Return effect, low and high at every value of a coordinate, ``[3, n]``."""
     return np.array([mean_interval(row) for row in results.transpose(along, "seed").values]).T

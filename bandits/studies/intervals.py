@@ -1,4 +1,4 @@
-"""95% intervals for the two kinds of effects that claims report."""
+"""Compute 95% intervals of means and of shares."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,11 @@ from scipy import special
 from theory.checks import InvalidInput
 
 TAIL = 0.025
+"""Probability on either side of an interval."""
 
 
 class Interval(NamedTuple):
-    """A measured effect with its 95% interval."""
+    """Hold a measured effect with its 95% interval."""
 
     effect: float
     low: float
@@ -20,16 +21,15 @@ class Interval(NamedTuple):
 
 
 def exact(value: ArrayLike) -> Interval:
-    """What is computed without any chance: the number itself."""
+    """Return the interval of what is computed without any chance: the number itself."""
     number = float(np.asarray(value))
     return Interval(number, number, number)
 
 
 def mean_interval(samples: ArrayLike) -> Interval:
-    """The mean of independent samples ``[n]``, with Student's t interval; NaN for n < 2.
+    """Return the mean of independent samples ``[n]`` with Student's t interval; NaN for n < 2.
 
-    Raises InvalidInput for samples that are not finite: a diverged run must be dealt with, not
-    averaged in.
+    Raises InvalidInput for samples that are not finite: no mean may hide a run that diverged.
     """
     values = np.asarray(samples, np.float64)
     if not np.isfinite(values).all():
@@ -42,17 +42,14 @@ def mean_interval(samples: ArrayLike) -> Interval:
 
 
 def proportion_interval(successes: int, trials: int) -> Interval:
-    """The share of successes, with the exact (Clopper–Pearson) interval; trials >= 1."""
+    """Return the share of successes with the exact (Clopper–Pearson) interval; trials >= 1."""
     if not 0 <= successes <= trials or trials < 1:
         raise InvalidInput(
             f"successes is {successes} of {trials} trials; need 0 <= successes <= trials"
         )
-    low = special.betaincinv(successes, trials - successes + 1, TAIL) if successes else 0.0
-    high = (
-        special.betaincinv(successes + 1, trials - successes, 1 - TAIL)
-        if successes < trials
-        else 1.0
-    )
+    failures = trials - successes
+    low = special.betaincinv(successes, failures + 1, TAIL) if successes else 0.0
+    high = special.betaincinv(successes + 1, failures, 1 - TAIL) if failures else 1.0
     return Interval(successes / trials, float(low), float(high))
 
 

@@ -1,4 +1,4 @@
-"""A study: settings, a run, a figure, and claims whose criteria say themselves."""
+"""Define what a study is: settings, a run, a figure, and claims with criteria in words."""
 
 import dataclasses
 import json
@@ -13,22 +13,22 @@ from matplotlib.figure import Figure
 from bandits import plotting
 from bandits.animation import Frames
 from bandits.studies.curves import over_seeds
-from bandits.studies.intervals import Interval
+from bandits.studies.intervals import Interval, exact
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of a source, restated, and what was measured of it.
+    """Hold a sentence of a source, restated, and what was measured of it.
 
     Attributes:
-      study: the name of the study that measured it.
+      study: name of the study that measured it.
       source: where the sentence stands.
-      statement: the sentence, with the quantity that ``effect`` is.
+      statement: the sentence; it names the quantity that ``effect`` measures.
       effect: the measured size.
       low, high: its 95% interval.
       holds: whether the measurement bears the sentence out.
-      asserted: whether the project vouches for it, so that its failure is an error.
-      note: where it starts to hold or ceases to, if that needs saying.
+      asserted: whether the project vouches for the claim; then it is an error if it fails.
+      note: where the claim starts or ceases to hold, if that needs saying.
       table: numbers behind the effect, by row.
     """
 
@@ -46,17 +46,17 @@ class Claim:
 
 @dataclass_transform(frozen_default=True)
 class Study:
-    """A question to the sources, measured: subclass it, and list the class in `STUDIES`.
+    """Put a question to the sources and measure the answer.
 
-    A subclass is a frozen dataclass: its annotated attributes are the settings, with those of the
-    published scale for defaults. Its other attributes and methods:
+    Subclass it, and list the class in `STUDIES`. A subclass becomes a frozen dataclass: its
+    annotated attributes are the settings, and their defaults are the published scale. It also has:
 
     Attributes:
-      name: as on the command line; of the class's own name.
-      source: the result it reproduces.
+      name: name on the command line; it follows from the name of the class.
+      source: the result that the study reproduces.
       question: what the figure answers, in one line.
-      quick: settings that end within seconds, for a look and for tests, where they differ.
-      animate: results -> moving figure, of studies that have one.
+      quick: settings that differ in a run that ends within seconds, for a look and for tests.
+      animate: results -> moving figure; None where there is none.
     """
 
     name: ClassVar[str]
@@ -81,12 +81,12 @@ class Study:
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
-        """Return the claims that results bear out, or do not."""
+        """Return the claims, each with whether the results bear it out."""
         raise NotImplementedError
 
     @classmethod
     def measure(cls, quick: bool = False) -> xr.Dataset:
-        """Run at full or quick scale; the settings travel in the dataset's attributes."""
+        """Return results at full or quick scale; their attributes hold the settings."""
         study = cls(**(cls.quick if quick else {}))
         return study.run().assign_attrs(
             study=cls.name,
@@ -110,25 +110,21 @@ class Study:
 
     @classmethod
     def claims(cls, dataset: xr.Dataset) -> list[Claim]:
-        """Return the claims; the project vouches for full scale only, quick has no power."""
+        """Return the claims; the project vouches for none at quick scale, which has no power."""
         is_full = dataset.attrs.get("scale", "full") == "full"
+        mine: dict[str, Any] = {"study": cls.name, "source": cls.source}
         return [
-            dataclasses.replace(
-                claim,
-                study=cls.name,
-                source=cls.source,
-                asserted=claim.asserted and is_full,
-            )
+            dataclasses.replace(claim, asserted=claim.asserted and is_full, **mine)
             for claim in cls.judge(dataset)
         ]
 
 
 class Criterion(NamedTuple):
-    """When a claim holds, and how its statement says so.
+    """Say when a claim holds, to the computer and to the reader.
 
     Attributes:
-      is_met: what the measured interval is asked.
-      says: the words after "holds if", or nothing where a claim is of a difference > 0.
+      is_met: whether a measured interval meets the criterion.
+      says: the words after "holds if"; empty where the statement says it already.
     """
 
     is_met: Callable[[Interval], bool]
@@ -139,27 +135,23 @@ def surely_above(bound: float, remark: str = "") -> Criterion:
     """Return the criterion that the whole interval lies above a number.
 
     Args:
-      bound: the number.
+      bound: the number; without a remark, 0 goes unsaid.
       remark: what the number is, for the statement.
     """
-    return Criterion(
-        lambda interval: interval.low > bound,
-        _says("surely above", bound, remark) if bound or remark else "",
-    )
+    says = _says("surely above", bound, remark) if bound or remark else ""
+    return Criterion(lambda interval: interval.low > bound, says)
 
 
 def surely_below(bound: float | xr.DataArray, remark: str = "") -> Criterion:
-    """Return the criterion that the whole interval lies below a number, or below other samples'.
+    """Return the criterion that the whole interval lies below a number, or below an interval.
 
     Args:
-      bound: the number, or the samples, which ``remark`` then names.
+      bound: the number; or samples over seeds, whose interval ``remark`` then names.
       remark: what the number is.
     """
     if isinstance(bound, xr.DataArray):
-        least = over_seeds(bound).low
-        return Criterion(
-            lambda interval: interval.high < least, f"the interval lies below {remark}"
-        )
+        low = over_seeds(bound).low
+        return Criterion(lambda interval: interval.high < low, f"the interval lies below {remark}")
     return Criterion(lambda interval: interval.high < bound, _says("surely below", bound, remark))
 
 
@@ -172,12 +164,12 @@ def surely_within(bound: float, remark: str = "") -> Criterion:
 
 
 def above(bound: float, remark: str = "") -> Criterion:
-    """Return the criterion that the effect itself lies above a number: of what has no chance."""
+    """Return the criterion that the effect itself lies above a number, whatever its interval."""
     return Criterion(lambda interval: interval.effect > bound, _says("above", bound, remark))
 
 
 def below(bound: float, remark: str = "") -> Criterion:
-    """Return the criterion that the effect itself lies below a number: of what has no chance."""
+    """Return the criterion that the effect itself lies below a number, whatever its interval."""
     return Criterion(lambda interval: interval.effect < bound, _says("below", bound, remark))
 
 
@@ -186,15 +178,15 @@ def _says(relation: str, bound: float, remark: str) -> str:
 
 
 POSITIVE = surely_above(0)
-"""The criterion of claims of a difference: its interval lies above 0."""
+"""Require that the interval lies above 0: for claims of a difference."""
 
 ALWAYS = Criterion(lambda interval: interval.effect == 1, "")
-"""The criterion of claims about every case: the share of cases that agree is 1."""
+"""Require that all cases agree: for claims about every case, whose effect is a share."""
 
 
 def claim(
     statement: str,
-    samples: xr.DataArray | Interval,
+    effect: xr.DataArray | Interval | float,
     criterion: Criterion = POSITIVE,
     *,
     asserted: bool = True,
@@ -205,13 +197,19 @@ def claim(
 
     Args:
       statement: the sentence, with the quantity that is measured.
-      samples: of that quantity, over ``seed`` and dimensions that are averaged; or its interval.
-      criterion: when it holds.
+      effect: samples of that quantity over ``seed``, whose other dimensions are averaged; or its
+        interval; or a number that is computed without chance.
+      criterion: when the claim holds.
       asserted: whether the project vouches for it at full scale.
-      note: where it starts to hold or ceases to.
+      note: where it starts or ceases to hold.
       table: numbers behind the effect, by row.
     """
-    interval = samples if isinstance(samples, Interval) else over_seeds(samples)
+    if isinstance(effect, Interval):
+        interval = effect
+    elif isinstance(effect, xr.DataArray) and "seed" in effect.dims:
+        interval = over_seeds(effect)
+    else:
+        interval = exact(effect)
     if criterion.says:
         statement = f"{statement} (holds if {criterion.says})"
     holds = bool(criterion.is_met(interval))

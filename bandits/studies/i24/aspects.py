@@ -1,14 +1,14 @@
-"""I24's setting: PPO and DPO on a contextual bandit, with every aspect of the recipe a knob.
+"""Train PPO and DPO on a contextual bandit in which every aspect of I24's recipe is a knob.
 
 Preference data hold prompts of the general domain. A reward model, linear in some of the features,
-is fitted to them; PPO is trained against it, on the same prompts and on others without labels; DPO
+is fitted to them. PPO is trained against it, on the same prompts and on others without labels; DPO
 is trained on the pairs. Both are judged by the true reward on fresh prompts: those of the general
-domain, and of a target domain that the data hardly know.
+domain, and those of a target domain that the data hardly know.
 """
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,16 +34,16 @@ from theory.checks import InvalidInput
 GENERAL, TARGET = 0, 1
 DOMAINS = ["general", "target"]
 POLICIES = ("linear", "network")
-"""Classes of policies: that of the reward model, and a larger one."""
+"""The classes of policies: that of the reward model, and a larger one."""
 
 
 class Recipe(NamedTuple):
-    """What goes into a policy."""
+    """Say what goes into a policy."""
 
-    pairs: Any = 400  # labelled pairs, one a prompt
+    pairs: Any = 400  # labelled pairs, one for each prompt
     label_noise: Any = 0.05  # probability that a label is flipped
     coverage: Any = 1.0  # of the pairs' responses, as in `contextual.draw_preferences`
-    reward_features: Any = 12  # that the reward model sees, evenly spaced
+    reward_features: Any = 12  # how many features the reward model sees, evenly spaced
     reward_pairs: Any = 400  # how many of the pairs the reward model is fitted to
     general_prompts: Any = 0  # without labels, that PPO trains on too
     target_prompts: Any = 0
@@ -52,28 +52,19 @@ class Recipe(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Prepared:
-    """All that recipes come to before a policy is trained; arrays lead with recipes and seeds.
+    """Hold all that R recipes come to at S seeds, before a policy is trained."""
 
-    Attributes:
-      recipes: their names, R; no array, so part of the structure and not a leaf.
-      bandit: the problem, ``[R, S, ...]``, the same for all recipes.
-      pairs: DPO's data, ``[R, S, n, ...]``.
-      learned: weights of the reward model, ``[R, S, d, K]``.
-      prompts: that PPO is trained on, ``[R, S, m, d]``.
-      fresh: prompts to tune and to judge by, ``[R, S, 2, D, n, d]``, the same for all recipes.
-    """
-
-    recipes: tuple[str, ...] = dataclasses.field(metadata={"static": True})
-    bandit: ContextualBandit
-    pairs: Minibatch
-    learned: Float[Array, "R S d K"]
-    prompts: Float[Array, "R S m d"]
-    fresh: Float[Array, "R S 2 D n d"]
+    recipes: tuple[str, ...] = dataclasses.field(metadata={"static": True})  # R names
+    bandit: ContextualBandit  # [R, S, ...], the same for all recipes
+    pairs: Minibatch  # [R, S, n, ...], the data of DPO
+    learned: Float[Array, "R S d K"]  # weights of the reward model
+    prompts: Float[Array, "R S m d"]  # PPO is trained on them
+    fresh: Float[Array, "R S 2 D n d"]  # prompts to tune and to judge by, the same for all recipes
 
 
 @dataclass(frozen=True)
 class Aspects:
-    """The bandit, the training and the tuning."""
+    """Hold the settings of the bandit, the training and the tuning, and train."""
 
     num_arms: int = 12  # K
     num_features: int = 12  # d
@@ -97,9 +88,19 @@ class Aspects:
         Raises InvalidInput for no recipe, and for one that is out of range or asks for more than
         there is.
         """
-        _require_some(recipes)
+        if not recipes:
+            raise InvalidInput("recipes is empty; at least one is needed")
         for name, recipe in recipes.items():
-            self._require_recipe(name, recipe)
+            checks.require_probability(f"label_noise of {name}", recipe.label_noise)
+            checks.require_positive(f"coverage of {name}", recipe.coverage)
+            for field, least, most in (
+                ("pairs", 1, self.most_pairs),
+                ("reward_pairs", 1, self.most_pairs),
+                ("reward_features", 1, self.num_features),
+                ("general_prompts", 0, self.most_prompts),
+                ("target_prompts", 0, self.most_prompts),
+            ):
+                checks.require_whole(f"{field} of {name}", getattr(recipe, field), least, most)
         table = Recipe(*(jnp.array(column) for column in zip(*recipes.values(), strict=True)))
         cook = functools.partial(self._cook, tuple(recipes))
         over_seeds = jax.vmap(cook, in_axes=(None, 0))
@@ -109,16 +110,16 @@ class Aspects:
     def train(
         self, method: str, recipes: Sequence[str], prepared: Prepared, policy: str = "linear"
     ) -> xr.Dataset:
-        """Train one of `POLICIES` by PPO or DPO: every recipe, learning rate and β.
+        """Train a class of policies by PPO or DPO, for every recipe, learning rate and β.
 
         Args:
           method: "ppo" or "dpo".
-          recipes: names of any of those that were prepared, in any order.
+          recipes: names of recipes that were prepared, in any order.
           prepared: what `prepare` returned.
           policy: one of `POLICIES`.
 
         Returns:
-          The share of the best response's gain over the reference, in the true reward, by domain;
+          The share of the best response's gain over the reference in true reward, by domain:
           ``validated`` on prompts to tune by, ``share`` on others.
 
         Raises:
@@ -126,22 +127,10 @@ class Aspects:
         """
         checks.require_known("method", method, ("dpo", "ppo"))
         checks.require_known("policy", policy, POLICIES)
-        _require_some(recipes)
         for name in recipes:
             checks.require_known("recipe", name, prepared.recipes)
-
-        def run_one(
-            recipe: Int[Array, ""],
-            learning_rate: Float[Array, ""],
-            beta: Float[Array, ""],
-            seed: Int[Array, ""],
-            prepared: Prepared,
-        ) -> dict[str, Array]:
-            one = jax.tree.map(lambda leaf: leaf[recipe, seed], prepared)
-            return self._train_one(method, policy, one, learning_rate, beta, seed)
-
         dataset = sweep(
-            run_one,
+            functools.partial(self._train_one, method, policy),
             {
                 "recipe": choices({name: prepared.recipes.index(name) for name in recipes}),
                 "learning_rate": list(self.learning_rates),
@@ -153,29 +142,11 @@ class Aspects:
             coords={"domain": DOMAINS},
             block_runs=16,
         )
-        require_not_diverged(dataset)
-        return dataset.squeeze("step")
-
-    def _require_recipe(self, name: str, recipe: Recipe) -> None:
-        checks.require_probability(f"label_noise of {name}", recipe.label_noise)
-        checks.require_positive(f"coverage of {name}", recipe.coverage)
-        limits = {
-            "pairs": (1, self.most_pairs),
-            "reward_pairs": (1, self.most_pairs),
-            "reward_features": (1, self.num_features),
-            "general_prompts": (0, self.most_prompts),
-            "target_prompts": (0, self.most_prompts),
-        }
-        for field, (least, most) in limits.items():
-            value = getattr(recipe, field)
-            if not least <= value <= most:
-                raise InvalidInput(
-                    f"{field} of {name} is {value}; these settings allow {least} to {most}"
-                )
+        return require_not_diverged(dataset).squeeze("step")
 
     def _cook(self, names: tuple[str, ...], recipe: Recipe, seed: Int[Array, ""]) -> Prepared:
         """Return what one recipe comes to at one seed."""
-        keys = _keys(seed)
+        keys = split_into(_Keys, jax.random.key(seed))
         bandit = random_contextual_bandit(keys.bandit, self.num_arms, self.num_features)
         prompts = bandit.draw_prompts(keys.prompts, GENERAL, self.most_pairs)
         pairs = draw_preferences(
@@ -197,11 +168,11 @@ class Aspects:
     def _fit_reward(
         self, prompts: Float[Array, "n d"], pairs: Int[Array, "n 2"], recipe: Recipe
     ) -> Float[Array, "d K"]:
-        """Return weights of the reward model, 0 on the features that it does not see."""
+        """Return the weights of the reward model, 0 on the features that it does not see."""
         size, features = self.most_pairs, self.num_features
         used = jnp.arange(size) < jnp.minimum(recipe.pairs, recipe.reward_pairs)
         shares = used / used.sum()
-        # Evenly spread, so that a smaller model sees something of every domain.
+        # The features are evenly spread, so that a smaller model sees something of every domain.
         seen = (jnp.arange(features) * recipe.reward_features) % features < recipe.reward_features
 
         def loss(weights: Float[Array, "d K"]) -> Float[Array, ""]:
@@ -219,7 +190,7 @@ class Aspects:
         labelled: Float[Array, "n d"],
         recipe: Recipe,
     ) -> Float[Array, "m d"]:
-        """Return labelled prompts and those without labels, equally often, to a fixed number."""
+        """Return a fixed number of prompts, labelled and not, each as often as any other."""
         general_key, target_key, order_key = jax.random.split(key, 3)
         most = self.most_prompts
         parts = [
@@ -229,7 +200,7 @@ class Aspects:
         ]
         every = jnp.concatenate([prompts for prompts, _ in parts])
         used = jnp.concatenate([jnp.arange(len(prompts)) < count for prompts, count in parts])
-        # In a random order, so that chance alone says which of them are in the last, broken round.
+        # The order is random: chance alone says which of them are in the last, incomplete round.
         order = jnp.argsort(jnp.where(used, jax.random.uniform(order_key, used.shape), jnp.inf))
         return every[order[jnp.arange(len(every)) % used.sum()]]
 
@@ -237,14 +208,16 @@ class Aspects:
         self,
         method: str,
         policy_class: str,
-        prepared: Prepared,
+        recipe: Int[Array, ""],
         learning_rate: Float[Array, ""],
         beta: Float[Array, ""],
         seed: Int[Array, ""],
+        prepared: Prepared,
     ) -> dict[str, Array]:
         """Train on one recipe and seed of what was prepared."""
+        prepared = jax.tree.map(lambda leaf: leaf[recipe, seed], prepared)
         bandit = prepared.bandit
-        keys = _keys(seed)
+        keys = split_into(_Keys, jax.random.key(seed))
         policy, start = self._policy(policy_class, bandit, keys.start)
         if method == "dpo":
             whole = 2 * self.most_pairs
@@ -284,7 +257,7 @@ class Aspects:
     def _policy(
         self, policy_class: str, bandit: ContextualBandit, key: PRNGKeyArray
     ) -> tuple[Policy, Params]:
-        """Return a policy of the class, and its parameters at the reference."""
+        """Return a policy of a class, and the parameters with which it is the reference."""
         if policy_class == "linear":
             return context_linear(self.num_arms, self.num_features), bandit.reference_weights
         policy = context_residual(
@@ -298,9 +271,9 @@ QUICK = Aspects(seeds=2, steps=40, learning_rates=(0.03,), betas=(0.1,), reward_
 
 
 def tuned(dataset: xr.Dataset) -> xr.DataArray:
-    """Return shares on each domain, at the learning rate and β best there on held-out prompts.
+    """Return shares on each domain, at the learning rate and β that are best there for each bandit.
 
-    They are best by the true reward, for each bandit: the tuning of one who can measure what is
+    They are the best by the true reward, on held-out prompts: so tunes one who can measure what is
     wanted.
     """
     grid = dataset.stack(grid=("learning_rate", "beta"))
@@ -309,7 +282,7 @@ def tuned(dataset: xr.Dataset) -> xr.DataArray:
 
 
 class _Keys(NamedTuple):
-    """What one seed decides."""
+    """Hold the keys of what one seed decides."""
 
     bandit: PRNGKeyArray
     fresh: PRNGKeyArray
@@ -320,19 +293,10 @@ class _Keys(NamedTuple):
     training: PRNGKeyArray
 
 
-def _keys(seed: Int[Array, ""]) -> _Keys:
-    return split_into(_Keys, jax.random.key(seed))
-
-
-def _require_some(recipes: Collection[str]) -> None:
-    if not recipes:
-        raise InvalidInput("recipes is empty; at least one is needed")
-
-
 def _share(
     bandit: ContextualBandit, policy: Policy, params: Params, prompts: Float[Array, "D n d"]
 ) -> Float[Array, " D"]:
-    """Return the gain over the reference in true reward, as a share of the best response's."""
+    """Return the gain in true reward over the reference, as a share of the best response's."""
     rewards = bandit.rewards(prompts)
     over_prompts = jax.vmap(jax.vmap(policy.log_probs, in_axes=(None, 0)), in_axes=(None, 0))
     earned = jnp.sum(jnp.exp(over_prompts(params, prompts)) * rewards, axis=-1).mean(-1)
@@ -346,7 +310,7 @@ def _dataset(
     pairs: Int[Array, "n 2"],
     count: Array,
 ) -> Minibatch:
-    """Return the labelled pairs, the first of them repeated to a fixed number."""
+    """Return a fixed number of labelled pairs: the first ``count``, repeated."""
     at = jnp.arange(len(prompts)) % count
     prompts, pairs = prompts[at], pairs[at]
     log_probs = jnp.take_along_axis(bandit.reference_log_probs(prompts), pairs, axis=-1)

@@ -1,7 +1,7 @@
-"""I24's four aspects: data, algorithm, reward model and prompts; and the last of them alone.
+"""Measure I24's four aspects: data, algorithm, reward model and prompts; then prompts alone.
 
-Every cell is tuned alike: PPO and DPO over one grid of learning rates and β, for each bandit the
-best on held-out prompts.
+Every cell is tuned alike: PPO and DPO over one grid of learning rates and β, of which each bandit
+takes the best on held-out prompts.
 """
 
 import itertools
@@ -17,11 +17,11 @@ from bandits.studies.study import Claim, Study, claim
 from theory.checks import InvalidInput
 
 COLORS = ("#4477AA", "#EE6677")
-"""Of the classes of policies, and of the domains."""
+"""The colours of the classes of policies, and of the domains."""
 
 
 class FourAspects(Study):
-    """Each aspect from worse to better.
+    """Improve each aspect from a worse to a better value.
 
     The effect of an aspect is the gain in true reward of its better value, all else at its best;
     its size depends on how far apart the two values are.
@@ -43,7 +43,7 @@ class FourAspects(Study):
         "more prompts": Recipe(general_prompts=400),
         "target prompts": Recipe(target_prompts=400),
     }
-    # Their data are worse; fewer pairs also leave fewer prompts and a poorer reward model.
+    # Recipes with worse data; fewer pairs also leave fewer prompts and a poorer reward model.
     OF_DATA = ("noisy labels", "narrow responses", "few pairs")
     # DPO has no reward model and no other prompts.
     TRAINED = {"dpo": ["best", *OF_DATA], "ppo": list(RECIPES)}
@@ -56,7 +56,6 @@ class FourAspects(Study):
     }
 
     def run(self) -> xr.Dataset:
-        """Return tuned shares of the best response's gain, by method, policy class and recipe."""
         prepared = self.aspects.prepare(self.RECIPES)
         cells = [
             tuned(self.aspects.train(method, names, prepared, policy))
@@ -69,23 +68,19 @@ class FourAspects(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """The effect of each aspect, and every recipe."""
+        """Draw the effect of each aspect, and every recipe."""
         figure = plotting.new_figure(15.5, 6.4)
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.5])
         figure.subplots_adjust(0.06, 0.17, 0.99, 0.92, wspace=0.13)
         effects = xr.concat(_effects(dataset).values(), "aspect")
         share = dataset["share"].sel(domain="general", policy="linear")
         for i, shift in enumerate((-0.19, 0.19)):
-            of_class = {"color": COLORS[i], "label": f"{POLICIES[i]} policy"}
-            one = effects.sel(policy=POLICIES[i])
-            draw_bar_row(left, one, "aspect", shift, width=0.36, **of_class)
+            bars = {"width": 0.36, "color": COLORS[i], "label": f"{POLICIES[i]} policy"}
+            draw_bar_row(left, effects.sel(policy=POLICIES[i]), "aspect", shift, **bars)
             method, names = list(cls.TRAINED.items())[i]  # DPO's recipes are the first of PPO's
-            of_method = {
-                "color": plotting.METHOD_COLORS[method],
-                "label": plotting.METHOD_LABELS[method],
-            }
-            known = share.sel(loss=method, recipe=names)
-            draw_bar_row(right, known, "recipe", shift, width=0.36, **of_method)
+            color, label = plotting.METHOD_COLORS[method], plotting.METHOD_LABELS[method]
+            known, bars = share.sel(loss=method, recipe=names), {"color": color, "label": label}
+            draw_bar_row(right, known, "recipe", shift, width=0.36, **bars)
         left.set_xticks(range(4), ["data", "PPO for\nDPO", "reward\nmodel", "more\nprompts"])
         left.axhline(0, color=plotting.INK, linewidth=1)
         left.set(title="What each aspect gains", ylabel="share of the best response's gain")
@@ -98,11 +93,6 @@ class FourAspects(Study):
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
-        """Judge the effect of each aspect, their order, and gains on the target domain.
-
-        The order is that of the means over all seeds, and the same seeds give the intervals of its
-        differences: they are not corrected for that choice.
-        """
         effects, on_target = _effects(dataset), _target_effects(dataset)
         for effect in [*effects.values(), *on_target.values()]:
             require_no_nan(effect.to_dataset(name="share"))
@@ -151,7 +141,7 @@ class FourAspects(Study):
 
 
 def _effects(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Return the gain of the better value of each aspect on the general domain, as published."""
+    """Return the gain of each aspect's better value on the general domain, in published order."""
     share = dataset["share"].sel(domain="general", drop=True)
     dpo, ppo = (share.sel(loss=method, drop=True) for method in ("dpo", "ppo"))
     best = ppo.sel(recipe="best", drop=True)
@@ -165,7 +155,7 @@ def _effects(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def _target_effects(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Return what helps PPO on the target domain, with its gain there by policy and seed."""
+    """Return what may help PPO on the target domain, with its gain there, by policy and seed."""
     ppo = dataset["share"].sel(domain="target", loss="ppo", drop=True)
     best, target, general, small = (
         ppo.sel(recipe=name, drop=True)
@@ -179,7 +169,7 @@ def _target_effects(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 class UnlabelledPrompts(Study):
-    """Prompts without preference data, added to PPO's training in growing numbers.
+    """Add prompts without preference data to PPO's training, more and more.
 
     The reward model knows the general domain. The prompts are of that domain, or of the target
     domain; PPO is tuned at each number, and judged on fresh prompts of both domains.
@@ -206,7 +196,6 @@ class UnlabelledPrompts(Study):
             )
 
     def run(self) -> xr.Dataset:
-        """Return tuned shares of the best response's gain, by kind and number of added prompts."""
         labelled = Recipe(pairs=self.labelled, reward_pairs=self.labelled)
         # Without added prompts the two kinds are one recipe.
         names = [[f"{kind} {n}" if n else "none" for n in self.added] for kind in self.KINDS]
@@ -227,7 +216,7 @@ class UnlabelledPrompts(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """A panel a domain: what the added prompts of either kind gain in true reward."""
+        """Draw a panel for each domain: what added prompts of either kind gain in true reward."""
         edges = (0.075, 0.13, 0.985, 0.91)
         figure, grid = plotting.new_grid(1, 2, 13, 5.8, edges, wspace=0.06)
         gain = dataset["share"] - dataset["share"].isel(added=0, drop=True)
@@ -243,7 +232,6 @@ class UnlabelledPrompts(Study):
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
-        """Judge what the most added prompts gain on the domain that they match, and elsewhere."""
         require_no_nan(dataset)
         share, most = dataset["share"], int(dataset["added"][-1])
         gain = share.isel(added=-1) - share.isel(added=0)

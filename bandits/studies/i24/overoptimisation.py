@@ -1,7 +1,7 @@
-"""Over-optimisation: the true reward against the pressure that is put on a learned one.
+"""Measure over-optimisation: the true reward under pressure on a learned one.
 
 On Mode, the length problem whose best length is the usual one, a reward model is fitted to noisy
-pairs. The policy of highest *learned* reward at each KL from the reference is exact; its *true*
+pairs. The policy of highest *learned* reward at each KL from the reference is exact. Its *true*
 reward rises, and then falls where the model is wrong: more so with less data, and where the model's
 capacity does not suit them. Every number of pairs is tried with every capacity.
 """
@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bandits import plotting
+from bandits.problems.environments import CategoricalBandit
 from bandits.studies.curves import draw_mean_line, log_axis, over_seeds, require_no_nan
 from bandits.studies.study import Claim, Study, claim
 from bandits.studies.t24.lengths import Lengths, draw_pairs, fit_proxy
@@ -27,19 +28,19 @@ from theory import checks, gibbs
 from theory.checks import InvalidInput
 
 COLORMAPS = {"pairs": "viridis", "bumps": "plasma"}
-"""Sequential and colour-blind safe; two, so that data are not taken for capacity."""
+"""Two sequential, colour-blind safe colormaps, so that data are not taken for capacity."""
 
 MOST_LARGE = 8
-"""Entries of a legend in large letters; more are drawn small, to stay on the page."""
+"""Most entries of a legend in large letters; a longer one is small, to stay on the page."""
 
 PALEST = 0.85
-"""Of a colormap: beyond it, lines fade into the paper."""
+"""Share of a colormap that is used; beyond it, lines fade into the paper."""
 
 LABELS = {"pairs": "{} pairs", "bumps": "{} bumps"}
 
 
 class Overoptimisation(Study):
-    """The problem, the reward models and the pressure."""
+    """Fit reward models to growing data, and follow the best policy at growing KL."""
 
     source = "I24 and T24: proxy and true reward"
     question = "When does pressure on a learned reward lower the true one?"
@@ -59,14 +60,11 @@ class Overoptimisation(Study):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run or judged."""
-        # Without noise rewards have no finite unit, without a ridge few pairs have no finite fit.
+        # Without noise rewards have no finite unit; without a ridge few pairs have no finite fit.
         for name in ("mode", "spread", "temperature", "ridge", "largest"):
             checks.require_positive(name, getattr(self, name))
         for name, least in (("max_length", 2), ("divergences", 2), ("seeds", 4)):
-            value = getattr(self, name)
-            checks.require_whole(name, value)
-            if value < least:
-                raise InvalidInput(f"{name} is {value}; at least {least} are needed")
+            checks.require_whole(name, getattr(self, name), least)
         if not 1 <= self.mode <= self.max_length:
             raise InvalidInput(f"mode is {self.mode}; lengths go from 1 up to {self.max_length}")
         for name, least in (("pairs", 1), ("bumps", 2)):
@@ -91,7 +89,6 @@ class Overoptimisation(Study):
         )
 
     def run(self) -> xr.Dataset:
-        """Return gold and proxy reward over the KL, by number of pairs and capacity."""
         bandit = self.model(self.bumps[0]).bandit("mode")
         divergences = np.linspace(0, self.largest, self.divergences).astype(np.float32)
 
@@ -99,41 +96,33 @@ class Overoptimisation(Study):
             pairs: Int[Array, ""],
             bumps: int,
             seed: Int[Array, ""],
-            gold: Float[Array, " K"],
-            reference: Float[Array, " K"],
+            bandit: CategoricalBandit,
             divergences: Float[Array, " n"],
         ) -> dict[str, Array]:
-            model = self.model(bumps)
-            # Smaller data are the first of the largest, so that sizes differ by nothing else.
+            model, gold, reference = self.model(bumps), bandit.reward, bandit.reference_log_probs
+            # Smaller data are the first of the largest, so that they differ in size alone.
             drawn = draw_pairs(jax.random.key(seed), reference, gold, model)
             used = jnp.arange(model.pairs) < pairs
             proxy = model.temperature * fit_proxy(drawn, model.features(), model.ridge, used)
             policies = jnp.exp(gibbs.gibbs_at_kl(proxy, reference, divergences))
             start = jnp.exp(reference)
-            # A constant is not learned: the proxy is given the gold one's mean under the reference.
+            # No constant is learned: the proxy is given the gold one's mean under the reference.
             return {"gold": policies @ gold, "proxy": (policies - start) @ proxy + start @ gold}
 
-        dataset = sweep(
-            run_one,
-            {
-                "pairs": list(self.pairs),
-                "bumps": static(self.bumps),
-                "seed": np.arange(self.seeds),
-            },
-            fixed={
-                "gold": bandit.reward,
-                "reference": bandit.reference_log_probs,
-                "divergences": divergences,
-            },
-            dims=["kl"],
-            coords={"kl": divergences},
+        pairs, bumps = list(self.pairs), static(self.bumps)
+        return require_no_nan(
+            sweep(
+                run_one,
+                {"pairs": pairs, "bumps": bumps, "seed": np.arange(self.seeds)},
+                fixed={"bandit": bandit, "divergences": divergences},
+                dims=["kl"],
+                coords={"kl": divergences},
+            )
         )
-        require_no_nan(dataset)
-        return dataset
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """Rewards over the KL by data and by capacity; true ones at the largest KL by both."""
+        """Draw rewards over the KL by data and by capacity; true ones at the largest KL by both."""
         edges = (0.068, 0.29, 0.985, 0.93)
         figure, grid = plotting.new_grid(1, 3, 15, 6.2, edges, wspace=0.06)
         by_data, by_capacity, by_both = grid[0]
@@ -148,7 +137,7 @@ class Overoptimisation(Study):
         _draw_true(by_both, dataset["gold"].isel(kl=-1), "bumps", "pairs")
         start = float(dataset["gold"].isel(kl=0).mean())
         by_both.axhline(start, color=plotting.INK, linestyle="--", linewidth=1.4, label="reference")
-        # The true reward sets the scale: learned ones end far above it, and the legend says where.
+        # The true reward sets the scale. Learned ones end far above it; the legend says where.
         low, high = by_data.get_ylim()
         top = high + 0.3 * (high - low)
         for axes, cut, along in cuts:
@@ -159,13 +148,14 @@ class Overoptimisation(Study):
         by_both.set_title(f"True reward at {float(dataset['kl'][-1]):.3g} nats")
         by_both.set_xlabel("labelled pairs")
         log_axis(by_both, dataset["pairs"].values)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "frameon": False}
         for axes in grid[0]:
-            _draw_legend(axes)
+            size = 14 if len(axes.get_legend_handles_labels()[0]) <= MOST_LARGE else 9
+            axes.legend(**below, ncols=2, handlelength=1.5, fontsize=size)
         return figure
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
-        """Judge what the last nats cost, and how that goes with data and capacity."""
         require_no_nan(dataset)
         pairs, bumps = _middle(dataset)
         fewest, most = (int(dataset["pairs"][i]) for i in (0, -1))
@@ -197,7 +187,7 @@ class Overoptimisation(Study):
 
 
 def _colors(gold: xr.DataArray, along: str) -> np.ndarray:
-    """Return as many colours as there are values, from dark, for the least, to pale."""
+    """Return a colour for each value, from dark for the least to pale."""
     return mpl.colormaps[COLORMAPS[along]](np.linspace(0, PALEST, gold.sizes[along]))
 
 
@@ -216,20 +206,8 @@ def _draw_learned(axes: Axes, proxy: xr.DataArray, along: str, top: float) -> No
     axes.plot([], [], ":", color=plotting.INK, linewidth=2, label=name)
 
 
-def _draw_legend(axes: Axes) -> None:
-    entries = len(axes.get_legend_handles_labels()[0])
-    axes.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.15),
-        ncols=2,
-        handlelength=1.5,
-        fontsize=14 if entries <= MOST_LARGE else 9,
-        frameon=False,
-    )
-
-
 def _judge_capacity(ends: xr.DataArray) -> list[Claim]:
-    """Judge it at one number of pairs, on other seeds than the number of bumps is chosen on."""
+    """Judge capacity at one number of pairs, on other seeds than those that choose the best."""
     suited = _on_other_half(ends, lambda chosen, judged: _with_bumps(judged, _best_bumps(chosen)))
     return [
         claim(
@@ -243,7 +221,7 @@ def _judge_capacity(ends: xr.DataArray) -> list[Claim]:
 
 
 def _judge_capacity_by_data(ends: xr.DataArray) -> Claim:
-    """Judge it at two numbers of pairs; both must gain by a number of bumps of their own."""
+    """Judge capacity at two numbers of pairs; each must gain by a number of bumps of its own."""
     gains = _on_other_half(ends, _gain_of_own_capacity)
     fewest, most = (int(n) for n in ends["pairs"])
     small, large = (int(n) for n in _best_bumps(ends))
@@ -257,7 +235,7 @@ def _judge_capacity_by_data(ends: xr.DataArray) -> Claim:
 
 
 def _gain_of_own_capacity(chosen: xr.DataArray, judged: xr.DataArray) -> xr.DataArray:
-    """Return the gain, negative where it is the fewer pairs that want the larger capacity."""
+    """Return the gain of each number of pairs; negative where fewer pairs want more capacity."""
     own = _best_bumps(chosen)
     gain = _with_bumps(judged, own) - _with_bumps(judged, own.copy(data=own.values[::-1]))
     return gain * np.sign(own.values[-1] - own.values[0])
@@ -274,7 +252,7 @@ def _on_other_half(
 ) -> xr.DataArray:
     """Return an effect of what is best on one half of the seeds, judged on the other, both ways.
 
-    Chosen where it is judged, the best would be better for no other reason.
+    What is best by chance would look better on the seeds that chose it.
     """
     halves = [values.isel(seed=slice(i, None, 2)) for i in (0, 1)]
     found = [effect(chosen, judged) for chosen, judged in (halves, halves[::-1])]
@@ -295,6 +273,6 @@ def _listed(ends: xr.DataArray, along: str) -> str:
 
 
 def _middle(dataset: xr.Dataset) -> tuple[int, int]:
-    """Return the numbers of pairs and of bumps at which the other one is looked at alone."""
+    """Return the numbers of pairs and of bumps at which the other is varied alone."""
     pairs, bumps = (int(dataset[name][dataset.sizes[name] // 2]) for name in ("pairs", "bumps"))
     return pairs, bumps

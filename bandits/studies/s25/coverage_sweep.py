@@ -1,13 +1,15 @@
-"""What each method does as the preference data cover less of the reference.
+"""Measure what each method does as the preference data cover less of the reference.
 
-A small bandit with the far reward. The data hold a random part of the responses; the labeller is a
-Bradley–Terry model of the true reward, asked without end, so that coverage is all that is missing.
-Policies are tables, or share features, so that responses out of the data move with those in it.
-DPO, and RLHF with a reward of the same class, are solved exactly, with the parameters of least norm
-where the data leave them open; all others descend. On-policy methods ask the true reward about
-their own responses and divergences know the optimum: the data make no difference to them, and the
-figure shows one for all.
+A small bandit has the far reward. The data hold a random part of the responses. The labeller is a
+Bradley–Terry model of the true reward and is asked without end, so that coverage is all that is
+missing. Policies are tables; or they share features, so that responses out of the data move with
+those in it. DPO, and RLHF with a reward of the same class, are solved exactly, with the parameters
+of least norm where the data leave them open; all others descend. On-policy methods ask the true
+reward about their own responses, and divergences know the optimum: the data make no difference to
+them, and the figure shows one for all.
 """
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -24,32 +26,25 @@ from bandits.policies import log_linear
 from bandits.problems.environments import bump_reward, tanh_cauchy_reference
 from bandits.problems.metrics import DIVERGED_AT
 from bandits.problems.preferences import covering_fraction, preference_probabilities
-from bandits.studies.curves import over_seeds, require_no_nan, require_not_diverged
-from bandits.studies.expected import (
-    IN_EXPECTATION,
-    IN_GROUPS,
-    Descent,
-    Problem,
-    train_in_expectation,
-)
-from bandits.studies.intervals import Interval, exact
+from bandits.studies import expected
+from bandits.studies.curves import require_no_nan, require_not_diverged
 from bandits.studies.study import Claim, Criterion, Study, below, claim
 from bandits.sweeps import choices, sweep
-from bandits.training import own_pairs
+from bandits.training import own_pairs, train
 from theory import equivalence, gibbs
 
 CLASSES = ("table", "shared features")
 SOLVED = ("dpo", "rlhf")
 USE_DATA = tuple(n for n, m in METHODS.items() if not (m.on_policy or m.whole_space))
-"""Offline methods. RLHF and HyPO use the data too, beside responses of the policy."""
+"""The offline methods; RLHF and HyPO use the data too, beside responses of the policy."""
 
 SHOWN = (*USE_DATA[:3], "rlhf", *USE_DATA[3:4], "hypo", *USE_DATA[4:], "online_dpo")
 NEAR = 0.85
-"""Share of the optimum's reward from which on a method counts as near it."""
+"""Least share of the optimum's reward for a method to count as near it."""
 
 
 class CoverageSweep(Study):
-    """Every method, with both classes of policies, as the data hold less."""
+    """Run every method with both classes of policies, as the data hold less."""
 
     source = "S25: coverage; arXiv:2406.01462"
     question = "What does each method do as the data cover less of the reference?"
@@ -70,26 +65,19 @@ class CoverageSweep(Study):
     batch: int = 200  # responses in a sampled minibatch
 
     def run(self) -> xr.Dataset:
-        """Return final mass out of the data, and final reward, of every method."""
         reference = tanh_cauchy_reference(self.num_arms)
         reward = bump_reward(self.num_arms, self.peak, self.width, self.height)
         of_seeds = jax.vmap(draw_data, in_axes=(0, None, None))
         laws = jax.vmap(of_seeds, in_axes=(None, 0, None))(
             jnp.arange(self.seeds), jnp.array(self.fractions), reference
         )
-        arrays = {
-            "laws": laws,
-            "reference": reference,
-            "reward": reward,
-            "wins": preference_probabilities(reward, temperature=1.0),
-        }
-        descended = tuple(name for name in IN_EXPECTATION if name not in SOLVED)
-        parts = [self._train(names, arrays) for names in (descended, IN_GROUPS)]
-        parts.append(self._solve(**arrays))
+        wins = preference_probabilities(reward, temperature=1.0)
+        problems = expected.Problem(reward, reference, laws, reward, wins, self.beta)
+        descended = tuple(name for name in expected.IN_EXPECTATION if name not in SOLVED)
+        parts = [self._train(names, problems) for names in (descended, expected.IN_GROUPS)]
+        dataset = xr.concat([*parts, self._solve(problems)], "loss").sel(loss=list(METHODS))
         optimum = jnp.exp(gibbs.gibbs_log_probs(reward, reference, self.beta))
-        out = jnp.isneginf(laws)
-        dims = ("fraction", "seed")
-        dataset = xr.concat(parts, "loss").sel(loss=list(METHODS))
+        out, dims = jnp.isneginf(laws), ("fraction", "seed")
         return dataset.assign(
             reward_share=dataset["expected_reward"] / float(optimum @ reward),
             reference_mass=(dims, np.asarray((jnp.exp(reference) * out).sum(-1))),
@@ -98,7 +86,7 @@ class CoverageSweep(Study):
         )
 
     def classes(self) -> dict[str, Float[Array, "K K"]]:
-        """Return the features of both classes; columns that bumps do not need are zero."""
+        """Return the features of both classes; columns that the bumps do not need are zero."""
         arms = jnp.arange(self.num_arms)[:, None]
         centres = jnp.linspace(0, self.num_arms - 1, self.features)
         width = self.num_arms / (self.features - 1)
@@ -107,30 +95,28 @@ class CoverageSweep(Study):
         shared = jnp.zeros_like(table).at[:, : self.features].set(bumps)
         return dict(zip(CLASSES, (table, shared), strict=True))
 
-    def _train(self, names: tuple[str, ...], arrays: dict[str, Array]) -> xr.Dataset:
-        """Train methods that share a way of collecting: one program."""
-        descent = Descent(self.kl_coefficient, self.step, self.steps, self.group, self.batch)
+    def _train(self, names: tuple[str, ...], problems: expected.Problem) -> xr.Dataset:
+        """Train methods that share a way of collecting, in one program."""
+        descent = expected.Descent(
+            self.kl_coefficient, self.step, self.steps, self.group, self.batch
+        )
 
         def run_one(
             loss: Int[Array, ""],
             policy: Float[Array, "K K"],
             fraction: Int[Array, ""],
             seed: Int[Array, ""],
-            laws: Float[Array, "fractions seeds K"],
-            reference: Float[Array, " K"],
-            reward: Float[Array, " K"],
-            wins: Float[Array, "K K"],
+            problems: expected.Problem,
         ) -> dict[str, Array]:
-            model = log_linear(policy, reference)
-            data = laws[fraction, seed]
-            return train_in_expectation(
-                names,
-                loss,
+            reward, reference, laws, _, wins, _ = problems
+            model, data = log_linear(policy, reference), laws[fraction, seed]
+            problem = expected.Problem(reward, reference, data, reward, wins, self.beta)
+            return train(
                 split_seed(seed).training,
                 model,
                 jnp.zeros_like(reference),
-                Problem(reward, reference, data, reward, wins, self.beta),
-                descent,
+                *expected.updates_in_expectation(names, loss, model, problem, descent),
+                expected.even_steps(descent.step, descent.steps),
                 lambda theta: measure(jnp.exp(model.log_probs(theta)), data, reward),
                 record=(self.steps,),
             )
@@ -141,19 +127,14 @@ class CoverageSweep(Study):
             "fraction": np.arange(len(self.fractions)),
             "seed": np.arange(self.seeds),
         }
-        dataset = sweep(run_one, axes, fixed=arrays, dims=["step"], block_runs=64)
-        require_not_diverged(dataset)
-        dataset = dataset.squeeze("step").drop_vars(DIVERGED_AT)
+        fixed = {"problems": problems}
+        dataset = sweep(run_one, axes, fixed=fixed, dims=["step"], block_runs=64)
+        dataset = require_not_diverged(dataset).squeeze("step").drop_vars(DIVERGED_AT)
         return dataset.assign_coords(fraction=list(self.fractions))
 
-    def _solve(
-        self,
-        laws: Float[Array, "fractions seeds K"],
-        reference: Float[Array, " K"],
-        reward: Float[Array, " K"],
-        wins: Float[Array, "K K"],
-    ) -> xr.Dataset:
+    def _solve(self, problems: expected.Problem) -> xr.Dataset:
         """Solve DPO and RLHF to the precision of the numbers, in float64."""
+        reward, reference, laws, _, wins, _ = problems
 
         def solve(
             features: Float[Array, "K K"], data: Float[Array, " K"]
@@ -179,9 +160,8 @@ class CoverageSweep(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """Draw mass out of the data, and reward, for both classes; a row a method."""
+        """Draw mass out of the data, and reward, for both classes; a row for each method."""
         figure, grid = plotting.new_grid(1, 4, 16, 8.6, (0.125, 0.085, 0.99, 0.915), 0.06)
-        panels = iter(grid[0])
         mean = dataset.sel(loss=list(SHOWN)).mean("seed")
         ones = xr.ones_like(mean["optimum_mass"])
         mass, share = "Mass out of the data", "Share of the optimum's reward"
@@ -190,14 +170,13 @@ class CoverageSweep(Study):
             share: ("reward_share", mean["reference_share"] * ones, ones),
         }
         fractions = [f"{fraction:.0%}" for fraction in dataset["fraction"].values]
-        for policy in CLASSES:
-            for title, (quantity, start, best) in quantities.items():
-                axes = next(panels)
-                of_methods = mean[quantity].sel(policy=policy).transpose("loss", "fraction")
-                _draw_table(axes, np.vstack([start, best, of_methods]))
-                axes.axhline(1.5, color="white", linewidth=4)
-                axes.set_title(f"{policy.capitalize()}\n{title}")
-                axes.set_xticks(range(len(fractions)), fractions)
+        cuts = itertools.product(CLASSES, quantities.items())
+        for axes, (policy, (title, (quantity, start, best))) in zip(grid[0], cuts, strict=True):
+            of_methods = mean[quantity].sel(policy=policy).transpose("loss", "fraction")
+            _draw_table(axes, np.vstack([start, best, of_methods]))
+            axes.axhline(1.5, color="white", linewidth=4)
+            axes.set_title(f"{policy.capitalize()}\n{title}")
+            axes.set_xticks(range(len(fractions)), fractions)
         labels = [plotting.METHOD_LABELS[name] for name in SHOWN]
         grid[0, 0].set_yticks(range(len(SHOWN) + 2), ["reference", "optimum", *labels])
         figure.supxlabel("share of the responses that the data hold", fontsize=14, y=0.01)
@@ -205,7 +184,6 @@ class CoverageSweep(Study):
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
-        """Judge what coverage costs, what sharing features does, and whether DPO and RLHF part."""
         require_no_nan(dataset)
         reward, mass = dataset["reward_share"], dataset["uncovered_mass"]
         least, full = float(dataset["fraction"][0]), float(dataset["fraction"][-1])
@@ -229,14 +207,14 @@ class CoverageSweep(Study):
                 "Partial coverage costs the offline methods that full coverage brings near the "
                 f"optimum ({', '.join(plotting.METHOD_LABELS[n] for n in near)}): share of its "
                 f"reward lost between {full:.0%} and {least:.0%} of the responses",
-                over_seeds(lost.sel(loss=near)) if near else Interval(np.nan, np.nan, np.nan),
+                lost.sel(loss=near) if near else np.nan,
                 note=f"The others are never near it; {least:.0%} instead of {full:.0%} changes "
                 f"their share by: {changes}.",
             ),
             claim(
                 "Coverage alone does not part DPO from RLHF of the same class, where both are "
                 "solved exactly from labels without end: largest difference of their rewards",
-                exact(apart.max()),
+                apart.max(),
                 Criterion(lambda interval: interval.effect < 1e-6, "below 1e-6"),
             ),
             claim(
@@ -250,7 +228,7 @@ class CoverageSweep(Study):
             claim(
                 "Likelihood of the data keeps to the data in a table: largest mass of SFT and "
                 "Pref-FT out of it",
-                exact(imitated.max()),
+                imitated.max(),
                 below(0.01),
                 note=f"At a price: there Pref-FT has {float(price):.2f} of the optimum's reward.",
             ),
@@ -268,8 +246,7 @@ def draw_data(
     seed: Int[Array, ""], fraction: Float[Array, ""], reference: Float[Array, " K"]
 ) -> Float[Array, " K"]:
     """Return log-probabilities of the data: the reference on a random part of its responses."""
-    keys = split_seed(seed)
-    return covering_fraction(keys.data, reference, fraction)
+    return covering_fraction(split_seed(seed).data, reference, fraction)
 
 
 def measure(
@@ -283,7 +260,7 @@ def measure(
 
 
 def _draw_table(axes: Axes, values: np.ndarray) -> None:
-    """Draw numbers on their colours."""
+    """Draw a table of shares as numbers on their colours."""
     axes.imshow(values, aspect="auto", vmin=0, vmax=1, cmap="cividis", interpolation="nearest")
     for (row, column), value in np.ndenumerate(values):
         ink = "white" if value < 0.55 else "black"

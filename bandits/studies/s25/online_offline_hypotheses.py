@@ -1,9 +1,10 @@
-"""Why online methods beat offline ones: four hypotheses, an experiment each.
+"""Ask why online methods beat offline ones: four hypotheses, an experiment for each.
 
-H1 on-policy labels add information. H2 offline methods fail to stay near the reference. H5 reward
-models generalise better out of distribution. H6 the generation–verification gap. The first two run
-on sequences of three tokens with product policies, whose updates are expectations over the whole
-space; the last two are those of `generation_verification_gap`. Numbers as in the source.
+H1: on-policy labels add information. H2: offline methods fail to stay near the reference. H5:
+reward models generalise better out of distribution. H6: there is a generation–verification gap.
+The numbers are the source's. H1 and H2 run on sequences of three tokens with product policies,
+whose updates are expectations over the whole space; H5 and H6 take the results of
+`generation_verification_gap`.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,6 @@ import numpy as np
 import optax
 import xarray as xr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bandits import plotting
@@ -25,7 +25,8 @@ from bandits.policies import all_sequences, log_linear
 from bandits.problems.environments import CategoricalBandit
 from bandits.problems.preferences import preference_probabilities
 from bandits.problems.reward_models import fit_linear
-from bandits.studies.curves import draw_bar_row, draw_mean_line, over_seeds, require_not_diverged
+from bandits.studies.curves import draw_bar_row, draw_means, over_seeds, require_not_diverged
+from bandits.studies.expected import bind_known
 from bandits.studies.intervals import Interval
 from bandits.studies.s25 import generation_verification_gap as gap
 from bandits.studies.study import Claim, Criterion, Study, claim, surely_within
@@ -40,12 +41,15 @@ LABELS = {
     "online DPO, learned labels": (True, True),
     "online DPO, true labels": (True, False),
 }
-"""For each learner of H1, whether its pairs are its own samples, and whether a reward model of the
+"""For each learner of H1: whether its pairs are its own samples, and whether a reward model of the
 data labels them instead of the true reward."""
 
 
 class Held(NamedTuple):
-    """A method of H2, and how wide the prior of its reward is against the law of true rewards."""
+    """Hold a method of H2, and how it is drawn.
+
+    ``width`` is that of its reward's prior, relative to the law of the true rewards.
+    """
 
     method: str
     label: str
@@ -53,7 +57,7 @@ class Held(NamedTuple):
     line: str = ""
 
 
-# RLHF's reward has a prior, which DPO's implicit one has not; so it is measured with two.
+# RLHF's reward has a prior, and DPO's implicit reward has none; so RLHF is run with two priors.
 WIDER, WIDE = 10.0, "rlhf, wide prior"
 HELD = {
     "dpo": Held("dpo", "DPO"),
@@ -64,7 +68,7 @@ HELD = {
 
 
 class OnlineOfflineHypotheses(Study):
-    """The problems of H1 and H2, and those of H5 and H6."""
+    """Run the experiments of H1 and H2, and those of H5 and H6."""
 
     source = "S25; arXiv:2503.01067, section 4"
     question = "Why does online fine-tuning beat offline: which of four hypotheses survive?"
@@ -94,18 +98,21 @@ class OnlineOfflineHypotheses(Study):
         fixed = {"features": jnp.asarray(token_features(tokens, self.values))}
         seeds = np.arange(self.seeds)
         learners = {"learner": choices(LABELS), "seed": seeds}
-        labels = sweep(self._learn_labels, learners, fixed=fixed, dims=["end"])
-        losses = {name: (self._loss(one.method), one.width) for name, one in HELD.items()}
-        held = sweep(
-            self._stay_near,
-            {"loss": choices(losses), "seed": seeds},
-            fixed=fixed,
-            dims=["step"],
-            coords={"step": list(self._recorded())},
-            attributes={"reference_kl": {"long_name": "KL(policy‖reference)", "units": "nats"}},
+        labels = require_not_diverged(
+            sweep(self._learn_labels, learners, fixed=fixed, dims=["end"])
         )
-        for dataset in (labels, held):
-            require_not_diverged(dataset)
+        numbers = {"beta": self.beta, "kl_coefficient": self.kl_coefficient}
+        losses = {n: (bind_known(METHODS[h.method], **numbers), h.width) for n, h in HELD.items()}
+        held = require_not_diverged(
+            sweep(
+                self._stay_near,
+                {"loss": choices(losses), "seed": seeds},
+                fixed=fixed,
+                dims=["step"],
+                coords={"step": list(log_spaced_steps(self.steps, per_decade=15))},
+                attributes={"reference_kl": {"long_name": "KL(policy‖reference)", "units": "nats"}},
+            )
+        )
         of_gap = self.verification.run().isel(pairs=0)
         of_gap = of_gap.rename(seed="gap_seed", learner="gap_learner")
         return xr.Dataset(
@@ -118,17 +125,10 @@ class OnlineOfflineHypotheses(Study):
             }
         )
 
-    def _recorded(self) -> tuple[int, ...]:
-        return log_spaced_steps(self.steps, per_decade=15)
-
-    def _loss(self, method: str) -> Loss:
-        settings = {"kl_coefficient": self.kl_coefficient} if method == "hypo" else {}
-        return METHODS[method].bind(beta=self.beta, **settings)
-
     def _learn_labels(
         self, learner: tuple[Array, Array], seed: Int[Array, ""], features: Float[Array, "K F"]
     ) -> dict[str, Array]:
-        """H1: learn from given pairs, or online from labels of a model of them, or true ones."""
+        """Run H1: learn from given pairs, or online from labels, learned from them or true."""
         is_online, is_learned = learner
         keys, bandit = self._problem(seed, features)
         wins = preference_probabilities(bandit.reward, temperature=1.0)
@@ -143,7 +143,7 @@ class OnlineOfflineHypotheses(Study):
             keys.training,
             bandit,
             judged,
-            self._loss("dpo"),
+            METHODS["dpo"].bind(beta=self.beta),
             lambda drawn: jnp.where(is_online, online(drawn), given),
             features,
             (self.steps,),
@@ -159,7 +159,7 @@ class OnlineOfflineHypotheses(Study):
         seed: Int[Array, ""],
         features: Float[Array, "K F"],
     ) -> dict[str, Array]:
-        """H2: measure the KL to the reference over training, on few pairs without noise."""
+        """Run H2: measure the KL to the reference while learning from few pairs without noise."""
         method, width = loss
         keys, bandit = self._problem(seed, features)
         wins = preference_probabilities(bandit.reward)
@@ -172,14 +172,14 @@ class OnlineOfflineHypotheses(Study):
             method,
             normalize_preferences(counts),
             features,
-            self._recorded(),
+            log_spaced_steps(self.steps, per_decade=15),
             self.learning_rate,
         )
 
     def _problem(
         self, seed: Int[Array, ""], features: Float[Array, "K F"]
     ) -> tuple["_Keys", CategoricalBandit]:
-        """Return keys for the data, and a bandit of an additive reward and a product reference."""
+        """Return a seed's keys, and its bandit of an additive reward and a product reference."""
         keys = split_into(_Keys, jax.random.key(seed))
         columns = (features.shape[1],)
         reward = features @ (self.reward_scale * jax.random.normal(keys.reward, columns))
@@ -197,7 +197,7 @@ class OnlineOfflineHypotheses(Study):
         record: Sequence[int],
         learning_rate: float | optax.Schedule,
     ) -> dict[str, Array]:
-        """Train a product policy from the reference, without noise, on ``judged`` for a reward."""
+        """Train a product policy without noise from the reference, with rewards ``judged``."""
         reference = bandit.reference_log_probs
         policy = log_linear(features, reference)
 
@@ -222,7 +222,7 @@ class OnlineOfflineHypotheses(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """A panel a hypothesis."""
+        """Draw a panel for each hypothesis."""
         figure = plotting.new_figure(14, 10)
         (labels, held), (generalise, gaps) = figure.subplots(2, 2)
         figure.subplots_adjust(0.065, 0.07, 0.985, 0.955, wspace=0.18, hspace=0.32)
@@ -231,17 +231,21 @@ class OnlineOfflineHypotheses(Study):
         labels.set_xticks(range(3), [name.replace("online DPO", "online") for name in LABELS])
         labels.set(ylabel="share of the optimum's value", ylim=(0, 1.08))
         labels.set_title("H1: do on-policy labels inform?")
-        _draw_distances(held, dataset["reference_kl"])
+        for name, (method, label, _, line) in HELD.items():
+            one = dataset["reference_kl"].sel(loss=name).isel(step=slice(1, None))
+            style = {"label": label, "linestyle": line or plotting.METHOD_LINES[method]}
+            draw_means(held, one, "step", method, marker="", **style)
+        held.set(xscale="log", xlabel="gradient steps", ylabel="KL(policy‖reference), nats")
+        held.set_ylim(bottom=0)
+        held.legend(loc="upper left")
         held.set_title("H2: does DPO stay near the reference?")
         for learner, shift in ((gap.RLHF_ADDITIVE, -0.19), (gap.DPO_ALL, 0.19)):
             bars = {"width": 0.36, "color": gap.STYLES[learner][0], "label": learner}
-            one = _accuracy(dataset, learner)
-            draw_bar_row(generalise, one, "judged_on", shift, **bars)
+            draw_bar_row(generalise, _accuracy(dataset, learner), "judged_on", shift, **bars)
         generalise.axhline(0.5, color=plotting.INK, linewidth=1, linestyle=":")
         generalise.set_xticks([0, 1], ["pairs as in the data", "pairs of the best of many"])
-        generalise.set(
-            ylabel="accuracy on fresh pairs", ylim=(0, 1.3), yticks=np.arange(0, 1.1, 0.25)
-        )
+        generalise.set(ylabel="accuracy on fresh pairs", ylim=(0, 1.3))
+        generalise.set_yticks(np.arange(0, 1.1, 0.25))
         generalise.set_title("H5: do rewards generalise better?")
         generalise.legend(loc="upper left", fontsize=12)
         draw_bar_row(gaps, _gaps(dataset), "problem", color="#777777", width=0.7)
@@ -287,7 +291,7 @@ class OnlineOfflineHypotheses(Study):
 
 
 class _Keys(NamedTuple):
-    """What one seed decides: the problem, the data of H1 and of H2, and training."""
+    """Hold the keys of what one seed decides: the problem, the data of H1 and H2, and training."""
 
     reward: PRNGKeyArray
     reference: PRNGKeyArray
@@ -303,28 +307,14 @@ def _count_pairs(
     number: int,
     labels: int,
 ) -> Float[Array, "K K"]:
-    """Label so many pairs of different samples of the reference; return counts [winner, loser]."""
+    """Label pairs of different samples of the reference; return counts [winner, loser]."""
     pair_key, label_key = jax.random.split(key)
-    # Gumbel's two largest are two draws without replacement.
+    # The two largest of Gumbel's trick are two draws without replacement.
     noise = jax.random.gumbel(pair_key, (number, bandit.num_arms))
     first, second = jax.lax.top_k(bandit.reference_log_probs + noise, 2)[1].T
     right = jax.random.binomial(label_key, labels, wins[first, second])
     counts = jnp.zeros_like(wins).at[first, second].add(right)
     return counts.at[second, first].add(labels - right)
-
-
-def _draw_distances(axes: Axes, reference_kl: xr.DataArray) -> None:
-    for name, (method, label, _, line) in HELD.items():
-        style = {
-            "color": plotting.METHOD_COLORS[method],
-            "linestyle": line or plotting.METHOD_LINES[method],
-            "label": label,
-            "marker": "",
-        }
-        draw_mean_line(axes, reference_kl.sel(loss=name).isel(step=slice(1, None)), "step", **style)
-    axes.set(xscale="log", xlabel="gradient steps", ylabel="KL(policy‖reference), nats")
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="upper left")
 
 
 def _judge_distances(dataset: xr.Dataset) -> list[Claim]:
@@ -361,13 +351,12 @@ def _judge_distances(dataset: xr.Dataset) -> list[Claim]:
 
 
 def _accuracy(dataset: xr.Dataset, learner: str) -> xr.DataArray:
-    """Return a learner's accuracy on additive rewards, over the pairs' law and seed."""
-    accuracy = dataset["accuracy"].sel(problem="simple", gap_learner=learner)
-    return accuracy.rename(gap_seed="seed")
+    """Return a learner's accuracy on additive rewards, by the pairs' law and seed."""
+    return dataset["accuracy"].sel(problem="simple", gap_learner=learner).rename(gap_seed="seed")
 
 
 def _gaps(dataset: xr.Dataset) -> xr.DataArray:
-    """Return RLHF with an additive reward minus DPO on all policies, over problem and seed."""
+    """Return RLHF with an additive reward minus DPO on all policies, by problem and seed."""
     share = dataset["gap_share"].rename(gap_seed="seed")
     small, large = (share.sel(gap_learner=n, drop=True) for n in (gap.RLHF_ADDITIVE, gap.DPO_ALL))
     return small - large
@@ -375,6 +364,6 @@ def _gaps(dataset: xr.Dataset) -> xr.DataArray:
 
 def _brief(samples: xr.DataArray | Interval) -> str:
     interval = samples if isinstance(samples, Interval) else over_seeds(samples)
-    # + 0 turns a rounded −0 into 0.
+    # Adding 0 turns a rounded −0 into 0.
     effect, low, high = (round(value, 3) + 0.0 for value in interval)
     return f"{effect:g} [{low:g}, {high:g}]"

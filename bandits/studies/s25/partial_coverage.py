@@ -1,11 +1,11 @@
-"""What breaks when a response is in no pair: the lecture's table, and the paths that lead there.
+"""Show what breaks when a response is in no pair: the lecture's table, and the paths to it.
 
-Three responses; the data say once that the first is better than the second, and nothing of the
-third. Two settings: a table whose winner is unlikely, and the lecture's reference with a policy
-whose third response shares the winner's feature, so that it rises with it. (In a table with the
-lecture's reference the third response only falls.) RLHF learns a reward for each response, so that
-it knows nothing good of the third; or one that shares the feature too, and then it is DPO's equal.
-All updates are exact: the group is the whole space, and Adam moves the parameters.
+There are three responses; the data say once that the first is better than the second, and nothing
+of the third. There are two settings. In a table the winner is unlikely. With the lecture's
+reference, the policy's third response shares the winner's feature, so that it rises with it; in a
+table with that reference it only falls. RLHF learns a reward for each response, and then it knows
+nothing good of the third; or a reward that shares the feature too, and then it equals DPO. All
+updates are exact: the group is the whole space, and Adam moves the parameters.
 """
 
 from typing import NamedTuple
@@ -26,7 +26,8 @@ from bandits.policies import log_linear
 from bandits.problems.environments import CategoricalBandit
 from bandits.problems.reward_models import fit_linear, fit_tabular
 from bandits.studies.curves import require_not_diverged, with_legend
-from bandits.studies.intervals import exact, share_interval
+from bandits.studies.expected import bind_known
+from bandits.studies.intervals import share_interval
 from bandits.studies.study import ALWAYS, Claim, Criterion, Study, above, below, claim
 from bandits.sweeps import choices, sweep
 from bandits.training import PairsOfPolicy, Schedule, on_whole_space, own_pairs, train
@@ -41,7 +42,7 @@ LEARNERS = {
     "HyPO": "hypo",
     "online DPO": "online_dpo",
 }
-"""How each is called, and its method: two-stage RLHF is shown with two classes of rewards."""
+"""The name of each learner, and its method; two-stage RLHF has two classes of rewards."""
 
 TABLE_REWARD, SAME_CLASS = list(LEARNERS)[2:4]
 REMEDIES = (TABLE_REWARD, "HyPO", "online DPO")
@@ -57,21 +58,15 @@ TITLES = {
 
 
 class Setting(NamedTuple):
-    """Where paths start, and what moves together.
+    """Say where paths start, and what moves together."""
 
-    Attributes:
-      features: ``[3, F]``, of the policy.
-      reference: ``[3]``, its log-probabilities.
-      rewards: ``[2, 3]``, fitted to the pair: a number for each response, and one for each feature.
-    """
-
-    features: Float[Array, "3 F"]
-    reference: Float[Array, " 3"]
-    rewards: Float[Array, "2 3"]
+    features: Float[Array, "3 F"]  # of the policy
+    reference: Float[Array, " 3"]  # log π_ref
+    rewards: Float[Array, "2 3"]  # fitted to the pair: one for each response, one for each feature
 
 
 class Learner(NamedTuple):
-    """What moves the policy: the loss, the pairs, and which of the rewards it has learned."""
+    """Say what moves the policy: the loss, the pairs, and which of the rewards it has learned."""
 
     loss: Loss
     pairs: PairsOfPolicy
@@ -79,7 +74,7 @@ class Learner(NamedTuple):
 
 
 class PartialCoverage(Study):
-    """Optima of the one pair, the descents of every learner, and RLHF's bound."""
+    """Compute optima of the one pair, descents of every learner, and RLHF's bound."""
 
     source = "S25: partial coverage; arXiv:2406.01462"
     question = "What does DPO do to a response that is in no pair, and who holds it?"
@@ -102,7 +97,6 @@ class PartialCoverage(Study):
     seed: int = 0  # of those
 
     def run(self) -> xr.Dataset:
-        """Return the table, every learner's path in each setting, and the bound's slack."""
         winner, loser, _ = self.unlikely_winner
         with jax.enable_x64(True):
             with np.errstate(divide="ignore"):
@@ -110,17 +104,17 @@ class PartialCoverage(Study):
             fitted = fit_tabular(PAIR, self.ridge)
             rlhf = gibbs.gibbs_log_probs(fitted, log_reference, self.beta)
             dpo = partial_coverage.dpo_optimum(log_reference, PAIR, self.uncovered_mass)
-            table = (log_reference, rlhf, dpo)
+            table = np.exp([np.asarray(row) for row in (log_reference, rlhf, dpo)])
             without_loser = self._draw_without_loser(dpo)
-            optima = partial_coverage.is_dpo_optimum(without_loser, PAIR)
-            losses = dpo_losses(without_loser, log_reference, self.beta)
+            optima = np.asarray(partial_coverage.is_dpo_optimum(without_loser, PAIR))
+            losses = np.asarray(dpo_losses(without_loser, log_reference, self.beta))
             share = self._largest_share_of_bound()
         parked = partial_coverage.ipo_parking(winner, loser, self._parking_tau).uncovered
         dataset = xr.Dataset(
             {
-                "table": (("policy", "response"), np.exp(list(map(np.asarray, table)))),
-                "dpo_optima": ("policy_without_loser", np.asarray(optima)),
-                "dpo_losses": ("policy_without_loser", np.asarray(losses)),
+                "table": (("policy", "response"), table),
+                "dpo_optima": ("policy_without_loser", optima),
+                "dpo_losses": ("policy_without_loser", losses),
                 "share_of_bound": ("instance", share),
                 "peak": float(partial_coverage.displacement_peak(winner, loser)),
                 "parked": float(parked),
@@ -130,14 +124,14 @@ class PartialCoverage(Study):
         return xr.merge([dataset, self._follow(np.asarray(fitted))])
 
     def _draw_without_loser(self, row: ArrayLike) -> np.ndarray:
-        """Return the table's row, and random policies that give the loser nothing."""
+        """Return the row of the table, then random policies that give the loser nothing."""
         shares = np.random.default_rng(self.seed).uniform(size=self.instances)
         nothing = np.full_like(shares, -np.inf)
         drawn = np.stack([np.log(shares), nothing, np.log1p(-shares)], axis=1)
-        return np.concatenate([np.asarray(row)[None], drawn])
+        return np.vstack([row, drawn])
 
     def _largest_share_of_bound(self) -> np.ndarray:
-        """Return the largest π*/(π_ref e^{2R/β}) of RLHF on each random problem; at most 1."""
+        """Return the largest π*/(π_ref e^{2R/β}) of RLHF on each random problem; 1 at most."""
         random = np.random.default_rng(self.seed)
         bound = random.uniform(0.1, 3.0, self.instances)
         beta = random.uniform(0.05, 2.0, self.instances)
@@ -149,12 +143,12 @@ class PartialCoverage(Study):
 
     @property
     def _parking_tau(self) -> float:
-        """Return IPO's τ whose target is where the unlikely winner's uncovered mass peaks."""
+        """Return the τ for which IPO parks where the unlikely winner's uncovered mass peaks."""
         winner, loser, _ = self.unlikely_winner
         return 0.5 / float(partial_coverage.peak_margin(winner, loser))
 
     def _follow(self, fitted: np.ndarray) -> xr.Dataset:
-        """Train every learner from the start in every setting: one program."""
+        """Train every learner in every setting, in one program."""
         recorded = log_spaced_steps(self.steps, per_decade=40)
 
         def run_one(setting: Setting, learner: Learner) -> dict[str, Array]:
@@ -172,18 +166,18 @@ class PartialCoverage(Study):
                 recorded,
             )
 
-        dataset = sweep(
-            run_one,
-            {"setting": choices(self._settings(fitted)), "learner": choices(self._learners())},
-            dims=["step", "response"],
-            coords={"step": list(recorded), "response": RESPONSES},
-            attributes={"probability": {"long_name": "probability", "units": "1"}},
+        return require_not_diverged(
+            sweep(
+                run_one,
+                {"setting": choices(self._settings(fitted)), "learner": choices(self._learners())},
+                dims=["step", "response"],
+                coords={"step": list(recorded), "response": RESPONSES},
+                attributes={"probability": {"long_name": "probability", "units": "1"}},
+            )
         )
-        require_not_diverged(dataset)
-        return dataset
 
     def _settings(self, fitted: np.ndarray) -> dict[str, Setting]:
-        """Return both settings; a table's class of rewards is that of ``fitted``."""
+        """Return both settings; ``fitted`` is the reward that is learned for each response."""
         smooth = np.array(self.reference) + self.smoothing * np.eye(3)[2]
         shared = np.array(self.shared_feature)[:, None] * np.eye(3)[0]
         in_class = shared @ np.asarray(fit_linear(shared, PAIR, self.ridge))
@@ -199,8 +193,9 @@ class PartialCoverage(Study):
         rewards = np.array(self.true_reward)
         own = own_pairs(jnp.asarray(rewards[:, None] > rewards, float))
         hyperparameters = {
-            "ipo": {"tau": self._parking_tau},
-            "hypo": {"beta": self.beta, "kl_coefficient": self.kl_coefficient},
+            "beta": self.beta,
+            "tau": self._parking_tau,
+            "kl_coefficient": self.kl_coefficient,
         }
 
         def the_pair(_: Float[Array, " 3"]) -> Float[Array, "3 3"]:
@@ -208,7 +203,7 @@ class PartialCoverage(Study):
 
         return {
             name: Learner(
-                METHODS[method].bind(**hyperparameters.get(method, {"beta": self.beta})),
+                bind_known(METHODS[method], **hyperparameters),
                 own if name == "online DPO" else the_pair,
                 int(name == SAME_CLASS),
             )
@@ -217,7 +212,7 @@ class PartialCoverage(Study):
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """Draw the table, and for each setting the uncovered mass over training."""
+        """Draw the table, and the uncovered mass over training in each setting."""
         figure = plotting.new_figure(15, 6)
         first, *panels = figure.subplots(1, 3, width_ratios=[0.85, 1, 1])
         figure.subplots_adjust(0.045, 0.26, 0.99, 0.91, wspace=0.2)
@@ -235,7 +230,6 @@ class PartialCoverage(Study):
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
-        """Judge the table, the way there, the remedies, IPO's parking place and the bound."""
         uncovered = dataset["probability"].sel(response="ξ3")
         leaks, unlikely = (uncovered.sel(setting=setting) for setting in (SHARED, UNLIKELY))
         path = dataset["probability"].sel(setting=SHARED, learner="DPO")
@@ -251,7 +245,7 @@ class PartialCoverage(Study):
             claim(
                 "Descent goes there when features are shared: least total variation distance "
                 "between the path of DPO and that row",
-                exact(distance.min(skipna=False)),
+                distance.min(skipna=False),
                 below(0.02),
                 note=f"It goes on to {float(leaks.sel(learner='DPO')[-1]):.3f} on the uncovered "
                 "response.",
@@ -259,7 +253,7 @@ class PartialCoverage(Study):
             claim(
                 "RLHF whose reward shares the feature too goes the same way: its mass on the "
                 "uncovered response at the end",
-                exact(leaks.sel(learner=SAME_CLASS)[-1]),
+                leaks.sel(learner=SAME_CLASS)[-1],
                 above(0.95),
                 note="In one class the two methods are equal; only a reference of exactly zero "
                 "holds.",
@@ -267,10 +261,8 @@ class PartialCoverage(Study):
             claim(
                 "RLHF with a reward for each response, HyPO and online DPO hold the uncovered "
                 f"response there: largest mass of the three on it, of DPO {leaked:.2f}",
-                exact(held),
-                Criterion(
-                    lambda interval: interval.effect < 0.25 * leaked, "below a quarter of that"
-                ),
+                held,
+                Criterion(lambda most: most.effect < 0.25 * leaked, "below a quarter of that"),
                 note="Not so with the unlikely winner, where the reference has half its mass on "
                 f"it: RLHF passes through {most[TABLE_REWARD]:.2f} on its way to the winner, HyPO "
                 f"stays at {float(unlikely.sel(learner='HyPO')[-1]):.2f}, online DPO never exceeds "
@@ -279,13 +271,13 @@ class PartialCoverage(Study):
             claim(
                 "With an unlikely winner a table leaks on the way: largest mass of DPO on the "
                 f"uncovered response (closed form {peak:.3f}; holds if within 0.005)",
-                exact(most["DPO"]),
+                most["DPO"],
                 Criterion(lambda interval: abs(interval.effect - peak) < 0.005, ""),
             ),
             claim(
                 "and IPO stays for ever where its τ says, here at that peak: mass on the uncovered "
                 f"response at the end (closed form {parked:.3f}; holds if within 0.005)",
-                exact(unlikely.sel(learner="IPO")[-1]),
+                unlikely.sel(learner="IPO")[-1],
                 Criterion(lambda interval: abs(interval.effect - parked) < 0.005, ""),
             ),
             claim(
@@ -299,11 +291,9 @@ class PartialCoverage(Study):
 
 
 def _judge_optima(dataset: xr.Dataset) -> list[Claim]:
-    """Judge the table, and whether all that DPO calls an optimum is one."""
+    """Judge the table, and whether DPO's loss is 0 wherever it says so."""
     table = dataset["table"]
-    rows = {
-        str(name): [float(v) for v in table.sel(policy=name)] for name in table["policy"].values
-    }
+    rows = {str(name): table.sel(policy=name).values.tolist() for name in table["policy"].values}
     written = "; ".join(
         f"{name} ({', '.join(f'{round(v, 3):g}' for v in row)})" for name, row in rows.items()
     )
@@ -312,10 +302,8 @@ def _judge_optima(dataset: xr.Dataset) -> list[Claim]:
         claim(
             "RLHF gives (1, 0, 0), and leaves the uncovered response at the zero that the "
             "reference gives it: total variation from it",
-            exact(off),
-            Criterion(
-                lambda interval: interval.effect < 0.005 and rows["RLHF"][2] == 0, "below 0.005"
-            ),
+            off,
+            Criterion(lambda off: off.effect < 0.005 and rows["RLHF"][2] == 0, "below 0.005"),
             note=f"The table: {written}.",
             table=rows,
         ),
@@ -332,7 +320,7 @@ def _judge_optima(dataset: xr.Dataset) -> list[Claim]:
 def dpo_losses(
     policies: Float[ArrayLike, "n 3"], log_reference: Float[ArrayLike, " 3"], beta: float
 ) -> Float[Array, " n"]:
-    """Return DPO's loss of the pair, near policies without the loser: there it has e^-1000."""
+    """Return DPO's loss of the pair, near policies without the loser: it is given e^-1000."""
     loss = METHODS["dpo"].bind(beta=beta)
 
     def near(log_probs: Float[Array, " 3"]) -> Float[Array, ""]:
@@ -344,18 +332,16 @@ def dpo_losses(
 
 
 def _draw_table(axes: Axes, table: xr.DataArray) -> None:
-    """Draw probabilities as bars in rows, so that they are read at a glance."""
+    """Draw probabilities as rows of bars, so that they are read at a glance."""
     rows = table["policy"].values
     for y, policy in enumerate(rows):
         for x, value in enumerate(table.sel(policy=policy).values):
             color = plotting.PUSHED if x == 2 else plotting.RAISED
             axes.barh(-y, 0.8 * value, left=x, height=0.42, color=color)
             axes.text(x, -y + 0.27, f"{round(value, 3):g}", fontsize=15)
-    axes.set_yticks(
-        [-y for y in range(len(rows))], ["π_ref" if r == "reference" else r for r in rows]
-    )
+    names = ["π_ref" if name == "reference" else name for name in rows]
+    axes.set_yticks([-y for y in range(len(rows))], names)
     axes.set_xticks([0.4, 1.4, 2.4], ["ξ1\nwins", "ξ2\nloses", "ξ3\nin no pair"])
     axes.set(title="Optima", xlim=(-0.05, 3), ylim=(0.6 - len(rows), 0.6))
     axes.tick_params(length=0)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    axes.spines[:].set_visible(False)

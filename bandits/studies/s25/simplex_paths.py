@@ -1,4 +1,4 @@
-"""The paths of all methods over the policies on three responses, from several references.
+"""Follow the paths of all methods over the policies on three responses.
 
 A labeller of the Bradley–Terry model prefers by the true reward, so that every method that learns
 the KL-regularised optimum has the same end, π* ∝ π_ref exp(r/β), and its own way there. The data
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import mpltern  # noqa: F401  registers the ternary projection
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -23,18 +23,11 @@ from bandits.losses import METHODS
 from bandits.policies import tabular_softmax
 from bandits.problems.preferences import preference_probabilities
 from bandits.problems.reward_models import fit_tabular
+from bandits.studies import expected
 from bandits.studies.curves import require_no_nan, require_not_diverged
-from bandits.studies.expected import (
-    IN_EXPECTATION,
-    IN_GROUPS,
-    Descent,
-    Problem,
-    train_in_expectation,
-)
-from bandits.studies.intervals import exact
 from bandits.studies.study import Claim, Study, above, below, claim
 from bandits.sweeps import choices, sweep
-from bandits.training import own_pairs
+from bandits.training import own_pairs, train
 from theory import gibbs
 
 TO_OPTIMUM = (
@@ -63,7 +56,7 @@ OPTIMUM: dict[str, Any] = {
 
 
 class SimplexPaths(Study):
-    """Every method descends in expectation, by steps of even length, from several references."""
+    """Descend by every method in expectation, in steps of even length, from several references."""
 
     source = "S25: geometry of the methods"
     question = "Which way does each method take over the simplex, and where does it end?"
@@ -84,63 +77,56 @@ class SimplexPaths(Study):
     batch: int = 800  # responses in their minibatches
 
     def run(self) -> xr.Dataset:
-        """Return the path of every method from every reference, and the optimum."""
-        references = np.log(np.array(self.references)).astype(np.float32)
-        reward = np.array(self.reward, np.float32)
+        references = jnp.asarray(np.log(self.references))
+        reward = jnp.asarray(self.reward)
         # The labels are those of many pairs of the reference, so the reward can be learned exactly.
-        wins = preference_probabilities(jnp.asarray(reward), temperature=1.0)
-        fitted = [fit_tabular(own_pairs(wins)(row), ridge=0.0) for row in jnp.asarray(references)]
-        arrays = {
-            "references": references,
-            "reward": reward,
-            "fitted": np.array(fitted),
-            "wins": np.asarray(wins),
-        }
-        parts = [self._follow(names, arrays) for names in (IN_EXPECTATION, IN_GROUPS)]
+        wins = preference_probabilities(reward, temperature=1.0)
+        fitted = jnp.stack([fit_tabular(own_pairs(wins)(row), ridge=0.0) for row in references])
+        problems = expected.Problem(reward, references, references, fitted, wins, self.beta)
+        parts = [
+            self._follow(names, problems) for names in (expected.IN_EXPECTATION, expected.IN_GROUPS)
+        ]
         optimum = gibbs.gibbs_log_probs(reward, references, self.beta)
         return xr.concat(parts, "loss").assign(optimum=(("start", "response"), np.exp(optimum)))
 
-    def _follow(self, names: tuple[str, ...], arrays: dict[str, np.ndarray]) -> xr.Dataset:
-        """Train methods that share a way of collecting: one program."""
+    def _follow(self, names: tuple[str, ...], problems: expected.Problem) -> xr.Dataset:
+        """Train methods that share a way of collecting, in one program."""
         policy = tabular_softmax()
         recorded = range(0, self.steps + 1, max(self.steps // 200, 1))
-        descent = Descent(self.kl_coefficient, self.step, self.steps, self.group, self.batch)
+        descent = expected.Descent(
+            self.kl_coefficient, self.step, self.steps, self.group, self.batch
+        )
 
         def run_one(
-            loss: Int[Array, ""],
-            start: Int[Array, ""],
-            references: Float[Array, "n 3"],
-            reward: Float[Array, " 3"],
-            fitted: Float[Array, "n 3"],
-            wins: Float[Array, "3 3"],
+            loss: Int[Array, ""], start: Int[Array, ""], problems: expected.Problem
         ) -> dict[str, Array]:
+            reward, references, _, fitted, wins, _ = problems
             reference = references[start]
-            return train_in_expectation(
-                names,
-                loss,
+            problem = expected.Problem(reward, reference, reference, fitted[start], wins, self.beta)
+            return train(
                 jax.random.key(start),
                 policy,
                 reference,
-                Problem(reward, reference, reference, fitted[start], wins, self.beta),
-                descent,
+                *expected.updates_in_expectation(names, loss, policy, problem, descent),
+                expected.even_steps(descent.step, descent.steps),
                 lambda logits: {"probability": jnp.exp(policy.log_probs(logits))},
                 recorded,
             )
 
-        dataset = sweep(
-            run_one,
-            {"loss": choices(*names), "start": np.arange(len(self.references))},
-            fixed=arrays,
-            dims=["step", "response"],
-            coords={"step": list(recorded), "response": ["best", "middle", "worst"]},
-            attributes={"probability": {"long_name": "probability", "units": "1"}},
+        return require_not_diverged(
+            sweep(
+                run_one,
+                {"loss": choices(*names), "start": np.arange(len(self.references))},
+                fixed={"problems": problems},
+                dims=["step", "response"],
+                coords={"step": list(recorded), "response": ["best", "middle", "worst"]},
+                attributes={"probability": {"long_name": "probability", "units": "1"}},
+            )
         )
-        require_not_diverged(dataset)
-        return dataset
 
     @classmethod
     def plot(cls, dataset: xr.Dataset) -> Figure:
-        """Draw a triangle a method: its paths, and the KL-regularised optima they could end at."""
+        """Draw a triangle for each method: its paths, and the KL-regularised optima."""
         figure, panels = plotting.new_panels(
             len(METHODS), 16, 2.4, (0.3, 0.75, 0.3, 0.4), shared=False, projection="ternary"
         )
@@ -151,7 +137,7 @@ class SimplexPaths(Study):
 
     @classmethod
     def animate(cls, dataset: xr.Dataset) -> Frames:
-        """Move some methods on their ways, from all references at once."""
+        """Move the policies of some methods along their paths, from all references at once."""
         figure, panels = plotting.new_panels(
             len(MOVING), 12, 2.75, (0.3, 0.65, 0.3, 0.75), columns=4, shared=False, hspace=0.35,
             projection="ternary",
@@ -162,7 +148,7 @@ class SimplexPaths(Study):
             for axes, name in zip(panels, MOVING, strict=True)
             for line in _draw_paths(axes, dataset, name)
         ]
-        # Where the triangle's projection puts the path, known once it is drawn.
+        # The triangle's projection has put the path where it belongs.
         moving = [(trail, head, np.array(trail.get_data())) for trail, head in lines]
         _explain(figure, START, END | {"label": "policy"}, OPTIMUM)
         steps = dataset["step"].values
@@ -179,7 +165,6 @@ class SimplexPaths(Study):
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
-        """Judge who ends at the optimum, and who ends elsewhere."""
         require_no_nan(dataset)
         probability = dataset["probability"]
         end = probability.isel(step=-1)
@@ -198,26 +183,26 @@ class SimplexPaths(Study):
             claim(
                 f"{len(TO_OPTIMUM)} methods end at one policy, the KL-regularised optimum: largest "
                 "total variation from it",
-                exact(there.max()),
+                there.max(),
                 below(0.01),
                 note=f"The farthest is {farthest}.",
             ),
             claim(
                 "and the others elsewhere: total variation of the nearest of them from it, from "
                 "its worst start",
-                exact(nearest.min()),
+                nearest.min(),
                 above(0.01),
                 note=f"The nearest is {passing}.",
             ),
             claim(
                 "On-policy likelihood (best-of-N, RWR, AWR) keeps no distance from the reference: "
                 "least probability of the best response at the end",
-                exact(collapsed.min()),
+                collapsed.min(),
                 above(0.95),
             ),
             claim(
                 "Likelihood of the reference's own responses goes nowhere: largest total variation",
-                exact(moved.max()),
+                moved.max(),
                 below(0.01),
             ),
         ]
@@ -245,7 +230,7 @@ def _draw_paths(axes: Axes, dataset: xr.Dataset, name: str) -> list[tuple[Line2D
 
 
 def _explain(figure: Figure, *marks: dict[str, Any]) -> None:
-    """Name the corners of the first triangle, and the marks below all."""
+    """Name the corners of the first triangle, and explain the marks below all triangles."""
     corners = zip(np.eye(3), ("  best", "middle", "worst"), ("left", "left", "right"), strict=True)
     for corner, label, side in corners:
         figure.axes[0].text(*corner, label, ha=side, va="top", fontsize=12)  # type: ignore[call-arg]

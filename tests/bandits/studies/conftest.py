@@ -29,6 +29,12 @@ def measured(tmp_path_factory):
     return measure
 
 
+@pytest.fixture
+def failing():
+    """Return the places of the claims of a study that do not hold."""
+    return lambda study, dataset: [i for i, c in enumerate(study.judge(dataset)) if not c.holds]
+
+
 @pytest.fixture(autouse=True)
 def nothing_outside(monkeypatch):
     """No figure that a test draws has text or lines beyond its edges."""

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
+from bandits import training
 from bandits.losses import METHODS
 from bandits.policies import log_linear, tabular_softmax
 from bandits.studies.expected import (
     IN_EXPECTATION,
     IN_GROUPS,
-    PASSES,
     Descent,
     Problem,
-    train_in_expectation,
+    even_steps,
+    updates_in_expectation,
 )
 
 K = 4
@@ -50,14 +51,14 @@ PROBLEMS = {
 
 def train(names, index, problem, descent=DESCENT, policy=None, start=START, record=None):
     """Return the parameters after the recorded steps, by default all."""
-    return train_in_expectation(
-        names,
-        index,
+    policy = policy or tabular_softmax()
+    problem = Problem(*map(jnp.asarray, problem))._replace(beta=BETA)
+    return training.train(
         jax.random.key(0),
-        policy or tabular_softmax(),
+        policy,
         jnp.asarray(start),
-        Problem(*map(jnp.asarray, problem))._replace(beta=BETA),
-        descent,
+        *updates_in_expectation(names, index, policy, problem, descent),
+        even_steps(descent.step, descent.steps),
         lambda theta: {"theta": theta},
         range(descent.steps + 1) if record is None else record,
     )
@@ -162,7 +163,7 @@ def test_every_method_is_in_expectation_or_in_groups():
         "best_of_n", "best_of_n_minus_worst", "best_of_n_minus_mean", "best_of_n_minus_sum",
         "unlikelihood",
     )  # fmt: skip
-    assert set(PASSES) <= set(IN_EXPECTATION)
+    assert {name for name in METHODS if METHODS[name].passes > 1} <= set(IN_EXPECTATION)
 
 
 @pytest.mark.parametrize("name", IN_EXPECTATION)
@@ -172,30 +173,11 @@ def test_the_path_is_that_of_normalised_descent_with_samples_as_old_as_the_passe
     assert np.linalg.norm(expected_gradient(name, START, START)) > 1e-3
     for step, found in enumerate(paths["as it is"][name]):
         np.testing.assert_allclose(found, theta, atol=1e-8 if step > 1 else 1e-9 * STEP)
-        if step % PASSES.get(name, 1) == 0:
+        if step % METHODS[name].passes == 0:
             behaviour = theta
         gradient = expected_gradient(name, theta, behaviour)
         rate = STEP * 0.5 * (1 + np.cos(np.pi * step / STEPS))
         theta = theta - rate * normalised(gradient)
-
-
-def test_the_mean_over_many_samples_goes_the_same_way(paths):
-    """HyPO: pairs of the data, the KL on samples of the policy. SPIN: one of each."""
-    random, n = np.random.default_rng(0), 400_000
-    p = softmax(START)
-    scores, kept = np.eye(K) - p, np.log(p / REFERENCE)
-    pairs = random.choice(K, (n, 2), p=DATA)
-    right = random.random(n) < WINS[pairs[:, 0], pairs[:, 1]]
-    w, lo = np.where(right[:, None], pairs, pairs[:, ::-1]).T
-    own = random.choice(K, n, p=p)
-    pull = BETA * expit(-BETA * (kept[w] - kept[lo]))
-    hypo = -(pull[:, None] * (scores[w] - scores[lo])).mean(axis=0)
-    hypo += KL * ((kept[own] - p @ kept)[:, None] * scores[own]).mean(axis=0)
-    spin = -(scores[random.choice(K, n, p=OPTIMUM)] - scores[own]).mean(axis=0)
-    for name, gradient in (("hypo", hypo), ("spin", spin)):
-        theta = paths["as it is"][name]
-        moved = (theta[1] - theta[0]) / STEP
-        np.testing.assert_allclose(moved, -normalised(gradient), atol=0.02)
 
 
 # What depends on what
@@ -227,23 +209,6 @@ def test_a_change_of_the_problem_moves_the_methods_that_learn_from_it_and_no_oth
     for name in IN_EXPECTATION:
         difference = np.abs(paths[change][name] - paths["as it is"][name]).max()
         assert (difference > 1e-3) if name in moved else (difference == 0), name
-
-
-def test_the_response_out_of_the_data_is_raised_or_lowered_by_no_pair(paths):
-    """Its logit stands where it was: offline pairs and winners never name it."""
-    for name in ("dpo", "ipo", "hinge"):
-        np.testing.assert_allclose(paths["as it is"][name][:, 3], START[3], atol=1e-12)
-    for name in ("online_dpo", "hypo", "rlhf"):
-        assert abs(paths["as it is"][name][-1, 3] - START[3]) > 1e-3
-
-
-@pytest.mark.usefixtures("float64")
-def test_likelihood_rests_at_the_data_and_rlhf_at_the_gibbs_policy_of_the_fitted_reward():
-    descent = DESCENT._replace(steps=500, step=0.1)
-    run = jax.jit(lambda i: train(("supervised", "rlhf"), i, problem(), descent, record=(500,)))
-    ends = [softmax(np.asarray(run(i)["theta"][-1])) for i in range(2)]
-    np.testing.assert_allclose(ends[0], DATA, atol=0.01)
-    np.testing.assert_allclose(ends[1], softmax(np.log(REFERENCE) + FITTED / BETA), atol=1e-3)
 
 
 @pytest.mark.usefixtures("float64")

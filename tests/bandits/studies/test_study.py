@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
+from bandits.studies.curves import over_seeds
 from bandits.studies.intervals import Interval
 from bandits.studies.study import (
     ALWAYS,
@@ -29,13 +30,20 @@ class HowManySteps(Study):
     quick = {"steps": 3}
 
     steps: int = 100
+    floors: tuple[float, float] = (0.5, 1.0)
 
     def run(self):
-        return xr.Dataset({"count": ("seed", self.steps + np.array([-1.0, 0.0, 1.0]))})
+        counts = self.steps + np.array([-1.0, 0.0, 1.0])
+        return xr.Dataset({"count": ("seed", counts)}, attrs={"kept": 1})
+
+    @classmethod
+    def plot(cls, dataset):
+        assert mpl.rcParams["axes.spines.top"] is False
+        return Figure()
 
     @classmethod
     def judge(cls, dataset):
-        return [claim("Steps", dataset["count"], surely_above(10, "ten"))]
+        return [claim("Steps", dataset["count"], surely_above(10, "ten"), note="so")]
 
 
 def test_a_study_is_named_by_its_class_and_holds_its_settings():
@@ -45,69 +53,47 @@ def test_a_study_is_named_by_its_class_and_holds_its_settings():
         HowManySteps().steps = 2
 
 
-def test_its_scale_travels_with_the_results_and_quick_is_not_vouched_for():
-    full, quick = HowManySteps.measure(), HowManySteps.measure(quick=True)
-    assert (full.attrs["settings"], quick.attrs["settings"]) == ('{"steps": 100}', '{"steps": 3}')
-    (sure,), (small,) = HowManySteps.claims(full), HowManySteps.claims(quick)
-    assert (sure.holds, sure.asserted, sure.effect) == (True, True, 100)
-    assert (small.holds, small.asserted) == (False, False)
-    assert (sure.study, sure.source) == ("how_many_steps", "nowhere")
-    assert sure.statement == "Steps (holds if surely above 10, ten)"
-
-
-class Kept(Study):
-    source, question = "nowhere", "Is it?"
-    quick = {"size": 2}
-
-    size: int = 100
-    floors: tuple[float, float] = (0.5, 1.0)
-
-    def run(self):
-        return xr.Dataset({"size": self.size}, attrs={"kept": 1})
-
-    @classmethod
-    def plot(cls, dataset):
-        assert mpl.rcParams["axes.spines.top"] is False
-        return Figure()
-
-
-@pytest.mark.parametrize(("quick", "size"), [(True, 2), (False, 100)])
-def test_the_settings_of_the_scale_travel_with_the_results(quick, size):
-    dataset = Kept.measure(quick)
-    assert int(dataset["size"]) == size
-    assert json.loads(dataset.settings) == {"size": size, "floors": [0.5, 1.0]}
-    assert (dataset.study, dataset.source, dataset.kept) == ("kept", "nowhere", 1)
+@pytest.mark.parametrize(("quick", "steps"), [(True, 3), (False, 100)])
+def test_its_settings_and_scale_travel_with_the_results_and_quick_is_not_vouched_for(quick, steps):
+    dataset = HowManySteps.measure(quick)
+    assert json.loads(dataset.settings) == {"steps": steps, "floors": [0.5, 1.0]}
+    assert (dataset.study, dataset.source, dataset.kept) == ("how_many_steps", "nowhere", 1)
+    (found,) = HowManySteps.claims(dataset)
+    interval = over_seeds(dataset["count"])
+    assert json.loads(json.dumps(dataclasses.asdict(found))) == {
+        "study": "how_many_steps",
+        "source": "nowhere",
+        "statement": "Steps (holds if surely above 10, ten)",
+        **interval._asdict(),
+        "holds": steps == 100,
+        "asserted": not quick,
+        "note": "so",
+        "table": None,
+    }
 
 
 def test_drawing_leaves_matplotlib_as_it_was():
     before = dict(mpl.rcParams)
-    Kept.draw(xr.Dataset())
+    HowManySteps.draw(xr.Dataset())
     assert dict(mpl.rcParams) == before
 
 
-@pytest.mark.parametrize(
-    "holds",
-    [jnp.array(3.0) > 2, xr.DataArray([1.0]).values.all(), False],
-    ids=["jax", "numpy", "no"],
-)
-def test_a_claim_is_the_studies_and_can_be_written_as_json(holds, monkeypatch):
-    judged = claim(
-        "it is", Interval(1.0, 0.5, 1.5), Criterion(lambda _: holds, ""), note="so", asserted=False
-    )
-    monkeypatch.setattr(Kept, "judge", classmethod(lambda cls, dataset: [judged]))
-    (found,) = Kept.claims(xr.Dataset())
-    assert json.loads(json.dumps(dataclasses.asdict(found))) == {
-        "study": "kept",
-        "source": "nowhere",
-        "statement": "it is",
-        "effect": 1.0,
-        "low": 0.5,
-        "high": 1.5,
-        "holds": bool(holds),
-        "asserted": False,
-        "note": "so",
-        "table": None,
-    }
+@pytest.mark.parametrize("holds", [jnp.array(True), np.array([True]).all(), False])
+def test_whether_a_claim_holds_is_a_plain_truth_value(holds):
+    found = claim("it is", Interval(1.0, 0.5, 1.5), Criterion(lambda _: holds, ""), asserted=False)
+    assert found.holds is bool(holds)
+    assert not found.asserted
+
+
+@pytest.mark.parametrize("number", [0.25, np.float32(0.25), jnp.array(0.25), xr.DataArray(0.25)])
+def test_a_number_without_chance_is_its_own_interval_and_samples_have_one_over_seeds(number):
+    found = claim("x", number)
+    assert (found.effect, found.low, found.high) == (0.25, 0.25, 0.25)
+    samples = xr.DataArray([[0.0, 0.5], [1.0, 1.5]], dims=["seed", "pairs"])
+    found = claim("x", number * samples)
+    assert (found.effect, found.low, found.high) == over_seeds(0.25 * samples)
+    with pytest.raises(TypeError):
+        claim("x", samples.rename(seed="problem"))
 
 
 OTHER = xr.DataArray([2.9, 3.0, 3.1], dims="seed")

@@ -54,10 +54,6 @@ def made_of_prompts():
 MADE = {FourAspects: made_of_aspects, UnlabelledPrompts: made_of_prompts}
 
 
-def failing(study, dataset):
-    return [i for i, claim in enumerate(study.judge(dataset)) if not claim.holds]
-
-
 # The runs
 
 
@@ -204,7 +200,9 @@ MOST = {"added": 200}
         (UnlabelledPrompts, MOST, WIDE, [0, 2]),
     ],
 )
-def test_each_finding_that_fails_fails_its_claims_and_no_other(study, where, change, expected):
+def test_each_finding_that_fails_fails_its_claims_and_no_other(
+    failing, study, where, change, expected
+):
     dataset = MADE[study]()
     dataset["share"].loc[where] += change
     assert failing(study, dataset) == expected
@@ -265,8 +263,6 @@ def texts(labels):
 def test_the_figure_has_the_effects_by_class_and_every_recipe_by_method():
     dataset = made_of_aspects()
     effects, recipes = FourAspects.draw(dataset).axes
-    assert effects.get_title() == "What each aspect gains"
-    assert recipes.get_title() == "Every recipe, linear policy"
     np.testing.assert_allclose(bars(effects), [[0.2, 0.1, 0.05, 0.02]] * 2, atol=1e-3)
     assert texts(effects.get_legend().get_texts()) == [f"{policy} policy" for policy in POLICIES]
     assert [len(heights) for heights in bars(recipes)] == [4, 8]
@@ -283,7 +279,6 @@ def test_the_figure_has_a_panel_a_domain_with_the_gain_of_each_kind_of_prompt():
     figure = UnlabelledPrompts.draw(dataset)
     for axes, domain in zip(figure.axes, ("general", "target"), strict=True):
         assert axes.get_title() == f"Judged on the {domain} domain"
-        assert axes.get_xlabel() == "prompts without labels"
         for line, kind in zip(axes.lines[:2], ("general", "target"), strict=True):
             mean = dataset["share"].sel(domain=domain, kind=kind).mean("seed")
             np.testing.assert_array_equal(line.get_xdata(), ADDED)

@@ -12,17 +12,9 @@ from theory.checks import InvalidInput
 from theory.gibbs import gibbs_at_kl
 
 STUDY = Overoptimisation(
-    max_length=8,
-    mode=3.0,
-    spread=0.5,
-    temperature=0.3,
-    ridge=1e-2,
-    pairs=(20, 60, 200),
-    bumps=(3, 5),
-    largest=1.5,
-    divergences=4,
-    seeds=4,
-)
+    max_length=8, mode=3.0, spread=0.5, temperature=0.3, ridge=1e-2, pairs=(20, 60, 200),
+    bumps=(3, 5), largest=1.5, divergences=4, seeds=4,
+)  # fmt: skip
 REWARDS = ("gold", "proxy")
 
 
@@ -51,10 +43,10 @@ def bandit():
         ("bumps", (12, 3), r"bumps is \(12, 3\); give at least two numbers, growing"),
         ("bumps", (3,), "at least two"),
         ("bumps", (1, 3), "growing from 2 or more"),
-        ("divergences", 1, "divergences is 1; at least 2"),
+        ("divergences", 1, "divergences is 1; .* at least 2"),
         ("divergences", 4.5, "divergences is 4.5; it must be a whole number"),
-        ("seeds", 3, "seeds is 3; at least 4"),
-        ("max_length", 1, "max_length is 1; at least 2"),
+        ("seeds", 3, "seeds is 3; .* at least 4"),
+        ("max_length", 1, "max_length is 1; .* at least 2"),
         ("mode", 41.0, "mode is 41.0; lengths go from 1 up to 40"),
         ("mode", 0.5, "mode is 0.5; lengths go from 1"),
         *(
@@ -74,14 +66,6 @@ def test_the_least_settings_are_allowed():
 
 
 # The run
-
-
-def test_results_are_labelled_by_data_and_capacity_and_seed_and_kl(measured):
-    for reward in REWARDS:
-        assert measured[reward].sizes == {"pairs": 3, "bumps": 2, "seed": 4, "kl": 4}
-    assert measured["pairs"].values.tolist() == [20, 60, 200]
-    assert measured["bumps"].values.tolist() == [3, 5]
-    np.testing.assert_allclose(measured["kl"], [0, 0.5, 1, 1.5])
 
 
 @pytest.mark.parametrize("reward", REWARDS)
@@ -107,7 +91,7 @@ def test_a_run_is_the_best_policy_for_the_reward_of_the_first_pairs(measured, ba
     pairs = draw_pairs(jax.random.key(1), reference, gold, most)
     proxy = 0.3 * np.asarray(fit_proxy(pairs[:count], most.features(), 1e-2))
     policies = np.exp(gibbs_at_kl(proxy, reference, np.float32([0.5, 1.0, 1.5])))
-    found = measured.sel(pairs=count, bumps=bumps, seed=1).isel(kl=slice(1, None))
+    found = measured.sel(pairs=count, bumps=bumps, seed=1, kl=[0.5, 1.0, 1.5])
     np.testing.assert_allclose(found["gold"], policies @ gold, atol=2e-3)
     start = np.exp(reference)
     expected = (policies - start) @ proxy + start @ gold
@@ -140,10 +124,6 @@ def made():
     )
 
 
-def failing(dataset):
-    return [i for i, claim in enumerate(Overoptimisation.judge(dataset)) if not claim.holds]
-
-
 def test_every_claim_holds_where_the_finding_does_and_is_vouched_for():
     claims = Overoptimisation.judge(made())
     assert [claim.holds and claim.asserted for claim in claims] == [True] * 6
@@ -172,18 +152,20 @@ def test_every_claim_holds_where_the_finding_does_and_is_vouched_for():
         ("proxy", {"pairs": 100}, 9.0, []),
     ],
 )
-def test_each_finding_that_fails_fails_its_claims_and_no_other(quantity, where, value, expected):
+def test_each_finding_that_fails_fails_its_claims_and_no_other(
+    failing, quantity, where, value, expected
+):
     dataset = made()
     dataset[quantity].loc[where] = value
-    assert failing(dataset) == expected
+    assert failing(Overoptimisation, dataset) == expected
 
 
-def test_a_fall_that_is_not_sure_fails_its_claims():
+def test_a_fall_that_is_not_sure_fails_its_claims(failing):
     dataset = made()
     dataset["gold"].loc[{"pairs": 30, "bumps": 6, "kl": 2.0}] = [-1.5, 0.2, 0.1, 0.2, 0.1]
     claims = Overoptimisation.judge(dataset)
     assert claims[0].low < 0
-    assert {0, 1} <= set(failing(dataset))
+    assert {0, 1} <= set(failing(Overoptimisation, dataset))
 
 
 def test_a_capacity_is_not_judged_on_the_seeds_it_is_chosen_on():
@@ -237,7 +219,6 @@ def test_the_figure_has_true_and_learned_rewards_by_data_and_by_capacity():
     assert by_capacity.get_title() == "More capacity, 100 pairs"
     cuts = ((by_data, "pairs", {"bumps": 6}), (by_capacity, "bumps", {"pairs": 100}))
     for axes, unit, where in cuts:
-        assert axes.get_xlabel() == "KL(policy‖reference), nats"
         assert texts(axes)[:-1] == [f"{v} {unit}" for v in dataset[unit].values]
         for reward, style, lines in (
             ("gold", "-", axes.lines[:3]),
@@ -254,7 +235,6 @@ def test_the_figure_has_the_true_reward_at_the_largest_kl_by_both():
     dataset = made()
     *_, by_both = drawn(dataset)
     assert by_both.get_title() == "True reward at 2 nats"
-    assert by_both.get_xlabel() == "labelled pairs"
     assert texts(by_both) == ["3 bumps", "6 bumps", "12 bumps", "reference"]
     ends = dataset["gold"].isel(kl=-1).mean("seed")
     for line, bumps in zip(by_both.lines[:3], (3, 6, 12), strict=True):

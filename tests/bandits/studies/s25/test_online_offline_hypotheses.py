@@ -28,11 +28,9 @@ from theory.generation_verification import token_features
 
 SEEDS = 3
 STUDY = OnlineOfflineHypotheses(
-    values=2,
-    seeds=SEEDS,
-    steps=400,
+    values=2, seeds=SEEDS, steps=400,
     verification=GenerationVerificationGap(values=2, pairs=(50,), seeds=4),
-)
+)  # fmt: skip
 BETA = STUDY.beta
 FEATURES = np.asarray(token_features(all_sequences(2, 3), 2), np.float64)
 OFFLINE, LEARNED, TRUE = LABELS
@@ -91,19 +89,9 @@ problem = jax.jit(lambda seed: STUDY._problem(seed, jnp.asarray(FEATURES, jnp.fl
 def problem_of(seed):
     """Reward, log π_ref, noisy and clean counts, in numpy."""
     keys, bandit = problem(seed)
-    noisy, clean = (
-        count_pairs(
-            key,
-            preference_probabilities(bandit.reward, temperature),
-            bandit,
-            number=number,
-            labels=labels,
-        )
-        for key, temperature, number, labels in (
-            (keys.noisy_pairs, 1.0, STUDY.noisy_pairs, STUDY.labels),
-            (keys.clean_pairs, 0.0, STUDY.clean_pairs, 1),
-        )
-    )
+    noisy_wins, clean_wins = (preference_probabilities(bandit.reward, t) for t in (1.0, 0.0))
+    noisy = count_pairs(keys.noisy_pairs, noisy_wins, bandit, STUDY.noisy_pairs, STUDY.labels)
+    clean = count_pairs(keys.clean_pairs, clean_wins, bandit, STUDY.clean_pairs, 1)
     found = bandit.reward, bandit.reference_log_probs, noisy, clean
     return tuple(np.asarray(x, np.float64) for x in found)
 
@@ -134,31 +122,40 @@ def counted(number, key=0, reference=(0.5, 0.3, 0.2), wins=None, labels=1):
     wins = jnp.full((size, size), 0.5) if wins is None else jnp.asarray(wins)
     bandit = CategoricalBandit(jnp.zeros(size), jnp.log(jnp.asarray(reference)))
     key = jax.random.key(key)
-    return np.asarray(count_pairs(key, wins, bandit, number=number, labels=labels))
+    return np.asarray(count_pairs(key, wins, bandit, number, labels))
 
 
 @pytest.mark.parametrize("number", [1, 20, 150])
-@pytest.mark.parametrize("labels", [1, 2])
-def test_as_many_pairs_are_counted_as_asked_and_none_of_a_response_with_itself(number, labels):
+@pytest.mark.parametrize("labels", [1, 2, 3])
+def test_as_many_pairs_are_counted_as_asked_and_a_sure_labeller_is_obeyed(number, labels):
+    sure = np.triu(np.ones((3, 3)), 1) + np.eye(3) / 2
     for key in range(3):
         counts = counted(number, key, labels=labels)
+        of_pairs = counts + counts.T
         assert counts.sum() == number * labels
-        np.testing.assert_array_equal((counts + counts.T) % labels, 0)
+        np.testing.assert_array_equal(of_pairs % labels, 0)
         np.testing.assert_array_equal(np.diag(counts), 0)
         np.testing.assert_array_equal(counts, np.round(counts))
         assert (counts >= 0).all()
+        np.testing.assert_array_equal(
+            counted(number, key, wins=sure, labels=labels), np.triu(of_pairs)
+        )
+    assert number == 1 or (counts != counted(number, 0, labels=labels)).any()
 
 
 def test_pairs_follow_the_reference_without_replacement_and_the_labeller():
+    """The last response is excluded, and never drawn."""
     probs, number = np.array([0.5, 0.3, 0.2]), 40_000
-    wins = np.array([[0.5, 0.9, 0.3], [0.1, 0.5, 0.6], [0.7, 0.4, 0.5]])
-    counts = counted(number, reference=probs, wins=wins)
+    wins = np.array([[0.5, 0.9, 0.3, 1], [0.1, 0.5, 0.6, 1], [0.7, 0.4, 0.5, 1], [0, 0, 0, 0.5]])
+    counts = counted(number, reference=(*probs, 0.0), wins=wins)
+    assert not counts[3].any()
+    assert not counts[:, 3].any()
     # First i and then j of the rest, or the other way round.
     drawn = np.outer(probs, probs) * (1 / (1 - probs)[:, None] + 1 / (1 - probs))
     apart = ~np.eye(3, dtype=bool)
-    expected = (number * drawn * wins)[apart]
+    expected = (number * drawn * wins[:3, :3])[apart]
     assert expected.sum() == pytest.approx(number)
-    assert stats.chisquare(counts[apart], expected).pvalue > 1e-3
+    assert stats.chisquare(counts[:3, :3][apart], expected).pvalue > 1e-3
 
 
 def test_every_label_of_a_pair_is_drawn_of_its_own():
@@ -171,22 +168,6 @@ def test_every_label_of_a_pair_is_drawn_of_its_own():
     found = np.bincount(first.astype(int), minlength=3)
     expected = 3000 * stats.binom(2, 0.7).pmf([0, 1, 2])
     assert stats.chisquare(found, expected).pvalue > 1e-3
-
-
-def test_an_excluded_response_is_never_drawn():
-    counts = counted(500, reference=(0.6, 0.0, 0.3, 0.1))
-    assert counts.sum() == 500
-    assert not counts[1].any()
-    assert not counts[:, 1].any()
-
-
-@pytest.mark.parametrize("labels", [1, 3])
-def test_a_sure_labeller_is_obeyed_and_keys_differ(labels):
-    wins = np.triu(np.ones((3, 3)), 1) + np.eye(3) / 2
-    counts = counted(200, wins=wins, labels=labels)
-    assert counts.sum() == 200 * labels
-    np.testing.assert_array_equal(np.tril(counts), 0)
-    assert (counted(200, 1) != counted(200, 2)).any()
 
 
 def test_a_problem_is_additive_and_of_its_seed():
@@ -204,18 +185,10 @@ def test_a_problem_is_additive_and_of_its_seed():
 # H1 and H2
 
 
-def test_a_small_run_is_labelled(measured):
-    assert measured["label_share"].dims == ("learner", "seed")
-    assert measured["learner"].values.tolist() == list(LABELS)
-    assert measured["reference_kl"].dims == ("loss", "seed", "step")
-    assert measured["held_value"].dims == ("loss", "seed", "step")
-    assert measured["loss"].values.tolist() == list(HELD)
-    assert (measured["step"][0], measured["step"][-1]) == (0, 400)
-    assert measured["gap_share"].dims == ("problem", "gap_seed", "gap_learner")
-    assert measured["accuracy"].dims == ("problem", "gap_seed", "judged_on", "gap_learner")
+def test_the_gap_is_that_of_the_other_study(measured):
     expected = of_gap(STUDY.verification.seeds).isel(pairs=0)
-    np.testing.assert_array_equal(measured["gap_share"], expected["share"])
-    np.testing.assert_array_equal(measured["accuracy"], expected["accuracy"])
+    for name, found in (("share", "gap_share"), ("accuracy", "accuracy")):
+        np.testing.assert_array_equal(measured[found], expected[name])
 
 
 def test_offline_dpo_and_learned_labels_end_at_the_optimum_of_the_fitted_reward(measured):
@@ -293,11 +266,6 @@ def made(seeds=6):
     )
 
 
-def failing(dataset):
-    claims = OnlineOfflineHypotheses.judge(dataset)
-    return [i for i, claim in enumerate(claims) if not claim.holds]
-
-
 def test_every_claim_holds_where_the_finding_does_and_is_vouched_for():
     claims = OnlineOfflineHypotheses.judge(made())
     assert [claim.holds and claim.asserted for claim in claims] == [True] * 5
@@ -366,10 +334,12 @@ FAR = {"judged_on": "best of many"} | BY_DPO
         ("gap_share", {"problem": "one token"} | BY_RLHF, -0.8, []),
     ],
 )
-def test_each_finding_that_fails_fails_its_claim_and_no_other(name, where, change, expected):
+def test_each_finding_that_fails_fails_its_claim_and_no_other(
+    failing, name, where, change, expected
+):
     dataset = made()
     dataset[name].loc[where] += change
-    assert failing(dataset) == expected
+    assert failing(OnlineOfflineHypotheses, dataset) == expected
 
 
 @pytest.mark.parametrize("name", ["label_share", "reference_kl", "accuracy", "gap_share"])
@@ -379,7 +349,7 @@ def test_results_that_are_undefined_are_not_judged(name, where):
     seed = "seed" if "seed" in dataset[name].dims else "gap_seed"
     dataset[name].loc[where if where == {} else {seed: where}] = np.nan
     with pytest.raises(InvalidInput, match="finite"):
-        failing(dataset)
+        OnlineOfflineHypotheses.judge(dataset)
 
 
 def test_the_middle_is_the_record_nearest_to_half_of_the_steps():

@@ -24,14 +24,13 @@ def distances(dataset):
     return gaps.transpose("distance", "problem").values
 
 
-def test_a_small_run_holds_a_policy_of_either_method_in_every_problem(dataset):
+def test_the_problems_of_a_small_run_differ_and_are_solved_in_float64(dataset):
     for name in ("dpo", "rlhf"):
-        assert dataset[name].dims == ("distance", "problem", "response")
         assert dataset[name].shape == (4, 6, 5)
         assert dataset[name].dtype == np.float64
         np.testing.assert_allclose(np.exp(dataset[name]).sum("response"), 1, rtol=1e-12)
     laws = np.exp(dataset["dpo"].sel(distance=0.0)).values
-    assert np.abs(np.diff(laws, axis=0)).max(axis=1).min() > 0.01  # six different problems
+    assert np.abs(np.diff(laws, axis=0)).max(axis=1).min() > 0.01
 
 
 def test_dpo_stands_and_rlhf_parts_from_it_as_the_classes_part(dataset):
@@ -81,18 +80,18 @@ def have_no_trend(dataset):
 
 
 @pytest.mark.parametrize(
-    ("change", "failing"),
+    ("change", "expected"),
     [
-        (differ_in_one_class, {0}),
-        (have_no_solution, {0}),
-        (agree_in_two_classes, {1}),
-        (shrink_apart, {2}),
-        (have_no_trend, {0, 2}),
+        (differ_in_one_class, [0]),
+        (have_no_solution, [0]),
+        (agree_in_two_classes, [1]),
+        (shrink_apart, [2]),
+        (have_no_trend, [0, 2]),
     ],
 )
-def test_policies_that_do_otherwise_fail_the_claims_about_it(dataset, change, failing):
+def test_policies_that_do_otherwise_fail_the_claims_about_it(failing, dataset, change, expected):
     change(dataset)
-    assert {i for i, claim in enumerate(judge(dataset)) if not claim.holds} == failing
+    assert failing(RlhfDpoEquivalence, dataset) == expected
 
 
 def test_the_figure_has_the_responses_of_both_classes_and_the_growth_of_the_gap(dataset):
