@@ -1,4 +1,4 @@
-"""The one loop: steps in a compiled scan, looked at after some of them."""
+"""The one loop: a compiled scan over steps that looks at the state after some of them."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -17,12 +17,12 @@ def record_scan(
     steps: Sequence[int],
     look: Callable[[State], tuple[State, Record]],
 ) -> tuple[State, Record]:
-    """Return the last state, and what is seen after each of the given numbers of steps.
+    """Return the last state, and the records after each of the given numbers of steps.
 
     Args:
       step: (number of steps so far, state) -> the next state.
-      state: before the first step, a pytree.
-      steps: numbers of steps after which to look, increasing, each >= 0; 0 is the start.
+      state: The state before the first step, a pytree.
+      steps: Numbers of steps after which to look, increasing, each >= 0; 0 is the start.
       look: state -> the state, and a pytree of arrays that is recorded.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The contract: what a policy is, and how it is brought to a reference."""
+"""What a policy is, and how it is brought to a reference."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,27 +10,28 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from bandits.fitting import minimize
 from theory import distributions
+from theory.checks import InvalidInput
 
 Params = Any
 """A pytree of arrays."""
 
 
 class Policy(NamedTuple):
-    """Pure functions over a pytree of parameters, in the manner of an optax transformation.
+    """A policy as pure functions over a pytree of parameters, as optax writes an optimiser.
 
-    A response is an arm (an integer) or a sequence of tokens ``[L]``; a context is what the policy
-    is conditioned on, ``None`` where it is not.
+    A response is an arm (an integer) or a sequence of tokens ``[L]``. A context is what the policy
+    is conditioned on, or None.
 
     Attributes:
-      init: (log_probs, key) -> parameters. With log-probabilities ``[K]`` the policy is exactly
+      init: (log_probs, key) -> parameters. With log-probabilities ``[K]`` the policy has exactly
         those on every context (for sequences they are each token's law); with None it is random.
-      log_probs: (parameters, context) -> log-probabilities ``[K]`` of the whole response space, in
-        the order of `sequences.all_sequences` where responses are sequences. For small spaces.
+      log_probs: (parameters, context) -> log-probabilities ``[K]`` of the whole response space, for
+        small spaces. Sequences have the order of `sequences.all_sequences`.
       log_prob: (parameters, context, responses ``[C, ...]``) -> their log-probabilities ``[C]``.
       sample: (parameters, key, context, C) -> responses ``[C, ...]``, independent draws.
-      scored: (parameters, context, responses) -> their scores ``[C]`` and the log-normaliser of the
-        context, log π = score − log-normaliser: logits, where the policy has them. None where all
-        responses to a context share no normaliser.
+      scored: (parameters, context, responses) -> scores ``[C]``, such as logits, and the context's
+        log-normaliser, with log π = score − log-normaliser. None where the responses to a context
+        share no normaliser.
     """
 
     init: Callable[..., Params]
@@ -50,10 +51,17 @@ class Policy(NamedTuple):
         return self.scored(params, context, responses)
 
 
-def log_normalizer(logits: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
-    """Return log Σ exp θ over the last axis; NaN beside an infinite logit, as in log-softmax.
+def require_key(what: str, key: PRNGKeyArray | None) -> PRNGKeyArray:
+    """Return the key, refused where there is none for what starts at random."""
+    if key is None:
+        raise InvalidInput(f"{what} starts at random; give a key")
+    return key
 
-    `jax.nn.logsumexp` would be ∞ there, and a run that diverged would pass for one with log π = −∞.
+
+def log_normalizer(logits: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
+    """Return log Σ exp θ over the last axis, and NaN beside an infinite logit, as log-softmax does.
+
+    `jax.nn.logsumexp` is ∞ there, so that a run that diverged would look like one with log π = −∞.
     """
     greatest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     return greatest[..., 0] + jnp.log(jnp.sum(jnp.exp(logits - greatest), axis=-1))
@@ -68,7 +76,7 @@ def distill(
     learning_rate: float = 1e-2,
     steps: int = 100,
 ) -> Params:
-    """Parameters moved to a reference by the mean reverse KL(π‖π_ref) over the contexts, with Adam.
+    """Return parameters moved to a reference: Adam lowers the mean KL(π‖π_ref) over contexts.
 
     The defaults are those of the published bandit, whose policies start this way.
     """

@@ -1,4 +1,4 @@
-"""Policies over K arms: a table, a log-linear model on features, a network on the context."""
+"""Policies over K arms: a table, a log-linear model of features, models of the context."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bandits.kernels.lookup import look_up
-from bandits.policies.base import Params, Policy, log_normalizer
+from bandits.policies.base import Params, Policy, log_normalizer, require_key
 from bandits.policies.network import Dense, apply_dense, apply_layers, init_layers, layer_norm
 from bandits.problems import sampling
 from theory.checks import InvalidInput
@@ -19,10 +19,15 @@ Logits = Callable[..., Float[Array, " K"]]
 
 
 def tabular_softmax(num_arms: int | None = None) -> Policy:
-    """A policy log p = θ − logsumexp(θ), whose parameters are the logits θ ``[K]``.
+    """Return the policy log p = θ − logsumexp(θ) with the logits θ ``[K]`` for parameters.
 
-    They start at log p, where ``-inf`` excludes an arm, or at random (``num_arms`` is needed then):
-    standard normal.
+    The logits start at log p, where ``-inf`` excludes an arm, or at random with ``num_arms`` and a
+    key: standard normal.
+
+    >>> policy = tabular_softmax()
+    >>> logits = policy.init(jnp.log(jnp.array([0.5, 0.25, 0.25])))
+    >>> [round(float(p), 2) for p in jnp.exp(policy.log_probs(logits, None))]
+    [0.5, 0.25, 0.25]
     """
 
     def init(
@@ -40,10 +45,10 @@ def tabular_softmax(num_arms: int | None = None) -> Policy:
 def log_linear(
     features: Float[Array, "K F"], base_log_probs: Float[Array, " K"] | None = None
 ) -> Policy:
-    """A policy p(a) ∝ p_0(a) exp(φ(a)·θ): arms that share features φ move together.
+    """Return the policy p(a) ∝ p_0(a) exp(φ(a)·θ): arms that share features φ move together.
 
     Its parameters θ ``[F]`` start at 0, where p = p_0 (``base_log_probs``, uniform by default), or
-    at random: standard normal.
+    at random with a key: standard normal.
     """
     chex.assert_rank(features, 2)
     base = jnp.zeros(len(features)) if base_log_probs is None else base_log_probs
@@ -61,10 +66,10 @@ def log_linear(
 
 
 def context_linear(num_arms: int, context_size: int) -> Policy:
-    """A policy log π(·|x) = x Θ − logsumexp, linear in the context: Θ is ``[d, K]``.
+    """Return the policy log π(·|x) = x Θ − logsumexp, linear in the context; Θ is ``[d, K]``.
 
-    Its parameters start at random, standard normal over √d; to start at a linear reference, take
-    that one's weights for Θ.
+    Its parameters start at random, standard normal over √d. To start at a linear reference, take
+    the reference's weights for Θ.
     """
 
     def init(
@@ -72,8 +77,7 @@ def context_linear(num_arms: int, context_size: int) -> Policy:
     ) -> Float[Array, "d K"]:
         if log_probs is not None:
             raise InvalidInput("context_linear has no bias; take a linear reference's weights")
-        if key is None:
-            raise InvalidInput("a linear policy starts at random; give a key")
+        key = require_key("a linear policy", key)
         return jax.random.normal(key, (context_size, num_arms)) / context_size**0.5
 
     return _over_arms(init, lambda weights, context: context @ weights)
@@ -85,10 +89,10 @@ def context_residual(
     context_size: int,
     widths: Sequence[int] = (64,),
 ) -> Policy:
-    """A policy log π(·|x) = base(x) + MLP(x) − logsumexp, that starts at its base exactly.
+    """Return the policy log π(·|x) = base(x) + MLP(x) − logsumexp, which starts at its base.
 
-    ``base`` maps a context to log-probabilities or logits. The hidden layers start at random, the
-    last one at 0.
+    ``base`` maps a context to log-probabilities or logits. The hidden layers start at random and
+    the last one at 0.
     """
     sizes = (context_size, *widths, num_arms)
 
@@ -97,8 +101,7 @@ def context_residual(
     ) -> list[Dense]:
         if log_probs is not None:
             raise InvalidInput("context_residual starts at its base; give another base instead")
-        if key is None:
-            raise InvalidInput("a network starts at random; give a key")
+        key = require_key("a network", key)
         *hidden, last = init_layers(key, list(itertools.pairwise(sizes)))
         return [*hidden, jax.tree.map(jnp.zeros_like, last)]
 
@@ -108,20 +111,18 @@ def context_residual(
 def context_network(
     num_arms: int, context_size: int, widths: Sequence[int] = (50, 256, 256)
 ) -> Policy:
-    """A multilayer perceptron on the context: the published bandit's policy.
+    """Return a multilayer perceptron of the context: the published bandit's policy.
 
     context ``[d]`` → dense, LayerNorm, ReLU → dense, ReLU → … → K logits. Weights and biases start
-    uniform in ±1/√(inputs). To start at given log-probabilities exactly, the last layer's weights
-    are 0 and its bias is those.
+    uniform in ±1/√(inputs). To start at given log-probabilities exactly, the last layer starts with
+    weights 0 and those for its bias.
     """
     sizes = (context_size, *widths, num_arms)
 
     def init(
         log_probs: Float[Array, " K"] | None = None, key: PRNGKeyArray | None = None
     ) -> list[Dense]:
-        if key is None:
-            raise InvalidInput("a network starts at random; give a key")
-        layers = init_layers(key, list(itertools.pairwise(sizes)))
+        layers = init_layers(require_key("a network", key), list(itertools.pairwise(sizes)))
         if log_probs is not None:
             layers[-1] = Dense(jnp.zeros_like(layers[-1].kernel), jnp.asarray(log_probs, float))
         return layers

@@ -1,4 +1,4 @@
-"""The layers that neural policies and reward models are made of."""
+"""Layers of neural policies and reward models."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,9 +17,9 @@ class Dense(NamedTuple):
 
 
 def init_layers(key: PRNGKeyArray, shapes: Sequence[tuple[int, int]]) -> list[Dense]:
-    """Layers of the given (inputs, outputs), weights and biases uniform in ±1/√inputs.
+    """Return layers of the given (inputs, outputs), weights and biases uniform in ±1/√inputs.
 
-    All numbers come from one draw: a draw a layer multiplies the compile time.
+    One draw gives all numbers, as a draw for each layer multiplies the compile time.
     """
     sizes = [(inputs + 1) * outputs for inputs, outputs in shapes]
     numbers = jax.random.uniform(key, (sum(sizes),), minval=-1.0, maxval=1.0)
@@ -32,14 +32,14 @@ def init_layers(key: PRNGKeyArray, shapes: Sequence[tuple[int, int]]) -> list[De
 
 
 def apply_dense(layer: Dense, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-    """X kernel + bias."""
+    """Return x kernel + bias."""
     return x @ layer.kernel + layer.bias
 
 
 def apply_layers(
     layers: Sequence[Dense], x: Float[Array, "*batch inputs"]
 ) -> Float[Array, "*batch outputs"]:
-    """Layer after layer, with ReLU between them."""
+    """Return what the layers make of x, with ReLU between them."""
     *hidden, last = layers
     for layer in hidden:
         x = jax.nn.relu(apply_dense(layer, x))
@@ -47,5 +47,5 @@ def apply_layers(
 
 
 def layer_norm(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-    """Mean 0 and variance 1 over the last axis, without gain or bias."""
+    """Return x with mean 0 and variance 1 over the last axis, without gain or bias."""
     return jax.nn.standardize(jnp.asarray(x), epsilon=1e-5)

@@ -1,7 +1,6 @@
-"""Where network policies start: a network distilled to the reference, and contexts, for every seed.
+"""Where network policies start: for every seed, a network distilled to the reference, and contexts.
 
-Of a problem whose reward ignores the context, as T24's bandit is published. Source:
-arXiv:2404.14367, section 5.
+The reward ignores the context, as in T24's published bandit. Source: arXiv:2404.14367, section 5.
 """
 
 import functools
@@ -17,28 +16,28 @@ from bandits.keys import split_seed
 from bandits.policies import Params, Policy, context_network, distill
 
 CONTEXT_SIZE = 100
-"""Numbers in a context, uniform in [0, 1]."""
+"""Size of a context; its numbers are uniform in [0, 1]."""
 
 TRAINING_CONTEXTS = 200
-"""Contexts to train on that a seed has in store."""
+"""Number of training contexts of a seed."""
 
 FRESH_CONTEXTS = 64
-"""Contexts on which policies are judged."""
+"""Number of contexts on which policies are judged."""
 
 DISTILLED_ON = 64
-"""Training contexts, the first, on which a network is brought to the reference."""
+"""Number of the first training contexts, on which a network is brought to the reference."""
 
 BLOCK_RUNS = 4
-"""Runs in one vmapped program: their Adam states together stay in a core's cache."""
+"""Runs in one vmapped program, so that their Adam states stay in a core's cache."""
 
 
 class Start(NamedTuple):
     """Where the runs of every seed start, arrays with a leading axis of seeds.
 
     Attributes:
-      params: the distilled networks.
-      contexts: to train on; fewer are the first of more.
-      fresh: contexts that are never trained on.
+      params: The distilled networks.
+      contexts: Training contexts; a smaller number are the first of a larger one.
+      fresh: Contexts that are never trained on.
     """
 
     params: Params
@@ -48,7 +47,7 @@ class Start(NamedTuple):
 
 @functools.cache
 def published_network(num_arms: int, context_size: int = CONTEXT_SIZE) -> Policy:
-    """The network; the same object each time, so that compiled programs are found again."""
+    """Return the network, the same object each time, so that compiled programs are reused."""
     return context_network(num_arms, context_size)
 
 
@@ -61,15 +60,15 @@ def make_starts(
     training_contexts: int = TRAINING_CONTEXTS,
     fresh_contexts: int = FRESH_CONTEXTS,
 ) -> Start:
-    """A distilled network, training contexts and fresh ones for every seed.
+    """Return a distilled network, training contexts and fresh contexts for every seed.
 
     Args:
-      policy: over K arms, given a context.
-      seeds: whole numbers >= 0 of 32 bits.
-      reference_log_probs: what each network is distilled to, in nats.
-      context_size: d, numbers in a context.
-      training_contexts: how many of them a seed gets.
-      fresh_contexts: how many to judge on.
+      policy: A policy over K arms, given a context.
+      seeds: Whole numbers >= 0 of 32 bits.
+      reference_log_probs: Log-probabilities that each network is distilled to, in nats.
+      context_size: d, the size of a context.
+      training_contexts: Number of training contexts.
+      fresh_contexts: Number of fresh contexts.
     """
     sizes = context_size, training_contexts, fresh_contexts
     return _compiled(jax.local_devices()[0], policy, *sizes)(seeds, reference_log_probs)
@@ -83,7 +82,7 @@ def _compiled(
     training_contexts: int,
     fresh_contexts: int,
 ) -> Callable[..., Start]:
-    """Compiled as a sweep is: the command and Python then start from the same bits."""
+    """Return the program, compiled as in a sweep, so that command and Python have the same bits."""
 
     def start(seed: Int[Array, ""], reference_log_probs: Float[Array, " K"]) -> Start:
         keys = split_seed(seed)

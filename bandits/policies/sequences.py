@@ -1,7 +1,6 @@
 """Policies over sequences of tokens: independent tokens, and a causal transformer.
 
-The log-probability of a sequence is the sum of those of its own tokens, each given the tokens
-before it: log π(y|x) = Σ_t log π(y_t | x, y_<t).
+Tokens are written one after another: log π(y|x) = Σ_t log π(y_t | x, y_<t).
 """
 
 import itertools
@@ -13,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bandits.kernels import threefry
-from bandits.policies.base import Policy, log_normalizer
+from bandits.policies.base import Policy, log_normalizer, require_key
 from bandits.policies.network import Dense, apply_dense, init_layers, layer_norm
 from bandits.problems import sampling
 from theory.checks import InvalidInput
@@ -21,54 +20,58 @@ from theory.checks import InvalidInput
 MOST_SEQUENCES = 10**6
 """Largest space of sequences that is listed."""
 
+Rows = Int[Array, "C L"]
+"""Responses: a row of tokens each."""
+PerRow = Float[Array, " C"]
+Table = Float[Array, "L V"]
+"""Logits of each token at each place."""
+
 
 def all_sequences(num_values: int, length: int) -> Int[np.ndarray, "K L"]:
-    """Every sequence, in lexicographic order: ``num_values ** length`` rows.
+    """Return all ``num_values ** length`` sequences in lexicographic order.
 
-    Raises InvalidInput for a space of more than a million sequences.
+    Raises:
+      InvalidInput: For a space of more than a million sequences.
     """
-    count = num_values**length
-    if count > MOST_SEQUENCES:
-        raise InvalidInput(
-            f"{num_values} values at {length} places make {count:.3g} sequences; at most "
-            f"{MOST_SEQUENCES:,} can be listed, sample them instead"
-        )
+    require_listable(num_values**length, f"{num_values} values at {length} places", "sequences")
     return np.array(list(itertools.product(range(num_values), repeat=length)), np.int32)
 
 
-def product_of_tokens(num_values: int, length: int) -> Policy:
-    """Independent tokens, log π(y) = Σ_t log p_t(y_t): a table of logits ``[L, V]``.
+def require_listable(count: int, what: str, kind: str) -> None:
+    """Refuse a space that is too large to be listed."""
+    if count > MOST_SEQUENCES:
+        raise InvalidInput(
+            f"{what} make {count:.3g} {kind}; at most {MOST_SEQUENCES:,} can be listed, sample "
+            "them instead"
+        )
 
-    The table starts at log-probabilities ``[V]`` or ``[L, V]``, or at random: standard normal. The
-    context is not used.
+
+def product_of_tokens(num_values: int, length: int) -> Policy:
+    """Return the policy of independent tokens, log π(y) = Σ_t log p_t(y_t), without a context.
+
+    Its table of logits ``[L, V]`` starts at log-probabilities ``[V]`` or ``[L, V]``, or at random
+    with a key: standard normal.
     """
 
     def init(
         log_probs: Float[Array, "*L V"] | None = None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "L V"]:
+    ) -> Table:
         if log_probs is not None:
             return jnp.broadcast_to(log_probs, (length, num_values))
         if key is None:
             raise InvalidInput("a table starts at log_probs, or at random with a key")
         return jax.random.normal(key, (length, num_values))
 
-    def log_prob(
-        logits: Float[Array, "L V"], context: Any, responses: Int[Array, "C L"]
-    ) -> Float[Array, " C"]:
+    def log_prob(logits: Table, context: Any, responses: Rows) -> PerRow:
         return own_tokens(jax.nn.log_softmax(logits), responses).sum(axis=-1)
 
-    def scored(
-        logits: Float[Array, "L V"], context: Any, responses: Int[Array, "C L"]
-    ) -> tuple[Float[Array, " C"], Float[Array, ""]]:
-        scores = own_tokens(logits, responses).sum(axis=-1)
-        return scores, log_normalizer(logits).sum()
+    def scored(logits: Table, context: Any, responses: Rows) -> tuple[PerRow, Float[Array, ""]]:
+        return own_tokens(logits, responses).sum(axis=-1), log_normalizer(logits).sum()
 
-    def sample(
-        logits: Float[Array, "L V"], key: PRNGKeyArray, context: Any, count: int
-    ) -> Int[Array, "C L"]:
+    def sample(logits: Table, key: PRNGKeyArray, context: Any, count: int) -> Rows:
         return sampling.sample_categorical(key, jax.nn.log_softmax(logits), count).T
 
-    def log_probs(logits: Float[Array, "L V"], context: Any = None) -> Float[Array, " K"]:
+    def log_probs(logits: Table, context: Any = None) -> Float[Array, " K"]:
         return log_prob(logits, context, jnp.asarray(all_sequences(num_values, length)))
 
     return Policy(init, log_probs, log_prob, sample, scored)
@@ -87,9 +90,9 @@ class Transformer(NamedTuple):
     """Parameters of a causal transformer.
 
     Attributes:
-      tokens: ``[V, width]``, an embedding a token.
-      positions: ``[L, width]``, one a place.
-      blocks: the layers, stacked along a leading axis, so that they compile as one.
+      tokens: ``[V, width]``, an embedding of each token.
+      positions: ``[L, width]``, an embedding of each place.
+      blocks: The layers, stacked along a leading axis, so that they compile as one.
       head: width → V logits.
     """
 
@@ -102,13 +105,14 @@ class Transformer(NamedTuple):
 def causal_transformer(
     num_values: int, length: int, layers: int = 3, heads: int = 3, width: int = 48
 ) -> Policy:
-    """A decoder-only transformer: the context is one token, the response the ``length`` after it.
+    """Return a decoder-only transformer: the context is one token, ``length`` tokens follow it.
 
-    Pre-norm blocks of causal attention and a GELU network four times as wide. To start at given
-    log-probabilities ``[V]`` exactly, the head's weights are 0 and its bias is those. The defaults
-    are the published combinatorial bandit's.
+    Each block has causal attention and a GELU network four times as wide, both after LayerNorm. To
+    start at given log-probabilities ``[V]`` exactly, the head starts with weights 0 and those for
+    its bias. The defaults are those of the published combinatorial bandit.
 
-    Raises InvalidInput if heads do not divide the width.
+    Raises:
+      InvalidInput: If the heads do not divide the width.
     """
     if width % heads:
         raise InvalidInput(f"width is {width}; {heads} heads must divide it")
@@ -116,9 +120,7 @@ def causal_transformer(
     def init(
         log_probs: Float[Array, " V"] | None = None, key: PRNGKeyArray | None = None
     ) -> Transformer:
-        if key is None:
-            raise InvalidInput("a transformer starts at random; give a key")
-        embedding_key, layer_key = jax.random.split(key)
+        embedding_key, layer_key = jax.random.split(require_key("a transformer", key))
         embeddings = jax.random.normal(embedding_key, (num_values + length, width))
         block = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
         *dense, head = init_layers(layer_key, [*block * layers, (width, num_values)])
@@ -144,26 +146,22 @@ def causal_transformer(
     def next_tokens(
         params: Transformer, inputs: Int[Array, "*batch L"]
     ) -> Float[Array, "*batch L V"]:
-        """Log-probabilities of the token after each place."""
+        """Return log-probabilities of the token after each place."""
         embedded = params.tokens[inputs] + params.positions
         x, _ = jax.lax.scan(lambda x, block: (apply_block(block, x), None), embedded, params.blocks)
         return jax.nn.log_softmax(apply_dense(params.head, layer_norm(x)))
 
-    def shifted(context: Int[Array, ""], responses: Int[Array, "C L"]) -> Int[Array, "C L"]:
-        """What the transformer reads to write the responses: each token's predecessor."""
+    def shifted(context: Int[Array, ""], responses: Rows) -> Rows:
+        """Return what the transformer reads to write the responses: each token's predecessor."""
         first = jnp.broadcast_to(context, (*responses.shape[:-1], 1)).astype(responses.dtype)
         return jnp.concatenate([first, responses[..., :-1]], axis=-1)
 
-    def log_prob(
-        params: Transformer, context: Int[Array, ""], responses: Int[Array, "C L"]
-    ) -> Float[Array, " C"]:
+    def log_prob(params: Transformer, context: Int[Array, ""], responses: Rows) -> PerRow:
         log_probs = next_tokens(params, shifted(context, responses))
         return own_tokens(log_probs, responses).sum(axis=-1)
 
-    def sample(
-        params: Transformer, key: PRNGKeyArray, context: Int[Array, ""], count: int
-    ) -> Int[Array, "C L"]:
-        def extend(responses: Int[Array, "C L"], place: Array) -> tuple[Array, None]:
+    def sample(params: Transformer, key: PRNGKeyArray, context: Int[Array, ""], count: int) -> Rows:
+        def extend(responses: Rows, place: Array) -> tuple[Array, None]:
             log_probs = next_tokens(params, shifted(context, responses))[:, place]
             token = sampling.sample_categorical(keys[place], log_probs, 1)
             return responses.at[:, place].set(token[:, 0]), None
@@ -178,9 +176,7 @@ def causal_transformer(
     return Policy(init, log_probs, log_prob, sample)
 
 
-def own_tokens(
-    log_probs: Float[Array, "*batch L V"], tokens: Int[Array, "C L"]
-) -> Float[Array, "C L"]:
-    """At every place, the log-probability of the token that stands there."""
+def own_tokens(log_probs: Float[Array, "*batch L V"], tokens: Rows) -> Float[Array, "C L"]:
+    """Return, at each place, the log-probability of the token that stands there."""
     log_probs = jnp.broadcast_to(log_probs, (*tokens.shape, log_probs.shape[-1]))
     return jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]

@@ -1,4 +1,4 @@
-"""Algorithm 1 of T24: what is collected, how long it is used, and the loop over both."""
+"""Algorithm 1 of T24: collect responses, label them, and train on them."""
 
 from bandits.training.collect import (
     Collect,

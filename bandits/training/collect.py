@@ -1,4 +1,4 @@
-"""Where the responses of Algorithm 1 come from, and who labels them."""
+"""How Algorithm 1 collects responses, and who labels them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,10 +26,10 @@ class Minibatch:
     """M responses, C to each of P = M/C prompts.
 
     Attributes:
-      contexts: ``[P, ...]``, or None where the policy has none.
-      responses: ``[P, C, ...]``: arms or sequences.
-      groups: their log-probabilities and labels, every array with the leading axis P; ``log_probs``
-        are the behaviour's until the loss is taken.
+      contexts: ``[P, ...]``, or None where the policy has no context.
+      responses: ``[P, C, ...]``, arms or sequences.
+      groups: Their log-probabilities and labels, every array with the leading axis P. ``log_probs``
+        are those of the behaviour until the loss is taken.
     """
 
     contexts: Any
@@ -44,7 +44,7 @@ Collect = Callable[[Params, PRNGKeyArray, Int[Array, ""]], Minibatch]
 """(behaviour parameters, key, number of the minibatch in its batch) -> a minibatch."""
 
 Law = Callable[[Float[Array, " K"]], Float[Array, " K"]]
-"""Log-probabilities of the behaviour -> those of the responses that are collected."""
+"""Log-probabilities of the behaviour -> those of the law that responses are drawn from."""
 
 PairsOfPolicy = Callable[[Float[Array, " K"]], Float[Array, "K K"]]
 """Log-probabilities of a law -> the weight of every pair of the space."""
@@ -59,14 +59,15 @@ def on_policy(
     reference_log_prob: Callable[[Any, Array], Float[Array, " C"]],
     label: Label | None = None,
 ) -> Collect:
-    """Responses of the behaviour policy to prompts drawn from a set, labelled by a reward.
+    """Collect responses of the behaviour policy to prompts of a set, labelled by a reward.
 
     Args:
-      policy: which the behaviour's parameters belong to.
-      prompts: ``[n, ...]`` training contexts, None for a policy without. A minibatch takes P
-        different ones at random; all of them in order where P = n, some several times where P > n.
+      policy: The policy that the behaviour's parameters belong to.
+      prompts: ``[n, ...]`` training contexts, or None for a policy without a context. A minibatch
+        takes P different ones at random; it takes all of them in order where P = n, and some
+        several times where P > n.
       reward: (context, responses ``[C, ...]``) -> ``[C]``, true or learned.
-      schedule: its C and M.
+      schedule: C and M are used.
       reference_log_prob: (context, responses) -> ``[C]``, log π_ref.
       label: (key, rewards) -> preferences ``[C, C]``; by default every pair by its rewards.
     """
@@ -95,7 +96,7 @@ def on_policy(
         )
 
     def collect(behaviour: Params, key: PRNGKeyArray, number: Array) -> Minibatch:
-        # The policy may split its key, so labels have others, of the same split.
+        # The policy may split its key, so labels have keys of their own.
         keys = threefry.split(key, 1 + 2 * count)
         prompt_key, sample_keys, label_keys = keys[0], keys[1 : 1 + count], keys[1 + count :]
         contexts = jax.tree.map(lambda p: p[_choose_prompts(prompt_key, len(p), count)], prompts)
@@ -114,7 +115,7 @@ def on_policy(
         responses, groups = jax.vmap(respond)(contexts, sample_keys, label_keys)
         return Minibatch(contexts, responses, groups)
 
-    # Without prompts all groups have one law, and one draw costs a quarter of a draw for each.
+    # Without prompts, sample all groups at once: four times cheaper.
     return draw_at_once if prompts is None else collect
 
 
@@ -126,7 +127,7 @@ def on_bandit(
     prompts: Any = None,
     label: Label | None = None,
 ) -> Collect:
-    """`on_policy` on the arms of a bandit, whose rewards are the same for every prompt."""
+    """Collect as `on_policy` does, from the arms of a bandit that gives all prompts one reward."""
     return on_policy(
         policy,
         prompts,
@@ -138,13 +139,14 @@ def on_bandit(
 
 
 def from_dataset(dataset: Minibatch, schedule: Schedule) -> Collect:
-    """The minibatches of a fixed dataset, in order: offline training.
+    """Collect the minibatches of a fixed dataset, in order: offline training.
 
     Args:
       dataset: ``[n, ...]`` prompts with their responses; n C is the batch B.
-      schedule: its C and M; B must not exceed the dataset.
+      schedule: C and M are used; B must not exceed the dataset.
 
-    Raises InvalidInput where the dataset's groups are not of C, or it holds fewer than B responses.
+    Raises:
+      InvalidInput: If a group of the dataset is not of C responses, or there are fewer than B.
     """
     groups, group = dataset.responses.shape[:2]
     count = schedule.minibatch // schedule.group
@@ -174,16 +176,16 @@ def with_own_samples(
     *,
     reference_log_prob: Callable[[Any, Array], Float[Array, " C"]],
 ) -> Collect:
-    """The groups of another collection, each beside samples of the policy itself: HyPO's data.
+    """Collect the groups of another collection, each beside samples of the policy: HyPO's data.
 
-    The pairs are those of the other collection; expectations, through the shares, are over the
-    policy's ``count`` samples, which carry no labels. For samples of the policy as it is, choose
-    T = 1.
+    The pairs are those of the other collection. Expectations, through the shares, are over the
+    policy's ``count`` samples, which have no labels. With T = 1 they are samples of the policy as
+    it is.
 
     Args:
-      offline: where the pairs come from.
-      policy: which the behaviour's parameters belong to.
-      count: samples beside each group.
+      offline: The collection that gives the pairs.
+      policy: The policy that the behaviour's parameters belong to.
+      count: Number of samples beside each group.
       reference_log_prob: (context, responses) -> their log π_ref.
     """
 
@@ -229,20 +231,20 @@ def on_whole_space(
     law: Law | None = None,
     own_reference: ArrayLike = False,
 ) -> Collect:
-    """Every response of a small space in one group: expectations in place of samples.
+    """Collect every response of a small space in one group: expectations in place of samples.
 
-    Shares are the law's probabilities, so that with B = M = C = K and T = 1 the update of
-    every method that reads shares or pairs is its expectation, without noise.
+    Shares are the law's probabilities. With `Schedule.whole_space`, the update of every method that
+    reads shares or pairs is then its expectation, without noise.
 
     Args:
-      policy: over the bandit's arms, without a context.
-      bandit: the rewards, true or learned, and the reference.
-      preferences: given pairs, as a table or a list; or what pairs a policy makes, such as
-        `own_pairs`; by default its own, labelled by the rewards.
-      law: what responses are drawn from, given the behaviour's log-probabilities; by default those.
-        Offline data keep one law whatever the behaviour.
-      own_reference: whether log-ratios are taken to the behaviour instead of the reference, as in
-        self-play (SPIN, arXiv:2401.01335), whose T says for how long.
+      policy: A policy over the bandit's arms, without a context.
+      bandit: The rewards, true or learned, and the reference.
+      preferences: Given pairs, as a table or a list; or a function that makes pairs of a law, such
+        as `own_pairs`. By default they are the law's own pairs, labelled by the rewards.
+      law: From the behaviour's log-probabilities to those of the law that responses are drawn from;
+        by default it is the behaviour. Offline data have one law whatever the behaviour.
+      own_reference: Whether log-ratios are to the behaviour instead of the reference, as in
+        self-play (SPIN, arXiv:2401.01335); T says for how long.
     """
     if preferences is None:
         wins = bandit.reward[:, None] > bandit.reward[None, :]
@@ -266,9 +268,9 @@ def on_whole_space(
 
 
 def own_pairs(wins: Float[Array, "K K"]) -> PairsOfPolicy:
-    """The expected labels of two independent samples of a policy: 2 π_i π_j P(i ≻ j), i ≠ j.
+    """Return the expected labels of two independent samples of a law: 2 π_i π_j P(i ≻ j), i ≠ j.
 
-    ``wins`` is P, [i, j]; the weights sum to less than 1, by the chance that the two are the same.
+    ``wins`` is P, [i, j]. The weights sum to less than 1, by the probability of two equal samples.
     """
 
     def pairs(log_probs: Float[Array, " K"]) -> Float[Array, "K K"]:
@@ -279,9 +281,9 @@ def own_pairs(wins: Float[Array, "K K"]) -> PairsOfPolicy:
 
 
 def against_own(demonstrations: Float[Array, " K"]) -> PairsOfPolicy:
-    """The expected pairs of self-play: a demonstration preferred to a sample of the policy.
+    """Return the expected pairs of self-play: a demonstration preferred to a sample of the law.
 
-    ``demonstrations`` are the probabilities of the responses that are shown.
+    ``demonstrations`` are probabilities.
     """
 
     def pairs(log_probs: Float[Array, " K"]) -> Float[Array, "K K"]:
@@ -291,7 +293,7 @@ def against_own(demonstrations: Float[Array, " K"]) -> PairsOfPolicy:
 
 
 def _apart(weights: Float[Array, "K K"]) -> Float[Array, "K K"]:
-    """Without the diagonal: a response is not compared with itself."""
+    """Return the weights without the diagonal: a response is not compared with itself."""
     return jnp.where(jnp.eye(len(weights), dtype=bool), 0.0, weights)
 
 

@@ -1,4 +1,4 @@
-"""Exact descent: a tabular softmax policy moved by a loss over all arms, without sampling noise."""
+"""Exact descent: a loss over all arms moves a tabular softmax policy, without sampling noise."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,59 +14,59 @@ from bandits.losses.divergences import Divergence
 from bandits.policies import tabular_softmax
 from bandits.scan import record_scan
 from theory import checks
+from theory.types import LogProbs, Positive, checked
 
 OptimizerFactory = Callable[[ArrayLike], optax.GradientTransformation]
 
 
+@checked
 def descend(
     loss: Divergence,
-    initial_log_probs: Float[Array, " K"],
-    target_log_probs: Float[Array, " K"],
-    learning_rate: ArrayLike,
+    initial_log_probs: LogProbs,
+    target_log_probs: LogProbs,
+    learning_rate: Positive,
     steps: Sequence[int],
     optimizer: OptimizerFactory = optax.sgd,
     natural_gradient: bool = False,
 ) -> Float[Array, "steps K"]:
-    """The policy's log-probabilities after each of the given numbers of gradient steps.
+    """Return the policy's log-probabilities after each of the given numbers of gradient steps.
 
     θ ← θ − update(∇_θ loss(log softmax(θ), log q)), from θ = log p_0.
 
     The natural gradient divides the gradient g by p. That is F⁻¹g on the simplex: the Fisher matrix
-    of a softmax is F = diag(p) − ppᵀ, and F (g/p) = g − p Σg = g, for a gradient in logits sums to
-    zero.
+    of a softmax is F = diag(p) − ppᵀ, and F (g/p) = g − p Σg = g, as a gradient in logits sums to
+    zero. Arms with no initial mass never get any. All arrays and the learning rate may be traced.
 
-    Arms with no initial mass never get any. Traceable in everything but ``steps``, ``loss``,
-    ``optimizer`` and ``natural_gradient``; one compiled loop.
+    >>> from bandits import reverse_kl
+    >>> start, target = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.9, 0.1]))
+    >>> path = descend(reverse_kl, start, target, learning_rate=1.0, steps=(0, 1, 100))
+    >>> [round(float(p), 2) for p in jnp.exp(path[:, 0])]
+    [0.5, 0.75, 0.9]
 
     Args:
-      loss: of (log_probs, target_log_probs), such as `bandits.losses.reverse_kl`.
-      initial_log_probs: where the policy starts.
-      target_log_probs: q, where it should go.
-      learning_rate: > 0.
-      steps: when to record, strictly increasing, each >= 0; 0 is the start.
-      optimizer: an optax factory that takes the learning rate, such as ``optax.adam``.
-      natural_gradient: precondition with the inverse Fisher matrix.
+      loss: A function of (log_probs, target_log_probs), such as `bandits.reverse_kl`.
+      initial_log_probs: log p_0 ``[K]`` of the start.
+      target_log_probs: log q ``[K]``.
+      learning_rate: Learning rate.
+      steps: Steps at which to record, increasing, each >= 0; 0 is the start.
+      optimizer: An optax factory that takes the learning rate, such as ``optax.adam``.
+      natural_gradient: Whether to precondition with the inverse Fisher matrix.
 
     Returns:
       ``[len(steps), K]``, not finite from the step on at which the descent diverged.
 
     Raises:
-      InvalidInput: no distribution, different numbers of arms, a learning rate <= 0, or steps that
-        do not increase.
+      InvalidInput: For what the types do not allow, and for steps that do not increase.
     """
-    checks.require_log_distribution("initial_log_probs", initial_log_probs)
-    checks.require_log_distribution("target_log_probs", target_log_probs)
-    checks.require_same_arms(initial_log_probs=initial_log_probs, target_log_probs=target_log_probs)
-    checks.require_positive("learning_rate", learning_rate)
     _require_steps(steps)
-    _require_one_policy(initial_log_probs, target_log_probs, learning_rate)
-    initial_log_probs, target_log_probs = (
-        jnp.asarray(initial_log_probs),
-        jnp.asarray(target_log_probs),
+    checks.require_one_problem(
+        "descend",
+        initial_log_probs=(initial_log_probs, 1),
+        target_log_probs=(target_log_probs, 1),
+        learning_rate=(learning_rate, 0),
     )
-
-    start = (initial_log_probs, target_log_probs, jnp.asarray(learning_rate))
-    return follow(loss, optimizer, natural_gradient, tuple(steps), *start)
+    given = map(jnp.asarray, (initial_log_probs, target_log_probs, learning_rate))
+    return follow(loss, optimizer, natural_gradient, tuple(steps), *given)
 
 
 @has_twin
@@ -119,28 +119,13 @@ def record(
 
 
 def log_spaced_steps(last: int, per_decade: int = 20) -> tuple[int, ...]:
-    """0, 1 and up to ``last``, evenly spaced on a log scale, without repeats."""
+    """Return 0, 1 and steps up to ``last``, evenly spaced on a log scale, without repeats."""
     if last < 1 or per_decade < 1:
         raise checks.InvalidInput(
             f"last is {last} and per_decade {per_decade}; both must be at least 1"
         )
     count = int(np.ceil(np.log10(last) * per_decade)) + 1
     return (0, *np.unique(np.geomspace(1, last, count).round().astype(int)).tolist())
-
-
-def _require_one_policy(
-    initial_log_probs: ArrayLike, target_log_probs: ArrayLike, learning_rate: ArrayLike
-) -> None:
-    for name, value, allowed in (
-        ("initial_log_probs", initial_log_probs, 1),
-        ("target_log_probs", target_log_probs, 1),
-        ("learning_rate", learning_rate, 0),
-    ):
-        if np.ndim(value) != allowed:
-            raise checks.InvalidInput(
-                f"{name} has {np.ndim(value)} axes instead of {allowed}; descend moves one policy, "
-                "use jax.vmap for several"
-            )
 
 
 def _require_steps(steps: Sequence[int]) -> None:

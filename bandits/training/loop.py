@@ -1,18 +1,18 @@
-"""Algorithm 1 of T24: collect responses, label them, pass over them in minibatches, again.
+"""Algorithm 1 of T24: collect responses, label them, train on them in minibatches, and repeat.
 
     repeat:   draw B responses, C to a prompt, from the current policy; label them
               T times: for each minibatch of M responses, one gradient step
 
-Every method of the paper is a point of the (B, T) plane. Small B at fixed M is more on-policy; T is
-how often samples are reused; offline training is a single iteration whose samples all come from the
-start. B and T are therefore traceable numbers, like all others: sweep axes.
+Every method of the paper is a point of the (B, T) plane. At fixed M, a small B is more on-policy,
+and T is how often samples are reused. Offline training is one iteration whose samples all come from
+the start. B and T are traceable numbers, so they can be axes of a sweep.
 
 **One loop over steps.** Step s belongs to iteration s // (nT), n = B/M, and to minibatch s mod n of
-it. The behaviour policy is replaced when an iteration starts; a minibatch is drawn from it when it
-is first needed, in pass one, and kept for the other passes, if there can be any. A draw depends on
-the behaviour, the iteration and the minibatch, not on when it happens, so this is the algorithm
-above. Where B and T are the same in all runs, nothing is drawn twice; where they differ, a vmapped
-program draws at every step and discards.
+it. The current policy becomes the behaviour policy when an iteration starts. A minibatch is drawn
+from the behaviour when it is first needed, in pass one, and kept for the other passes. A draw
+depends on the behaviour, the iteration and the minibatch, and not on when it happens, so this is
+the algorithm above. Where B and T are the same in all runs, nothing is drawn twice; where they
+differ, a vmapped program draws at every step and discards what it does not need.
 """
 
 import dataclasses
@@ -36,21 +36,21 @@ from bandits.training.schedule import Schedule
 from theory.checks import InvalidInput
 
 BASELINE_DECAY = 0.9
-"""Of the running mean of the rewards, a minibatch."""
+"""Decay of the running mean of the rewards, for each new minibatch."""
 
 
 class Training(NamedTuple):
-    """The state of a training: what a step hands to the next.
+    """The state of a training, which each step hands to the next.
 
     Attributes:
-      params: of the policy.
-      opt_state: of the optimiser.
-      behaviour: parameters that draw samples, those at the start of the iteration.
-      store: the minibatches of the iteration, where they are used more than once.
-      baseline: running mean of the rewards.
-      excluded: where a parameter started at −∞: the logit of an excluded response.
-      step: number of gradient steps so far.
-      diverged_at: number of steps after which the training diverged, -1 where it did not.
+      params: Parameters of the policy.
+      opt_state: State of the optimiser.
+      behaviour: Parameters that draw samples, those at the start of the iteration.
+      store: The minibatches of the iteration, or None where each is used once.
+      baseline: Running mean of the rewards.
+      excluded: Whether a parameter started at −∞, as the logit of an excluded response does.
+      step: Number of gradient steps so far.
+      diverged_at: Number of steps after which the training diverged, or -1.
     """
 
     params: Params
@@ -68,8 +68,8 @@ class Trainer(NamedTuple):
 
     Attributes:
       init: parameters -> the state before the first step.
-      step: (state, key) -> the state after one gradient step; the key draws the minibatch, in the
-        steps that draw one.
+      step: (state, key) -> the state after one gradient step. The key draws the minibatch, in the
+        steps that need a new one.
     """
 
     init: Callable[[Params], Training]
@@ -84,7 +84,7 @@ def make_trainer(
     optimizer: optax.GradientTransformation,
     behaviour: Params | None = None,
 ) -> Trainer:
-    """Return Algorithm 1 as `Trainer.init` and `Trainer.step`; arguments as in `train`."""
+    """Return Algorithm 1 as a pair of functions; the arguments are those of `train`."""
     schedule.check()
 
     def init(params: Params) -> Training:
@@ -125,8 +125,8 @@ def make_trainer(
 
     def update(state: Training, minibatch: Minibatch, is_new: ArrayLike) -> Training:
         rewards = minibatch.groups.rewards
-        # Of differences, here and below, so that equal rewards have themselves for a mean: what is
-        # left of rounding would be all the advantage there is.
+        # The mean of differences, here and below, is exact for equal rewards: rounding would be all
+        # the advantage there is.
         mean_reward = rewards[0, 0] + jnp.mean(rewards - rewards[0, 0])
         baseline = jnp.where(state.step == 0, mean_reward, state.baseline)
         groups = dataclasses.replace(
@@ -134,13 +134,13 @@ def make_trainer(
             baseline=jnp.broadcast_to(baseline, minibatch.groups.baseline.shape),
         )
         minibatch = dataclasses.replace(minibatch, groups=groups)
-        # Without the value of the loss, which takes as long of pairs as the gradient.
+        # The value of the loss is not needed; over pairs it takes as long as the gradient.
         gradient, of_first_responses = jax.grad(_total_loss, argnums=2, has_aux=True)(
             policy, loss, state.params, minibatch
         )
         gradient = jax.tree.map(lambda total: total / len(rewards), gradient)
-        # The logit −∞ of an excluded response stays: an optimiser that lets it decay would give
-        # NaN. A logit that gets there later has diverged.
+        # The logit −∞ of an excluded response stays, as weight decay would make it NaN. A logit
+        # that gets there later has diverged.
         held = _without(state.excluded, state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, held)
         params = optax.apply_updates(state.params, _without(state.excluded, updates))
@@ -170,32 +170,49 @@ def train(
     record: Sequence[int] | None = None,
     behaviour: Params | None = None,
 ) -> dict[str, Array]:
-    """Algorithm 1: what ``evaluate`` says of the policy after the given numbers of steps.
+    """Train a policy by Algorithm 1, and return what ``evaluate`` says of it along the way.
 
-    One compiled scan. Traceable, and so vmappable, in everything numeric: key, parameters, what
-    ``loss``, ``collect`` and ``optimizer`` were made with, B and T.
+    The training is one compiled scan. Every number may be traced, and so swept: the key, the
+    parameters, what ``loss``, ``collect`` and ``optimizer`` were made with, B and T.
+
+    >>> from bandits import METHODS, Schedule, far_bandit, on_bandit, tabular_softmax
+    >>> policy, bandit = tabular_softmax(), far_bandit()
+    >>> schedule = Schedule(steps=50, group=10, minibatch=100, batch=100)
+    >>> records = train(
+    ...     jax.random.key(0),
+    ...     policy,
+    ...     bandit.reference_log_probs,
+    ...     METHODS["reinforce"].bind(),
+    ...     on_bandit(policy, bandit, schedule),
+    ...     schedule,
+    ...     optax.adam(0.1),
+    ...     lambda logits: {"reward": jax.nn.softmax(logits) @ bandit.reward},
+    ... )
+    >>> bool(records["reward"][1] > records["reward"][0]), int(records["diverged_at"])
+    (True, -1)
 
     Args:
-      key: of all samples and labels.
-      policy: whose parameters are trained.
-      params: where it starts.
-      loss: a method with its hyperparameters, such as ``METHODS["ipo"].bind(tau=0.05)``.
-      collect: `on_policy` or `from_dataset`, or your own.
+      key: Key of all samples and labels.
+      policy: The policy whose parameters are trained.
+      params: Parameters at the start.
+      loss: A method with its hyperparameters, such as ``METHODS["ipo"].bind(tau=0.05)``.
+      collect: What to train on: `on_policy`, `from_dataset`, another of this room, or your own.
       schedule: B, C, M, T and the number of steps.
-      optimizer: any optax optimiser.
-      evaluate: parameters -> named arrays, recorded.
-      record: steps at which to do so, increasing; by default the start and the end.
-      behaviour: parameters that draw the first iteration's samples, by default ``params``: the law
-        of offline data (C2).
+      optimizer: Any optax optimiser.
+      evaluate: parameters -> named arrays, which are recorded.
+      record: Steps at which to record, increasing; by default the start and the end.
+      behaviour: Parameters that draw the samples of the first iteration, by default ``params``.
+        They set the law of offline data (C2).
 
     Returns:
-      The records, stacked along a leading axis, and ``diverged_at``: the number of steps after
+      The records, stacked along a leading axis, and ``diverged_at``, the number of steps after
       which the probability of a response was NaN, or at a record a parameter was; -1 if neither
       ever was. Later records are NaN. A traced number out of range, a behaviour that is NaN, or a
-      loss that is not finite at the start, counts as diverged after 0 steps, and no record is left.
+      loss that is not finite at the start counts as divergence after 0 steps, and all records are
+      NaN.
 
     Raises:
-      InvalidInput: numbers that do not fit together, or records outside 0 … steps.
+      InvalidInput: For numbers that do not fit together, and for records outside 0 … steps.
     """
     trainer = make_trainer(policy, loss, collect, schedule, optimizer, behaviour)
     record = (0, schedule.steps) if record is None else tuple(record)
@@ -211,14 +228,14 @@ def train(
         records = _mark(dict(evaluate(state.params)), diverged_at)
         return state._replace(diverged_at=diverged_at), records
 
-    # Compiled, as the steps are, where nothing around is.
+    # Compiled even where nothing around it is, as the steps are.
     @jax.jit
     def start_loss(params: Params, behaviour: Params) -> Float[Array, ""]:
         first = collect(behaviour, key_of(jnp.int32(0)), jnp.int32(0))
         return _total_loss(policy, loss, params, first)[0]
 
-    # A traced number that does not fit, a law without data, or a winner that the policy cannot give
-    # must not look like a result.
+    # A traced number that does not fit, a law without data and a winner that the policy cannot
+    # give must not look like a result.
     start = trainer.init(params)
     loss_at_start = start_loss(params, start.behaviour)
     unfit = _any_nan(start.behaviour) | ~schedule.fits() | ~jnp.isfinite(loss_at_start)
@@ -236,7 +253,7 @@ def _total_loss(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return the loss and the log-probability of the first response, summed over the groups.
 
-    NaN in the parameters gets into the log-probability of every response: one a prompt shows it.
+    NaN in the parameters makes the log-probability of every response NaN, so one shows it.
     """
 
     def score(context: Any, responses: Array, group: Responses) -> Responses:
@@ -252,7 +269,7 @@ def _without(excluded: Params, tree: Params) -> Params:
 
 
 def _mark(records: dict[str, Array], diverged_at: Int[Array, ""]) -> dict[str, Array]:
-    """The records, NaN from the step on at which the run diverged."""
+    """Return the records, NaN from the step on at which the run diverged."""
     return {
         name: jnp.where(diverged_at >= 0, jnp.nan, value)
         if jnp.issubdtype(jnp.result_type(value), jnp.floating)

@@ -1,4 +1,4 @@
-"""The numbers of Algorithm 1: how much is collected, how often it is used, for how long."""
+"""The numbers of Algorithm 1: how much is collected, how often it is used, and for how long."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from theory.checks import InvalidInput
 
 
 class Place(NamedTuple):
-    """Where a gradient step stands.
+    """The place of a gradient step in the collections.
 
     Attributes:
-      iteration: number of the collection, from 0.
-      in_iteration: number of the step in it.
-      minibatch: number of its minibatch in the batch.
-      is_new: whether that is used for the first time.
+      iteration: Number of the collection, from 0.
+      in_iteration: Number of the step in the collection.
+      minibatch: Number of the minibatch in the batch.
+      is_new: Whether the minibatch is used for the first time.
     """
 
     iteration: Int[Array, ""]
@@ -36,13 +36,14 @@ class Schedule:
     """The numbers of Algorithm 1.
 
     Attributes:
-      steps: gradient steps in all.
+      steps: Number of gradient steps.
       group: C, responses to a prompt.
       minibatch: M, responses in a gradient step, a multiple of C.
       batch: B, responses collected in an iteration, a multiple of M; traceable.
-      passes: T, passes over a batch, >= 1; traceable. Offline is a T that lasts for all steps.
-      most_batch: the largest batch, needed where ``batch`` is traced: it sizes the store.
-      exact: whether a collection is every response once, so that nothing is sampled.
+      passes: T >= 1, passes over a batch; traceable. Offline training has a T that lasts for all
+        steps.
+      most_batch: The largest batch, which sizes the store; needed where ``batch`` is traced.
+      exact: Whether a collection is every response once, so that nothing is sampled.
     """
 
     steps: int = dataclasses.field(metadata={"static": True})
@@ -79,20 +80,20 @@ class Schedule:
             raise InvalidInput(f"batch is {known.max()}; most_batch allows {most}")
 
     def fits(self) -> Bool[Array, ""]:
-        """Whether a traced B and T fit the other numbers, as `check` demands of known ones."""
+        """Return whether B and T fit the other numbers, as `check` demands of known ones."""
         batch, passes = jnp.asarray(self.batch), jnp.asarray(self.passes)
         whole = (batch % self.minibatch == 0) & (batch >= self.minibatch)
         return whole & (batch <= self.slots * self.minibatch) & (passes >= 1)
 
     def uses_once(self) -> bool:
-        """Whether B = M and T = 1 are known: every minibatch is a batch of its own, used once."""
+        """Return whether B = M and T = 1 are known: each minibatch is a batch that is used once."""
         batch, passes = checks.concrete(self.batch), checks.concrete(self.passes)
         if batch is None or passes is None:
             return False
         return bool((passes == 1).all() and (batch == self.minibatch).all())
 
     def place_of(self, step: Int[Array, ""]) -> "Place":
-        """Return where a gradient step stands in the collections, both of which may be traced."""
+        """Return where a gradient step stands in the collections; B, T and it may be traced."""
         per_batch = jnp.maximum(jnp.asarray(self.batch, jnp.int32) // self.minibatch, 1)
         # More passes than steps are never finished, and their product could overflow.
         passes = jnp.clip(jnp.asarray(self.passes), 1, max(self.steps, 1))
@@ -101,7 +102,7 @@ class Schedule:
 
     @property
     def slots(self) -> int:
-        """Minibatches in the largest batch."""
+        """Count the minibatches in the largest batch."""
         return int(np.max(np.asarray(self._most))) // self.minibatch
 
     @property

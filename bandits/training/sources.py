@@ -1,7 +1,7 @@
-"""Where the responses that a method learns from come from.
+"""Where the responses come from that a method learns from.
 
 A source is a function (policy, data, schedule) -> what `train` collects: samples, or every response
-at once where the data say all that there is.
+in one group where the data hold all pairs.
 """
 
 from collections.abc import Callable
@@ -27,16 +27,16 @@ from theory.pairs import Pairs
 
 
 class Data(NamedTuple):
-    """What methods may learn from, of one prompt; a method needs a part of it.
+    """What methods may learn from, for one prompt; a method needs a part of it.
 
     Attributes:
       reference: ``[K]``, log π_ref.
-      reward: ``[K]``, which labels responses.
-      pairs: preferences that are given, with weights that sum to 1; None: pairs of responses, by
-        their rewards.
+      reward: ``[K]``, the reward that labels responses.
+      pairs: Given preferences, with weights that sum to 1. None stands for pairs of responses,
+        labelled by their rewards.
       fitted: ``[K]``, a reward that was fitted to preferences before.
       shown: ``[K]``, log-probabilities of demonstrations.
-      key: of the responses that are collected once, before training, where they are sampled.
+      key: Key of the responses that are sampled once, before training.
     """
 
     reference: Float[Array, " K"]
@@ -48,7 +48,7 @@ class Data(NamedTuple):
 
     @property
     def bandit(self) -> CategoricalBandit:
-        """The reward, 0 where there is none, and the reference."""
+        """Return the bandit of the reference and the reward, which is 0 where there is none."""
         reward = jnp.zeros_like(self.reference) if self.reward is None else self.reward
         return CategoricalBandit(reward, self.reference)
 
@@ -66,13 +66,13 @@ def offline_responses(policy: Policy, data: Data, schedule: Schedule) -> Collect
     if data.pairs is not None:
         return on_whole_space(policy, data.bandit, data.pairs)
     assert data.key is not None
-    # A table's parameters may be the log-probabilities of the law that draws.
+    # A table's parameters may be log-probabilities: here those of the law that draws.
     drawn = own_responses(policy, data, schedule)(data.reference, data.key, jnp.int32(0))
     return from_dataset(drawn, schedule)
 
 
 def learned_reward(policy: Policy, data: Data, schedule: Schedule) -> Collect:
-    """Collect every response with the reward that was fitted to the pairs: for RLHF."""
+    """Collect every response, with the reward that was fitted to the pairs: for RLHF."""
     return on_whole_space(policy, data._replace(reward=data.fitted).bandit, data.pairs)
 
 
@@ -101,7 +101,7 @@ SOURCES: dict[str, Source] = {
     "preferences and samples": beside_own_samples,
     "demonstrations": self_play,
 }
-"""Sources by what methods need, where that is not just responses with their rewards."""
+"""Sources by what methods need, where that is more than responses with their rewards."""
 
 
 def source_of(method: Method) -> Source:
