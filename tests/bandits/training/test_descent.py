@@ -245,9 +245,9 @@ def test_bad_log_spacing_is_refused(last, per_decade):
 @pytest.mark.parametrize(
     ("start", "target", "learning_rate", "message"),
     [
-        (np.log([P, P]), np.log(Q), 0.1, r"initial_log_probs has shape \(2, 5\); descend is of one"),
-        (np.log(P), np.log([Q, Q]), 0.1, r"target_log_probs has shape \(2, 5\); descend is of one"),
-        (np.log(P), np.log(Q), [0.1, 0.2], r"learning_rate has shape \(2,\); descend is of one"),
+        (np.log([P, P]), np.log(Q), 0.1, r"initial_log_probs has shape \(2, 5\); descend is of"),
+        (np.log(P), np.log([Q, Q]), 0.1, r"target_log_probs has shape \(2, 5\); descend is of"),
+        (np.log(P), np.log(Q), [0.1, 0.2], r"learning_rate has shape \(2,\); descend is of"),
     ],
 )
 def test_several_policies_at_once_are_refused(start, target, learning_rate, message):
