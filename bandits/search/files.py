@@ -13,7 +13,7 @@ import numpy as np
 from bandits.files.comparisons import read_comparisons
 from bandits.files.tables import Vector, align, read_vector
 from bandits.problems.environments import CategoricalBandit
-from bandits.search.entries import FINITE, NONNEGATIVE, read_number, read_table, show
+from bandits.search.entries import FINITE, NONNEGATIVE, read_table, show, under
 from bandits.simulation import UNIFORM, UndeterminedWarning, to_distribution
 from bandits.simulation.inputs import require_reachable_pairs
 from theory import checks
@@ -29,7 +29,7 @@ FILE_KEYS = ("reference", "reward", "preferences", "normalize", "pseudocount", "
 """The keys of ``[problem]`` that say which files, and how they are read."""
 
 FLAGS = {"--normalize": "normalize = true", "--pseudocount 0.5": "pseudocount = 0.5"}
-"""Refusals name the flags of `modeseek simulate`; here they are keys."""
+"""Flags of `modeseek simulate` that refusals name, and the entries that say the same here."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class FileBandit:
     Attributes:
       labels: ``[K]``, names of the arms.
       reference: ``[K]``, probabilities.
-      reward: ``[K]``, given, or fitted to preferences.
+      reward: ``[K]``, given or fitted to preferences.
     """
 
     labels: tuple[str, ...]
@@ -48,7 +48,7 @@ class FileBandit:
 
     @cached_property
     def bandit(self) -> CategoricalBandit:
-        """The bandit itself, built once."""
+        """The bandit itself; it is built once."""
         return CategoricalBandit.from_arrays(np.array(self.reward), np.array(self.reference))
 
 
@@ -56,19 +56,18 @@ def read_files(problem: Mapping[str, Any], folder: Path) -> FileBandit:
     """Read the bandit that a table ``[problem]`` describes by files.
 
     Args:
-      problem: the table.
-      folder: what relative paths are relative to.
+      problem: The table.
+      folder: Folder that relative paths start from.
 
     Raises:
-      InvalidInput: keys that do not fit together, or a file that is refused, with the key in front.
+      InvalidInput: Keys that do not fit together, or a file that is refused, with the key in front.
     """
     given = read_table("problem", problem, ("reference",), FILE_KEYS[1:])
     sources = [name for name in ("reward", "preferences") if name in given]
     if len(sources) != 1:
-        held = "both" if sources else "neither"
-        other = "and" if sources else "nor"
+        held, other = ("both", "and") if sources else ("neither", "nor")
         raise InvalidInput(f"problem has {held} 'reward' {other} 'preferences'; give one of them")
-    source = sources[0]
+    (source,) = sources
     is_uniform = given["reference"] == UNIFORM
     for key, is_idle, why in (
         ("normalize", is_uniform, "the reference is uniform"),
@@ -80,16 +79,14 @@ def read_files(problem: Mapping[str, Any], folder: Path) -> FileBandit:
     normalize = given.get("normalize", False)
     if not isinstance(normalize, bool):
         raise InvalidInput(f"problem.normalize is {show(normalize)}; it must be true or false")
-    pseudocount = read_number("problem.pseudocount", given.get("pseudocount", 0), NONNEGATIVE)
-    ridge = read_number("problem.ridge", given.get("ridge", RIDGE), NONNEGATIVE)
+    pseudocount = NONNEGATIVE.number("problem.pseudocount", given.get("pseudocount", 0))
+    ridge = NONNEGATIVE.number("problem.ridge", given.get("ridge", RIDGE))
 
     start = None
     if not is_uniform:
-        path = _path("reference", given["reference"], folder)
-        with _named("reference"):
+        with _of_file("reference", given["reference"], folder) as path:
             start = to_distribution("reference", read_vector(path), normalize, pseudocount)
-    path = _path(source, given[source], folder)
-    with _named(source):
+    with _of_file(source, given[source], folder) as path:
         if source == "reward":
             start, reward = _with_reward(start, path)
         else:
@@ -98,6 +95,22 @@ def read_files(problem: Mapping[str, Any], folder: Path) -> FileBandit:
         for i in np.flatnonzero(np.abs(reward) > FINITE.most)[:1]:
             raise InvalidInput(f"arm {labels[i]!r} has {reward[i]:g}; it must be {FINITE.allowed}")
     return FileBandit(labels, tuple(start.values.tolist()), tuple(reward.tolist()))
+
+
+@contextmanager
+def _of_file(key: str, value: Any, folder: Path) -> Iterator[Path]:
+    """Give the path of a key; put the key in front of refusals, and name remedies as keys."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        uniform = f", or {UNIFORM!r}" if key == "reference" else ""
+        raise InvalidInput(f"problem.{key} is {show(value)}; it must be a file's name{uniform}")
+    with under(f"problem.{key}"):
+        try:
+            yield folder / value
+        except InvalidInput as error:
+            sentence = str(error)
+            for flag, entry in FLAGS.items():
+                sentence = sentence.replace(flag, entry)
+            raise InvalidInput(sentence) from None
 
 
 def _with_reward(start: Vector | None, path: Path) -> tuple[Vector, np.ndarray]:
@@ -129,22 +142,3 @@ def _uniform(num_arms: int, labels: tuple[str, ...] | None) -> Vector:
 def _labels(start: Vector) -> tuple[str, ...]:
     """Return the arms' names: their numbers from 0 where no file names them."""
     return start.labels or tuple(map(str, range(len(start.values))))
-
-
-def _path(key: str, value: Any, folder: Path) -> Path:
-    if not isinstance(value, str) or not value or "\0" in value:
-        uniform = f", or {UNIFORM!r}" if key == "reference" else ""
-        raise InvalidInput(f"problem.{key} is {show(value)}; it must be a file's name{uniform}")
-    return folder / value
-
-
-@contextmanager
-def _named(key: str) -> Iterator[None]:
-    """Put the key in front of what is refused, and name remedies as the file spells them."""
-    try:
-        yield
-    except InvalidInput as error:
-        sentence = str(error)
-        for flag, entry in FLAGS.items():
-            sentence = sentence.replace(flag, entry)
-        raise InvalidInput(f"problem.{key}: {sentence}") from None

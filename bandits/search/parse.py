@@ -1,4 +1,4 @@
-"""A search from a TOML file, checked before anything runs.
+"""Read a search from a TOML file, and check it before anything runs.
 
     [problem]
     environment = ["far", "near"]             # of `modeseek list`, one or several
@@ -28,12 +28,12 @@
 
 A number is an axis where it is given as a list, or as ``{log = [first, last, count]}`` or
 ``{linear = [first, last, count]}``; whole numbers are rounded then, and repeats left out. Methods
-(the dimension ``loss``) and seeds always are axes. A hyperparameter applies to the methods that
-have it and an argument to the environments that have it; the others ignore it, and repeat their
+(the dimension ``loss``) and seeds are always axes. A hyperparameter applies to the methods that
+have it, and an argument to the environments that have it. The others ignore it, and repeat their
 runs along its axis.
 
 Exact updates descend from the reference to the Gibbs policy of ``beta`` by a divergence. They take
-no seeds, and nothing that is said of samples.
+no seeds, and no other key that is about samples.
 
 A bandit of your own comes from files, in any format that `modeseek simulate` reads:
 
@@ -45,84 +45,67 @@ A bandit of your own comes from files, in any format that `modeseek simulate` re
     pseudocount = 0.5                 # added to each of its entries before; by default 0
     ridge = 0.01                      # of the fitted reward: 1/s², s its prior's deviation in nats
 
-Paths are relative to the TOML file, and each of these keys has one value. Responses are sampled
-and labelled by the reward, given or fitted, as in an environment.
+Paths are relative to the TOML file, and each of these keys has one value. Responses are sampled,
+and labelled by the given or fitted reward, as in an environment.
 """
 
 import functools
 import itertools
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from bandits.losses import DIVERGENCES, METHODS
 from bandits.problems.environments import ENVIRONMENTS, CategoricalBandit
 from bandits.search.entries import (
     FINITE,
-    MOST_VALUES,
-    NONNEGATIVE,
-    POSITIVE,
     ends_of,
-    read_axis,
-    read_choice,
     read_names,
-    read_number,
     read_table,
-    require_known,
     show,
+    under,
     values_of,
     whole,
 )
-from bandits.search.files import FILE_KEYS, FILES, FileBandit, read_files
-from bandits.search.spec import Numbers, Spec, build_environment, parameters_of
+from bandits.search.files import FILE_KEYS, FILES, read_files
+from bandits.search.spec import (
+    MARKS,
+    MOST_RESPONSES,
+    OF_SAMPLES,
+    UPDATES,
+    Numbers,
+    Spec,
+    build_environment,
+    parameters_of,
+)
 from theory import checks
 from theory.checks import InvalidInput
 from theory.types import TwoOrMore
 
-UPDATES = ("sampled", "exact")
-POLICIES = ("table", "network")
-OPTIMIZERS = {"adam": optax.adam, "sgd": optax.sgd}
-
 METRICS = ("expected_reward", "reference_kl", "entropy", "optimal_mass")
-"""What can be recorded."""
+"""What can be recorded; by default the first two."""
 
 TARGET_METRICS = ("forward_kl", "reverse_kl")
-"""What can be too, where there is a target: of exact updates."""
+"""What exact updates can record too, because they have a target."""
 
-OF_SAMPLES: dict[str, Any] = {
-    "policy": POLICIES[0],
-    "seeds": 1,
-    "responses": 10,
-    "contexts": 10,
-    "minibatch": None,
-    "batch": None,
-    "passes": None,
-    "least_gap": 0.0,
-}
-"""Keys of [training] that say something of samples, with their defaults."""
+REQUIRED = ("methods", "steps", "learning_rate")
+"""Keys of ``[training]`` without a default."""
+
+HARMLESS = {"policy": "table", "seeds": 1}
+"""What exact updates let a file say about samples: there is a table, and one run of it."""
 
 MOST_RUNS = 2**53
-"""Runs of a search, so that a place in it is an exact number everywhere."""
+"""Most runs of a search, so that a place in it is an exact number everywhere."""
 
 MOST_PROGRAMS = 10**4
-"""Programs of a search: each takes about a second to compile."""
+"""Most programs of a search: each takes about a second to compile."""
 
 MOST_ARMS = 10**5
-"""Arms of an environment: up to here float32 sums a distribution to 1 within the tolerance."""
-
-MOST_OF_PROMPT = 10**4
-"""Responses to a prompt: its pairs are their square."""
-
-MOST_RESPONSES = 10**7
-"""Responses in a batch or minibatch."""
-
-MOST_STEPS = 2**31 - 1
-"""Steps and passes are counted in 32 bits."""
+"""Most arms of an environment: up to here float32 sums a distribution to 1 within the tolerance."""
 
 
 def read_spec(path: Path) -> Spec:
@@ -144,45 +127,33 @@ def read_spec(path: Path) -> Spec:
 
 
 def parse_spec(content: Mapping[str, Any], folder: Path = Path()) -> Spec:
-    """The search that the tables of a TOML file describe.
+    """Return the search that the tables of a TOML file describe.
 
     Args:
-      content: the tables.
-      folder: what the paths of files in them are relative to.
+      content: The tables.
+      folder: Folder that the paths of files in them are relative to.
 
     Raises InvalidInput for anything that is not allowed; the message is one sentence that names the
     key, the value and what is allowed.
     """
     tables = read_table("the file", content, ("problem", "training"), ("record",))
-    training = read_table(
-        "training",
-        tables["training"],
-        ("methods", "steps", "learning_rate"),
-        ("updates", "optimizer", "hyperparameters", *OF_SAMPLES),
-    )
+    optional = ("hyperparameters", *(name for name in MARKS if name not in REQUIRED))
+    given = read_table("training", tables["training"], REQUIRED, optional)
     record = read_table("record", tables.get("record", {}), (), ("metrics", "steps"))
 
-    environment, arguments, files = _read_problem(tables["problem"], folder)
-    updates = read_choice("training.updates", training.get("updates", UPDATES[0]), UPDATES)
-    optimizer = training.get("optimizer", next(iter(OPTIMIZERS)))
-    methods = _read_methods(training["methods"], updates)
-    steps = read_number("training.steps", training["steps"], whole(1, MOST_STEPS))
-    is_exact = updates == "exact"
-    measurable = METRICS + TARGET_METRICS if is_exact else METRICS
+    problem = _read_problem(tables["problem"], folder)
+    training = _read_training(given)
+    updates, steps = training.get("updates", UPDATES[0]), training["steps"]
+    methods = _read_methods(given["methods"], updates)
+    measurable = METRICS + (TARGET_METRICS if updates == "exact" else ())
     metrics = record.get("metrics", list(METRICS[:2]))
     spec = Spec(
-        environment=environment,
-        arguments=arguments,
+        **problem,
         methods=methods,
-        hyperparameters=_read_hyperparameters(training.get("hyperparameters", {}), methods),
-        updates=updates,
-        optimizer=read_choice("training.optimizer", optimizer, tuple(OPTIMIZERS)),
-        steps=steps,
-        learning_rate=read_axis("training.learning_rate", training["learning_rate"], POSITIVE),
-        **(_refuse_samples(training) if is_exact else _read_samples(training)),
+        hyperparameters=_read_hyperparameters(given.get("hyperparameters", {}), methods),
+        **training,
         metrics=values_of(read_names("record.metrics", metrics, "metric", measurable)),
         record=_read_record(record.get("steps", [0, steps]), steps),
-        files=files,
     )
     _require_size(spec)
     _require_collections(spec)
@@ -190,8 +161,8 @@ def parse_spec(content: Mapping[str, Any], folder: Path = Path()) -> Spec:
     return spec
 
 
-def _read_problem(value: Any, folder: Path) -> tuple[Any, dict[str, Numbers], FileBandit | None]:
-    """Return the environments and their arguments, or the bandit of files."""
+def _read_problem(value: Any, folder: Path) -> dict[str, Any]:
+    """Read the environments and their arguments, or the bandit of files."""
     problem = read_table("problem", value)
     of_files = [name for name in FILE_KEYS if name in problem]
     if "environment" in problem:
@@ -201,52 +172,38 @@ def _read_problem(value: Any, folder: Path) -> tuple[Any, dict[str, Numbers], Fi
             )
         names = problem.pop("environment")
         environment = read_names("problem.environment", names, "environment", ENVIRONMENTS)
-        return environment, _read_arguments(problem, values_of(environment)), None
+        arguments = _read_arguments(problem, values_of(environment))
+        return {"environment": environment, "arguments": arguments}
     if not of_files:
         known = dict.fromkeys(name for e in ENVIRONMENTS for name in parameters_of(e))
-        for name in problem:
-            require_known("problem", "key", name, ["environment", *FILE_KEYS, *known])
+        read_table("problem", problem, optional=("environment", *FILE_KEYS, *known))
         raise InvalidInput("problem has no 'environment'; add it, or a reference and its reward")
     files = read_files(problem, folder)
     if len(files.labels) > MOST_ARMS:
         raise InvalidInput(f"problem has {len(files.labels)} arms; at most {MOST_ARMS} are allowed")
-    return FILES, {}, files
+    return {"environment": FILES, "arguments": {}, "files": files}
 
 
-def _read_samples(training: Mapping[str, Any]) -> dict[str, Any]:
-    given = OF_SAMPLES | dict(training)
-
-    def counts(key: str, least: int, most: int) -> Any:
-        value = given[key]
-        return None if value is None else read_axis(f"training.{key}", value, whole(least, most))
-
-    return {
-        "policy": read_choice("training.policy", given["policy"], POLICIES),
-        "seeds": _read_seeds(given["seeds"]),
-        "responses": counts("responses", 2, MOST_OF_PROMPT),
-        "contexts": counts("contexts", 1, MOST_RESPONSES),
-        "minibatch": counts("minibatch", 1, MOST_RESPONSES),
-        "batch": counts("batch", 1, MOST_RESPONSES),
-        "passes": counts("passes", 1, MOST_STEPS),
-        "least_gap": read_axis("training.least_gap", given["least_gap"], NONNEGATIVE),
-    }
-
-
-def _refuse_samples(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Exact updates draw none: there is a table, one run of it, and nothing else to say."""
-    for key in OF_SAMPLES:
-        value = training.get(key)
-        is_harmless = key in ("policy", "seeds") and value == OF_SAMPLES[key] and value is not True
-        if value is not None and not is_harmless:
+def _read_training(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the keys that stand for themselves; exact updates refuse those about samples."""
+    is_exact = given.get("updates") == "exact"
+    for name in OF_SAMPLES if is_exact else ():
+        value = given.get(name, HARMLESS.get(name))
+        if value is True or value != HARMLESS.get(name):
             raise InvalidInput(
-                f"training.{key} is {show(value)}, but exact updates draw no samples; leave it "
+                f"training.{name} is {show(value)}, but exact updates draw no samples; leave it "
                 "out, or set training.updates to 'sampled'"
             )
-    return dict.fromkeys(OF_SAMPLES) | {"policy": OF_SAMPLES["policy"]}
+    found = {
+        name: marks[0](f"training.{name}", given[name])
+        for name, marks in MARKS.items()
+        if name in given
+    }
+    return found | dict.fromkeys(OF_SAMPLES if is_exact else ())
 
 
 def _read_methods(value: Any, updates: str) -> tuple[str, ...]:
-    """The methods, refused where the updates do not give them what they learn from."""
+    """Read the methods; refuse those that do not get what they learn from."""
     methods = values_of(read_names("training.methods", value, "method", METHODS))
     learns = {
         "sampled": [name for name, method in METHODS.items() if method.one_collection],
@@ -264,16 +221,15 @@ def _read_methods(value: Any, updates: str) -> tuple[str, ...]:
 
 
 def _read_arguments(given: Mapping[str, Any], environments: Sequence[str]) -> dict[str, Numbers]:
-    """What the environments are built with: sizes have one value, all other numbers may be axes."""
+    """Read the environments' arguments: sizes have one value, all other numbers may be axes."""
     takes = {name: p for e in environments for name, p in parameters_of(e).items()}
-    arguments = {}
-    for name, value in given.items():
-        require_known("problem", "key", name, ["environment", *takes])
-        if takes[name].annotation is TwoOrMore:
-            arguments[name] = read_number(f"problem.{name}", value, whole(2, MOST_ARMS))
-        else:
-            arguments[name] = read_axis(f"problem.{name}", value, FINITE)
-    return arguments
+    read_table("problem", given, optional=("environment", *takes))
+    return {
+        name: whole(2, MOST_ARMS).number(f"problem.{name}", value)
+        if takes[name].annotation is TwoOrMore
+        else FINITE.axis(f"problem.{name}", value)
+        for name, value in given.items()
+    }
 
 
 def _read_hyperparameters(value: Any, methods: Sequence[str]) -> dict[str, Numbers]:
@@ -283,23 +239,19 @@ def _read_hyperparameters(value: Any, methods: Sequence[str]) -> dict[str, Numbe
     for name, entry in read_table(key, value).items():
         if not takes:
             raise InvalidInput(f"{key} holds {name!r}, but {', '.join(methods)} has none")
-        require_known(key, "hyperparameter", name, takes)
-        numbers = hyperparameters[name] = read_axis(f"{key}.{name}", entry, FINITE)
+        with under(key):
+            checks.require_known("hyperparameter", name, takes)
+        numbers = hyperparameters[name] = FINITE.axis(f"{key}.{name}", entry)
         for method in (METHODS[m] for m in methods if name in METHODS[m].hyperparameters):
             # What is allowed is an interval, so the ends speak for all values.
             for end in ends_of(numbers):
-                _under(key, [name], functools.partial(method.bind, **{name: end}))
+                with under(key, [name]):
+                    method.bind(**{name: end})
     return hyperparameters
 
 
-def _read_seeds(value: Any) -> tuple[int, ...]:
-    if isinstance(value, int):  # a count
-        return tuple(range(read_number("training.seeds", value, whole(1, MOST_VALUES))))
-    return values_of(read_axis("training.seeds", value, whole(0, 2**32 - 1)))
-
-
 def _read_record(value: Any, steps: int) -> tuple[int, ...]:
-    record = values_of(read_axis("record.steps", value, whole(0, steps)))
+    record = values_of(whole(0, steps).axis("record.steps", value))
     for before, after in itertools.pairwise(record):
         if before >= after:
             raise InvalidInput(f"record.steps has {after} after {before}; give increasing steps")
@@ -328,20 +280,15 @@ def _require_collections(spec: Spec) -> None:
         values_of(spec.contexts), values_of(spec.responses)
     ):
         everything = contexts * responses
-        all_at_once = f"training.contexts · training.responses, {contexts} · {responses},"
+        named = f"training.contexts · training.responses, {contexts} · {responses},"
         if everything > MOST_RESPONSES:
-            raise InvalidInput(
-                f"{all_at_once} is {everything}; at most {MOST_RESPONSES} are allowed"
-            )
-        named_m, minibatches = all_at_once, values_of(everything)
-        if spec.minibatch is not None:
-            named_m, minibatches = "training.minibatch", values_of(spec.minibatch)
-        named_b, batches = all_at_once, np.asarray(everything)
-        if spec.batch is not None:
-            named_b, batches = "training.batch", np.asarray(spec.batch)
-        for minibatch in minibatches:
-            checks.require_multiple(named_m, minibatch, "training.responses", responses)
-            checks.require_multiple(named_b, batches, named_m.rstrip(","), minibatch)
+            raise InvalidInput(f"{named} is {everything}; at most {MOST_RESPONSES} are allowed")
+        minibatch_named = named if spec.minibatch is None else "training.minibatch"
+        batch_named = named if spec.batch is None else "training.batch"
+        batches = np.asarray(everything if spec.batch is None else spec.batch)
+        for minibatch in values_of(spec.minibatch or everything):
+            checks.require_multiple(minibatch_named, minibatch, "training.responses", responses)
+            checks.require_multiple(batch_named, batches, minibatch_named.rstrip(","), minibatch)
 
 
 def _require_problems(spec: Spec) -> None:
@@ -354,13 +301,12 @@ def _require_problems(spec: Spec) -> None:
         given = spec.environment_arguments(environment)
         for corner in itertools.product(*map(ends_of, given.values())):
             arguments = dict(zip(given, corner, strict=True))
-            build = functools.partial(build_environment, environment, arguments | spec.shared)
-            bandit = _under("problem", list(given), build)
+            with under("problem", list(given)):
+                bandit = build_environment(environment, arguments | spec.shared)
             _require_sound(spec, bandit, environment, arguments)
             references.append(np.asarray(bandit.reference_log_probs))
-    if spec.policy == "network" and not all(
-        np.array_equal(references[0], other) for other in references
-    ):
+    same = functools.partial(np.array_equal, references[0])
+    if spec.policy == "network" and not all(map(same, references)):
         raise InvalidInput(
             "training.policy is 'network', distilled to one reference for all runs, but "
             f"problem.environment {show(spec.environment)} has several on this grid; choose "
@@ -398,12 +344,3 @@ def _require_sound(
                 f"training.hyperparameters.beta is {least:g}, so that reward / beta of {called} is "
                 "beyond range; it must be larger"
             )
-
-
-def _under(key: str, names: Sequence[str], call: Callable[[], Any]) -> Any:
-    """The result of a call, whose refusal gets the key in front."""
-    try:
-        return call()
-    except InvalidInput as error:
-        joint = "." if str(error).startswith(tuple(names)) else ": "
-        raise InvalidInput(f"{key}{joint}{error}") from None

@@ -1,4 +1,4 @@
-"""A search as `sweep` runs it: one traceable run, the axes that it takes, and their labels."""
+"""Plan a search for `sweep`: one traceable run, the axes that it takes, and their labels."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,13 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bandits.keys import split_seed
-from bandits.losses import DIVERGENCES, METHODS, preferences_by_reward, switch
+from bandits.losses import DIVERGENCES, METHODS, Loss, preferences_by_reward, switch
 from bandits.policies import pretraining, tabular_softmax
 from bandits.problems.environments import CategoricalBandit
 from bandits.problems.metrics import ATTRIBUTES, DIVERGED_AT, measure
 from bandits.search.entries import values_of
-from bandits.search.parse import OPTIMIZERS
-from bandits.search.spec import Spec, build_environment, pick
+from bandits.search.spec import MARKS, OPTIMIZERS, Spec, build_environment, pick
 from bandits.sweeps import static
 from bandits.sweeps.programs import BLOCK_RUNS
 from bandits.training import Schedule, on_bandit, train
@@ -32,15 +31,15 @@ class Plan:
     """What `bandits.sweeps.sweep` takes, under its names.
 
     Attributes:
-      run: the traceable run: its arguments are the axes and the fixed values.
-      axes: name -> values, in the order of the dataset's dimensions; `static` where a value needs a
+      run: The traceable run; its arguments are the axes and the fixed values.
+      axes: Values by name, in the order of the dataset's dimensions; `static` where a value needs a
         program of its own.
-      fixed: name -> arrays that all runs share.
-      dims: of the results, ``["step"]``.
-      coords: of the step, and of those axes whose values are places in a list of names; for a
-        bandit of files also its arms, reference and reward.
-      attributes: names and units of the results and axes.
-      block_runs: most runs in one vmapped program.
+      fixed: Arrays that all runs share, by name.
+      dims: Dimensions of the results, ``["step"]``.
+      coords: Labels of the step, and of those axes whose values are places in a list of names; for
+        a bandit of files also its arms, reference and reward.
+      attributes: Names and units of the results and axes.
+      block_runs: Most runs in one vmapped program.
     """
 
     run: Callable[..., dict[str, Array]]
@@ -52,30 +51,42 @@ class Plan:
     block_runs: int
 
 
+LABELS = {
+    **{name: marks[1] for name, marks in MARKS.items() if len(marks) > 1},
+    "reference": "probability of the reference",
+    "reward": "reward",
+    "seed": "seed",
+    DIVERGED_AT: "steps after which the run diverged, -1 if never",
+}
+"""Names of what has the unit 1 and is not in `bandits.problems.metrics.ATTRIBUTES`."""
+
+
+NAMED = {"environment": "environment", "loss": "method"}
+"""Names of dimensions whose labels are names, too."""
+
+
 def plan(spec: Spec) -> Plan:
-    """How the search is run.
+    """Return how the search is run.
 
     A run returns the metrics, float32 ``[step]``, and for sampled updates ``diverged_at``, as
     `train` does. Random numbers depend on the seed alone, so runs of one seed share them along all
     other axes.
 
-    Networks are distilled here, for all seeds at once.
+    This distils networks, for all seeds at once.
     """
     axes: dict[str, Any] = dict(spec.axes)
     coords: dict[str, Any] = {"step": list(spec.record)}
     fixed = {name: value for name, value in spec.settings.items() if isinstance(value, float)}
-    held = {
-        name: value for name, value in spec.settings.items() if name not in fixed | spec.axes
-    }  # names and sizes, part of the program
+    # Names and sizes are part of the program.
+    built_in = {n: value for n, value in spec.settings.items() if n not in fixed | spec.axes}
     fixed |= spec.shared
     if spec.files is not None:
         coords["arm"] = list(spec.files.labels)
-        coords |= {
-            name: ("arm", list(getattr(spec.files, name))) for name in ("reference", "reward")
-        }
-    perform = _descend if spec.updates == "exact" else _train_table
-    block_runs = BLOCK_RUNS
-    if spec.policy == "network":
+        coords |= {n: ("arm", list(getattr(spec.files, n))) for n in ("reference", "reward")}
+    perform, block_runs = _train_table, BLOCK_RUNS
+    if spec.updates == "exact":
+        perform = _descend
+    elif spec.policy == "network":
         perform, block_runs = _train_network, pretraining.BLOCK_RUNS
         fixed |= _starts(spec)
         for name in ("environment", "loss"):
@@ -84,38 +95,28 @@ def plan(spec: Spec) -> Plan:
                 axes[name] = np.arange(len(axes[name]))
 
     def run(**given: Any) -> dict[str, Array]:
-        return perform(spec, {**held, **given})
+        return perform(spec, built_in | given)
 
+    attributes = {name: {"long_name": label, "units": "1"} for name, label in LABELS.items()}
+    attributes |= ATTRIBUTES | {name: {"long_name": label} for name, label in NAMED.items()}
     return Plan(
         run,
-        {name: _axis(name, values, spec) for name, values in axes.items()},
+        {
+            name: static(list(values))
+            if name in spec.static
+            else np.asarray(values, np.uint32 if name == "seed" else None)
+            for name, values in axes.items()
+        },
         fixed,
         ("step",),
         coords,
-        ATTRIBUTES | AXES,
+        attributes,
         block_runs,
     )
 
 
-AXES = {
-    "environment": {"long_name": "environment"},
-    "loss": {"long_name": "method"},
-    "reference": {"long_name": "probability of the reference", "units": "1"},
-    "reward": {"long_name": "reward", "units": "1"},
-    "contexts": {"long_name": "prompts", "units": "1"},
-    "responses": {"long_name": "responses N to a prompt", "units": "1"},
-    "minibatch": {"long_name": "minibatch M in responses", "units": "1"},
-    "batch": {"long_name": "batch B in responses", "units": "1"},
-    "passes": {"long_name": "passes T over each batch", "units": "1"},
-    "least_gap": {"long_name": "least difference in reward of a labelled pair", "units": "1"},
-    "seed": {"long_name": "seed", "units": "1"},
-    DIVERGED_AT: {"long_name": "steps after which the run diverged, -1 if never", "units": "1"},
-}
-"""Names and units of what `bandits.problems.metrics.ATTRIBUTES` does not have."""
-
-
 def _descend(spec: Spec, values: Values) -> dict[str, Array]:
-    """Expected updates of a table from the reference to the Gibbs policy."""
+    """Move a table by expected updates, from the reference to the Gibbs policy."""
     bandit = build_environment(values["environment"], values)
     method = values["loss"]
     beta = values.get("beta", METHODS[method].hyperparameters["beta"])
@@ -132,64 +133,96 @@ def _descend(spec: Spec, values: Values) -> dict[str, Array]:
 
 
 def _train_table(spec: Spec, values: Values) -> dict[str, Array]:
-    """Algorithm 1 on a table, from the reference; offline data follow their own law."""
+    """Train a table by Algorithm 1, from the reference; offline data follow their own law."""
     bandit = build_environment(values["environment"], values)
     method, policy = METHODS[values["loss"]], tabular_softmax()
-    schedule = _schedule(spec, values, spec.default_passes(values["loss"]))
-    return train(
-        split_seed(values["seed"]).training,
+    return _train(
+        spec,
+        values,
+        bandit,
         policy,
         policy.init(bandit.reference_log_probs),
         method.bind(**pick(method.hyperparameters, values)),
-        on_bandit(policy, bandit, schedule, label=_label(values)),
-        schedule,
-        OPTIMIZERS[spec.optimizer](values["learning_rate"]),
+        spec.default_passes(values["loss"]),
         lambda logits: _measure(spec, bandit, policy.log_probs(logits)),
-        spec.record,
         behaviour=None if method.on_policy else policy.init(bandit.data_law()),
     )
 
 
 def _train_network(spec: Spec, values: Values) -> dict[str, Array]:
-    """Algorithm 1 on the published network; environments and methods are places in their lists."""
+    """Train the published network; environments and methods are places in their lists."""
     bandits = [build_environment(name, values) for name in spec.environments]
     place = values["environment"] if isinstance(spec.environment, tuple) else 0
     bandit = CategoricalBandit(
         jnp.stack([b.reward for b in bandits])[place], bandits[0].reference_log_probs
     )
     policy = pretraining.published_network(bandit.num_arms)
-    own = jnp.argmax(values["seeds"] == values["seed"])
-    params, contexts, fresh = jax.tree.map(lambda leaf: leaf[own], values["starts"])
+    seed = jnp.argmax(values["seeds"] == values["seed"])
+    params, contexts, fresh = jax.tree.map(lambda leaf: leaf[seed], values["starts"])
     methods = [METHODS[name] for name in spec.methods]
     losses = [m.bind(**pick(m.hyperparameters, values)) for m in methods]
     passes = jnp.array([spec.default_passes(name) for name in spec.methods])[values["loss"]]
-    schedule = _schedule(spec, values, passes)
 
     def evaluate(params: Any) -> dict[str, Array]:
         log_probs = jax.vmap(policy.log_probs, in_axes=(None, 0))(params, fresh)
         return jax.tree.map(jnp.mean, _measure(spec, bandit, log_probs))
 
+    return _train(
+        spec,
+        values,
+        bandit,
+        policy,
+        params,
+        switch(values["loss"], losses),
+        passes,
+        evaluate,
+        prompts=contexts[: values["contexts"]],
+    )
+
+
+def _train(
+    spec: Spec,
+    values: Values,
+    bandit: CategoricalBandit,
+    policy: Any,
+    params: Any,
+    loss: Loss,
+    passes: Any,
+    evaluate: Callable[[Any], dict[str, Array]],
+    prompts: Any = None,
+    behaviour: Any = None,
+) -> dict[str, Array]:
+    """Train a policy by Algorithm 1; ``passes`` is T where the search sets none."""
+    everything = values["contexts"] * values["responses"]
+    is_traced = "batch" in spec.axes and "batch" not in spec.static
+    schedule = Schedule(
+        steps=spec.steps,
+        group=values["responses"],
+        minibatch=values.get("minibatch", everything),
+        batch=values.get("batch", everything),
+        passes=values.get("passes", passes),
+        most_batch=max(spec.axes["batch"]) if is_traced else None,
+    )
+
+    def label(_: Array, rewards: Array) -> Array:
+        return preferences_by_reward(rewards, values["least_gap"])
+
     return train(
         split_seed(values["seed"]).training,
         policy,
         params,
-        switch(values["loss"], losses),
-        on_bandit(
-            policy,
-            bandit,
-            schedule,
-            prompts=contexts[: values["contexts"]],
-            label=_label(values),
-        ),
+        loss,
+        on_bandit(policy, bandit, schedule, prompts=prompts, label=label),
         schedule,
         OPTIMIZERS[spec.optimizer](values["learning_rate"]),
         evaluate,
         spec.record,
+        behaviour=behaviour,
     )
 
 
 def _starts(spec: Spec) -> dict[str, Any]:
-    """A distilled network and contexts for every seed."""
+    """Return a distilled network and contexts for every seed."""
     first = {name: values[0] for name, values in spec.axes.items()}
     reference = build_environment(
         spec.environments[0], spec.settings | first | spec.shared
@@ -204,37 +237,14 @@ def _starts(spec: Spec) -> dict[str, Any]:
     return {"starts": starts, "seeds": seeds}
 
 
-def _schedule(spec: Spec, values: Values, passes: Any) -> Schedule:
-    everything = values["contexts"] * values["responses"]
-    is_traced = "batch" in spec.axes and "batch" not in spec.static
-    return Schedule(
-        steps=spec.steps,
-        group=values["responses"],
-        minibatch=values.get("minibatch", everything),
-        batch=values.get("batch", everything),
-        passes=values.get("passes", passes),
-        most_batch=max(spec.axes["batch"]) if is_traced else None,
-    )
-
-
-def _label(values: Values) -> Callable[[Array, Array], Array]:
-    return lambda _, rewards: preferences_by_reward(rewards, values["least_gap"])
-
-
 def _measure(
     spec: Spec,
     bandit: CategoricalBandit,
     log_probs: Float[Array, "*batch K"],
     target: Float[Array, " K"] | None = None,
 ) -> dict[str, Array]:
-    """What is recorded of policies; the divergences are from the target, where there is one."""
+    """Return what is recorded of policies; divergences are from the target, where there is one."""
     reference = bandit.reference_log_probs
     measured = measure(log_probs, reference if target is None else target, bandit.reward)
     measured["reference_kl"] = distributions.kl_divergence(log_probs, reference)
     return pick(spec.metrics, measured)
-
-
-def _axis(name: str, values: Any, spec: Spec) -> Any:
-    if name in spec.static:
-        return static(list(values))
-    return np.asarray(values, np.uint32 if name == "seed" else None)

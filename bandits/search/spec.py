@@ -5,13 +5,35 @@ import inspect
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Annotated, Any, get_origin, get_type_hints
+
+import optax
 
 from bandits.losses import METHODS
 from bandits.problems.environments import ENVIRONMENTS, CategoricalBandit
-from bandits.search.entries import values_of
+from bandits.search.entries import (
+    NONNEGATIVE,
+    POSITIVE,
+    read_choice,
+    read_seeds,
+    values_of,
+    whole,
+)
 from bandits.search.files import FILES, FileBandit
 from theory.types import TwoOrMore
+
+UPDATES = ("sampled", "exact")
+OPTIMIZERS = {"adam": optax.adam, "sgd": optax.sgd}
+
+MOST_OF_PROMPT = 10**4
+"""Most responses to a prompt: its pairs are their square."""
+
+MOST_RESPONSES = 10**7
+"""Most responses in a batch or minibatch."""
+
+MOST_STEPS = 2**31 - 1
+"""Most steps and passes: they are counted in 32 bits."""
 
 Numbers = float | tuple[float, ...]
 """One number, or an axis."""
@@ -19,52 +41,56 @@ Numbers = float | tuple[float, ...]
 Counts = int | tuple[int, ...]
 """One whole number, or an axis."""
 
+OF_SAMPLES = (
+    "policy", "seeds", "responses", "contexts", "minibatch", "batch", "passes", "least_gap",
+)  # fmt: skip
+"""Keys about samples, which exact updates do not draw."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Spec:
-    """A search. A number is an axis where it is a tuple.
+    """A search, and the table of what its file may say. A number is an axis where it is a tuple.
+
+    The keys of ``[training]`` are annotated with what reads them and refuses what is not allowed,
+    and with the label of their dimension. Those about samples are None for exact updates.
 
     Attributes:
-      environment: a name, or several, of `bandits.problems.environments.ENVIRONMENTS`; or "files".
-      arguments: of the environments' builders, by name.
-      methods: names of `bandits.losses.METHODS`.
-      hyperparameters: of the methods, by name.
-      updates: "sampled" (Algorithm 1) or "exact" (expected updates to the Gibbs policy).
-      policy: "table" or "network".
-      optimizer: "adam" or "sgd".
-      steps: gradient steps.
-      learning_rate: > 0.
-      seeds: of the repeats, whole numbers >= 0 of 32 bits; None for exact updates.
-      responses: N, to a prompt; None for exact updates, as all that follow.
-      contexts: prompts.
-      minibatch: M, in responses, or None for all prompts at once.
-      batch: B, in responses, or None for all prompts at once.
-      passes: T, or None for 1 where a method is on-policy, and all steps where it is offline.
-      least_gap: pairs whose rewards differ by less are not labelled.
-      metrics: what is recorded.
-      record: when, in steps.
-      files: the bandit of the environment "files"; None for all others.
+      environment: One or several names of `ENVIRONMENTS`, or "files".
+      arguments: Arguments of the environments' builders, by name.
+      files: The bandit of the environment "files", else None.
+      methods: Names of `bandits.losses.METHODS`.
+      hyperparameters: Hyperparameters of the methods, by name.
+      metrics: Names of what is recorded.
+      record: Numbers of steps after which it is recorded.
     """
 
     environment: str | tuple[str, ...]
     arguments: Mapping[str, Numbers]
+    files: FileBandit | None = None
     methods: tuple[str, ...]
     hyperparameters: Mapping[str, Numbers]
-    updates: str
-    policy: str
-    optimizer: str
-    steps: int
-    learning_rate: Numbers
-    seeds: tuple[int, ...] | None
-    responses: Counts | None
-    contexts: Counts | None
-    minibatch: Counts | None
-    batch: Counts | None
-    passes: Counts | None
-    least_gap: Numbers | None
     metrics: tuple[str, ...]
     record: tuple[int, ...]
-    files: FileBandit | None = None
+    updates: Annotated[str, partial(read_choice, allowed=UPDATES)] = "sampled"
+    optimizer: Annotated[str, partial(read_choice, allowed=OPTIMIZERS)] = "adam"
+    steps: Annotated[int, whole(1, MOST_STEPS).number]
+    learning_rate: Annotated[Numbers, POSITIVE.axis]
+    policy: Annotated[str | None, partial(read_choice, allowed=("table", "network"))] = "table"
+    seeds: Annotated[tuple[int, ...] | None, read_seeds] = (0,)
+    responses: Annotated[
+        Counts | None, whole(2, MOST_OF_PROMPT).axis, "responses N to a prompt"
+    ] = 10
+    contexts: Annotated[Counts | None, whole(1, MOST_RESPONSES).axis, "prompts"] = 10
+    # By default all responses to all prompts.
+    minibatch: Annotated[
+        Counts | None, whole(1, MOST_RESPONSES).axis, "minibatch M in responses"
+    ] = None
+    batch: Annotated[Counts | None, whole(1, MOST_RESPONSES).axis, "batch B in responses"] = None
+    # By default 1 where a method is on-policy, and all steps where it is offline.
+    passes: Annotated[Counts | None, whole(1, MOST_STEPS).axis, "passes T over each batch"] = None
+    least_gap: Annotated[
+        Numbers | None, NONNEGATIVE.axis, "least difference in reward of a labelled pair"
+    ] = 0.0
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -72,17 +98,14 @@ class Spec:
 
         Methods are along ``loss``, as in every dataset: ``method`` is a word of xarray's own.
         """
+        names = (
+            "contexts", "responses", "minibatch", "batch", "passes", "learning_rate", "least_gap",
+        )  # fmt: skip
         settings = {
             "environment": self.environment,
             "loss": self.methods,
             **dict(sorted(self.arguments.items())),
-            "contexts": self.contexts,
-            "responses": self.responses,
-            "minibatch": self.minibatch,
-            "batch": self.batch,
-            "passes": self.passes,
-            "learning_rate": self.learning_rate,
-            "least_gap": self.least_gap,
+            **{name: getattr(self, name) for name in names},
             **dict(sorted(self.hyperparameters.items())),
             "seed": self.seeds,
         }
@@ -111,12 +134,12 @@ class Spec:
 
     @property
     def num_runs(self) -> int:
-        """Points of the grid."""
+        """Number of points of the grid."""
         return math.prod(map(len, self.axes.values()))
 
     @property
     def num_programs(self) -> int:
-        """Programs that are compiled."""
+        """Number of programs that are compiled."""
         return math.prod(len(self.axes[name]) for name in self.static)
 
     @property
@@ -125,43 +148,34 @@ class Spec:
         return values_of(self.environment)
 
     def environment_arguments(self, environment: str) -> dict[str, Any]:
-        """What is given of the arguments that the environment has."""
+        """Return what is given of the arguments that the environment has."""
         return pick(parameters_of(environment), self.arguments)
 
-    def method_hyperparameters(self, method: str) -> dict[str, Any]:
-        """What is given of the hyperparameters that the method has."""
-        return pick(METHODS[method].hyperparameters, self.hyperparameters)
-
     def default_passes(self, method: str) -> int:
-        """T where none is given: fresh samples every time, or none for the whole run."""
+        """Return T where none is given: 1 draws anew every time, ``steps`` never."""
         return 1 if METHODS[method].on_policy else self.steps
 
     def describe(self) -> dict[str, Any]:
-        """The search in one form, as JSON holds it: equal for all files that mean the same.
+        """Return the search in one form, as JSON holds it: equal for all files that mean the same.
 
         Axes are lists of their values, and defaults are filled in.
         """
+        is_sampled = self.updates == "sampled"
         training: dict[str, Any] = {
             "methods": self.methods,
             "hyperparameters": {
-                name: METHODS[name].hyperparameters | self.method_hyperparameters(name)
-                for name in self.methods
+                name: of.hyperparameters | pick(of.hyperparameters, self.hyperparameters)
+                for name, of in ((name, METHODS[name]) for name in self.methods)
             },
-            "updates": self.updates,
-            "optimizer": self.optimizer,
-            "steps": self.steps,
-            "learning_rate": self.learning_rate,
         }
-        if self.updates == "sampled":
+        training |= {
+            name: getattr(self, name) for name in MARKS if is_sampled or name not in OF_SAMPLES
+        }
+        if is_sampled:
             training |= {
-                "policy": self.policy,
-                "seeds": self.seeds,
-                "responses": self.responses,
-                "contexts": self.contexts,
                 "minibatch": self._or_everything(self.minibatch),
                 "batch": self._or_everything(self.batch),
                 "passes": {name: self.passes or self.default_passes(name) for name in self.methods},
-                "least_gap": self.least_gap,
             }
         problem: dict[str, Any] = {"environment": self.environment}
         if self.files is not None:  # the numbers, so that files can be moved but not changed
@@ -175,7 +189,7 @@ class Spec:
         return _plain({"problem": problem, "training": training, "record": record})
 
     def _or_everything(self, responses: Counts | None) -> Counts | str:
-        """All prompts at once where nothing else is said, as a number where it is one."""
+        """Return the responses that are given, or else all responses to all prompts."""
         if responses is not None:
             return responses
         if isinstance(self.contexts, int) and isinstance(self.responses, int):
@@ -183,8 +197,16 @@ class Spec:
         return "contexts · responses"
 
 
+MARKS: dict[str, tuple[Any, ...]] = {
+    name: hint.__metadata__
+    for name, hint in get_type_hints(Spec, include_extras=True).items()
+    if get_origin(hint) is Annotated
+}
+"""What the keys of ``[training]`` are annotated with: what reads them, and a label."""
+
+
 def build_environment(environment: str, arguments: Mapping[str, Any]) -> CategoricalBandit:
-    """The environment of the given name, with those of the arguments that it has.
+    """Build the environment of the given name, with those of the arguments that it has.
 
     The bandit of files is itself among the arguments, see `Spec.shared`.
     """
@@ -194,19 +216,19 @@ def build_environment(environment: str, arguments: Mapping[str, Any]) -> Categor
 
 
 def pick(names: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of those names that have one."""
+    """Return the values of those names that have one."""
     return {name: values[name] for name in names if name in values}
 
 
 def parameters_of(environment: str) -> Mapping[str, inspect.Parameter]:
-    """The arguments of the environment's builder; sizes, which are no axes, are `TwoOrMore`."""
+    """Return the arguments of the environment's builder; a `TwoOrMore` is a size, and no axis."""
     if environment == FILES:
         return {}
     return inspect.signature(ENVIRONMENTS[environment].build).parameters
 
 
 def _defaults(environment: str) -> dict[str, float]:
-    """Of the environment's arguments: sizes are whole numbers, all others are not."""
+    """Return the defaults of the environment's arguments: sizes whole, all others as floats."""
     return {
         name: p.default if p.annotation is TwoOrMore else float(p.default)
         for name, p in parameters_of(environment).items()
@@ -214,7 +236,7 @@ def _defaults(environment: str) -> dict[str, float]:
 
 
 def _plain(value: Any) -> Any:
-    """Dicts, lists, strings and finite numbers only."""
+    """Return dicts, lists, strings and finite numbers only."""
     if isinstance(value, Mapping):
         return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, tuple):

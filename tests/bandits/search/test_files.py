@@ -1,6 +1,5 @@
 """Bandits of the user's own files: what they hold, what identifies them, and what is refused."""
 
-import dataclasses
 import shutil
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from bandits.problems.environments import CoverageWarning
 from bandits.search import parse_spec
-from bandits.search.files import FILE_KEYS, read_files
+from bandits.search.files import read_files
 from bandits.simulation import UndeterminedWarning
 from theory.bradley_terry import fit_tabular
 from theory.checks import InvalidInput
@@ -180,12 +179,3 @@ def test_what_the_files_leave_open_is_said(folder):
     (folder / "reward.csv").write_text("a,1\nb,2\nc,3\n")
     with pytest.warns(CoverageWarning, match="reference is zero on every arm of the highest"):
         parse({"reference": "zero.csv", "reward": "reward.csv"}, folder)
-
-
-def test_every_key_is_read():
-    assert {*FILES, *PAIRS, "pseudocount", "ridge"} == set(FILE_KEYS)
-
-
-def test_bandits_of_the_same_numbers_are_equal(folder):
-    assert parse(FILES, folder) == parse(FILES, folder)
-    assert dataclasses.replace(read_files(FILES, folder), labels=()) != read_files(FILES, folder)

@@ -54,26 +54,30 @@ EXACT = {
     },
     "record": {"metrics": ["reverse_kl"], "steps": {"log": [1, 100, 5]}},
 }
-
-
+LETTERS = {"reference": "letters_english.csv", "reward": "letters_german.csv", "normalize": True}
 OF_FILES = {
-    "problem": {
-        "reference": "letters_english.csv",
-        "normalize": True,
-        "reward": "letters_german.csv",
-    },
+    "problem": LETTERS,
     "training": {"methods": ["dpo"], "steps": 20, "learning_rate": 0.1},
 }
 
 
+BEYOND_COUNTING = {
+    "environment": "bump",
+    **{name: {"linear": [1, 9, 10**4]} for name in ("centre", "width", "location", "scale")},
+}
+GONE = object()
+
+
 def changed(content, key, value):
-    """A copy with the value under the dotted key."""
+    """Return a copy with the value under the dotted key, or without the key."""
     content = copy.deepcopy(content)
     *tables, last = key.split(".")
     table = content
     for name in tables:
         table = table.setdefault(name, {})
     table[last] = value
+    if value is GONE:
+        del table[last]
     return content
 
 
@@ -120,49 +124,33 @@ def test_exact_updates_say_nothing_of_samples():
     assert spec.record == (1, 3, 10, 32, 100)
 
 
-def test_seeds_are_counted_or_listed():
-    assert parse_spec(changed(SAMPLED, "training.seeds", 3)).seeds == (0, 1, 2)
-    assert parse_spec(changed(SAMPLED, "training.seeds", [2**32 - 1, 0])).seeds == (2**32 - 1, 0)
-
-
 @pytest.mark.parametrize(
     ("content", "key", "value", "says"),
     [
         (SAMPLED, "trainning", {}, "the file: unknown key 'trainning'; did you mean 'training'"),
         (SAMPLED, "problem", 3, "problem is 3; it must be a table"),
+        (SAMPLED, "problem.environment", GONE, "^problem has no 'environment'; add it"),
+        (SAMPLED, "training.methods", GONE, "^training has no 'methods'; add it"),
+        (SAMPLED, "training.steps", GONE, "^training has no 'steps'; add it"),
         (SAMPLED, "problem.environment", "fra", "problem.environment: unknown environment 'fra'"),
         (SAMPLED, "problem.widht", 3, "problem: unknown key 'widht'; did you mean 'width'"),
         (SAMPLED, "problem.centre", 3.0, "problem: unknown key 'centre'"),
         (SAMPLED, "problem.width", [1.0, -1.0], "problem.width is -1; it must be a finite"),
-        (SAMPLED, "problem.width", True, "problem.width is True; it must be a finite number"),
         (SAMPLED, "problem.width", 1e-38, "'far' with width = 1e-38 has no finite reward"),
         (SAMPLED, "problem.mode", [2.0, 21.0], "problem.mode is 21.0; lengths go from 1 up to 20"),
-        (
-            SAMPLED,
-            "problem.max_length",
-            [9, 20],
-            "problem.max_length is .9, 20.; it must",
-        ),
+        (SAMPLED, "problem.max_length", [9, 20], r"problem.max_length is \[9, 20\]; it must"),
         (SAMPLED, "problem.max_length", 10**6, "problem.max_length is 1000000; it must be"),
         (SAMPLED, "training.methods", "dppo", "training.methods: unknown method 'dppo'; did you"),
         (SAMPLED, "training.methods", ["dpo", "rlhf"], "holds 'rlhf', which needs learned rewards"),
         (SAMPLED, "training.methods", "forward_kl", "set training.updates to 'exact' or choose"),
         (EXACT, "training.methods", "dpo", "'dpo', .*set training.updates to 'sampled' or choose"),
+        (SAMPLED, "training.methods", "best_of_n", "holds 'beta', but best_of_n has none"),
         (SAMPLED, "training.updates", "exakt", "training.updates is 'exakt'; it must be 'sampled'"),
-        (
-            SAMPLED,
-            "training.optimizer",
-            "adamw",
-            "training.optimizer is 'adamw'; it must be",
-        ),
+        (SAMPLED, "training.optimizer", "adamw", "training.optimizer is 'adamw'; it must be"),
         (SAMPLED, "training.policy", "mlp", "training.policy is 'mlp'; it must be 'table' or"),
         (SAMPLED, "training.steps", 0, "training.steps is 0; it must be a whole number from 1"),
-        (SAMPLED, "training.steps", [5], r"training.steps is \[5\]; it must be a whole number"),
         (SAMPLED, "training.learning_rate", 0, "training.learning_rate is 0; it must be"),
         (SAMPLED, "training.seeds", -1, "training.seeds is -1; it must be a whole number from 1"),
-        (SAMPLED, "training.seeds", [2**32], r"training.seeds\[0\] is 4294967296; it must be"),
-        (SAMPLED, "training.seeds", True, "training.seeds is True"),
-        (SAMPLED, "training.seeds", 10**7 + 1, "training.seeds is 10000001"),
         (SAMPLED, "training.responses", 1, "training.responses is 1; it must be a whole number"),
         (SAMPLED, "training.responses", 3, "training.minibatch is 10; .* training.responses, 3"),
         (SAMPLED, "training.batch", [20, 45], "training.batch is 45; .* training.minibatch, 10"),
@@ -186,29 +174,12 @@ def test_seeds_are_counted_or_listed():
         (NETWORK, "problem.environment", ["far", "min_length"], "has several on this grid"),
         (NETWORK, "problem.environment", "skew_length", "'skew_length' .* data of another law"),
         (SAMPLED, "training.passes", {"linear": [1, 5000, 5000]}, "120000 programs to compile"),
-        (
-            EXACT,
-            "problem",
-            {
-                "environment": "bump",
-                **{n: {"linear": [1, 9, 10**4]} for n in ("centre", "width", "location", "scale")},
-            },
-            "has 40000000000000000 runs, at most 9007199254740992",
-        ),
+        (EXACT, "problem", BEYOND_COUNTING, "has 40000000000000000 runs, at most 9007199254740992"),
     ],
 )
 def test_what_is_not_allowed_is_refused_with_its_key(content, key, value, says):
     with pytest.raises(InvalidInput, match=says):
         parse_spec(changed(content, key, value))
-
-
-@pytest.mark.parametrize("key", ["problem.environment", "training.methods", "training.steps"])
-def test_a_missing_key_is_named(key):
-    content = copy.deepcopy(SAMPLED)
-    table, name = key.split(".")
-    del content[table][name]
-    with pytest.raises(InvalidInput, match=f"^{table} has no '{name}'; add it"):
-        parse_spec(content)
 
 
 def test_the_files_that_are_documented_are_a_problem(tmp_path):
@@ -222,12 +193,6 @@ def test_the_files_that_are_documented_are_a_problem(tmp_path):
         given = {key: value for key, value in problem.items() if key not in unused}
         spec = parse_spec({**OF_FILES, "problem": given}, tmp_path)
         assert spec.files.reference == pytest.approx((0.3, 0.7))
-
-
-def test_a_method_without_hyperparameters_is_given_none():
-    training = {**SAMPLED["training"], "methods": ["best_of_n"]}
-    with pytest.raises(InvalidInput, match="holds 'beta', but best_of_n has none"):
-        parse_spec({**SAMPLED, "training": training})
 
 
 def test_a_network_has_one_reference_on_the_whole_grid():

@@ -25,9 +25,7 @@ STEPS, RECORD = 6, (0, 3, 6)
 
 
 def perform(content, folder=EXAMPLES):
-    planned = plan(parse_spec(content, folder))
-    names = ("fixed", "dims", "coords", "attributes", "block_runs")
-    return sweep(planned.run, planned.axes, **{name: getattr(planned, name) for name in names})
+    return sweep(**vars(plan(parse_spec(content, folder))))
 
 
 def sampled(environment, record=("expected_reward", "reference_kl"), problem=None, **training):
@@ -39,26 +37,30 @@ def sampled(environment, record=("expected_reward", "reference_kl"), problem=Non
     }
 
 
+def exact(problem, metrics, **training):
+    """Descents by both KL divergences over β and one more axis."""
+    return {
+        "problem": problem,
+        "training": {
+            "methods": ["forward_kl", "reverse_kl"],
+            "updates": "exact",
+            "optimizer": "sgd",
+            "steps": STEPS,
+            "hyperparameters": {"beta": [0.2, 0.5]},
+            **training,
+        },
+        "record": {"steps": list(RECORD), "metrics": metrics},
+    }
+
+
 def key(seed):
     return jax.random.split(jax.random.key(seed), 3)[2]
 
 
 def test_a_point_of_exact_updates_is_a_descent_to_the_gibbs_policy():
     metrics = ["forward_kl", "reverse_kl", "expected_reward", "entropy", "reference_kl"]
-    dataset = perform(
-        {
-            "problem": {"environment": "bump", "centre": [20.0, 60.0], "width": 8.0},
-            "training": {
-                "methods": ["forward_kl", "reverse_kl"],
-                "updates": "exact",
-                "optimizer": "sgd",
-                "steps": STEPS,
-                "learning_rate": [0.5, 2.0],
-                "hyperparameters": {"beta": [0.2, 0.5]},
-            },
-            "record": {"steps": list(RECORD), "metrics": metrics},
-        }
-    )
+    problem = {"environment": "bump", "centre": [20.0, 60.0], "width": 8.0}
+    dataset = perform(exact(problem, metrics, learning_rate=[0.5, 2.0]))
     dims = ("loss", "centre", "learning_rate", "beta", "step")
     assert {v.dims for v in dataset.data_vars.values()} == {dims}
     assert set(dataset.data_vars) == set(metrics)
@@ -102,10 +104,8 @@ def test_a_point_of_sampled_updates_is_algorithm_1():
     assert dataset["seed"].values.tolist() == [7, 2**32 - 1]
     assert (dataset["diverged_at"] == -1).all()
     schedule = Schedule(STEPS, group=3, minibatch=6, batch=12, passes=2)
-    for environment, bandit in {
-        "near": near_bandit(9.0),
-        "skew_length": skew_length_bandit(cut=10.0),
-    }.items():
+    bandits = {"near": near_bandit(9.0), "skew_length": skew_length_bandit(cut=10.0)}
+    for environment, bandit in bandits.items():
         for name, hyperparameters, behaviour in (
             ("ppo", {"beta": 0.3, "clip": 0.1}, bandit.reference_log_probs),
             ("dpo", {"beta": 0.3}, bandit.data_law()),
@@ -232,26 +232,13 @@ def files(tmp_path):
 
 
 def of_files(**problem):
-    given = {"reference": "reference.csv", "normalize": True, **problem}
-    return {key: value for key, value in given.items() if value is not None}
+    return {"reference": "reference.csv", "normalize": True, **problem}
 
 
 def test_exact_updates_on_files_are_those_of_simulate(files):
-    dataset = perform(
-        {
-            "problem": of_files(reward="reward.csv"),
-            "training": {
-                "methods": ["forward_kl", "reverse_kl"],
-                "updates": "exact",
-                "optimizer": "sgd",
-                "steps": STEPS,
-                "learning_rate": [0.5, 1.0],
-                "hyperparameters": {"beta": [0.2, 0.5]},
-            },
-            "record": {"steps": list(RECORD), "metrics": ["expected_reward", "reverse_kl"]},
-        },
-        files,
-    )
+    metrics = ["expected_reward", "reverse_kl"]
+    content = exact(of_files(reward="reward.csv"), metrics, learning_rate=[0.5, 1.0])
+    dataset = perform(content, files)
     alone = simulate(
         {"a": 0.3, "b": 0.1, "c": 0.6, "d": 0.0},
         reward={"a": 0.5, "b": 1.0, "c": 0.1, "d": 0.4},
@@ -262,7 +249,7 @@ def test_exact_updates_on_files_are_those_of_simulate(files):
         record=RECORD,
     )
     point = dataset.sel(learning_rate=1.0, beta=0.5)
-    for name in ("expected_reward", "reverse_kl"):
+    for name in metrics:
         expected = alone[name].transpose("loss", "step")
         np.testing.assert_allclose(point[name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
     assert dataset["arm"].values.tolist() == ["a", "b", "c", "d"]
@@ -358,10 +345,7 @@ def test_a_plan_names_its_results_and_compiles_only_what_must_be():
 
 @pytest.mark.filterwarnings("error")
 def test_the_small_example_learns():
-    planned = plan(read_spec(EXAMPLES / "small_sweep.toml"))
-    dataset = sweep(
-        planned.run, planned.axes, fixed=planned.fixed, dims=planned.dims, coords=planned.coords
-    )
+    dataset = sweep(**vars(plan(read_spec(EXAMPLES / "small_sweep.toml"))))
     gain = dataset["expected_reward"].isel(step=-1) - dataset["expected_reward"].isel(step=0)
     assert (gain.sel(environment="near").mean("seed") > 0.05).all()
     assert (gain.sel(loss="best_of_n", learning_rate=0.1).mean("seed") > 0.4).all()
