@@ -5,13 +5,13 @@ a table), a fit minimises
 
     L(w) = −Σ_ab n_ab log σ(r_a − r_b) + (ridge/2) ‖w‖².
 
-The ridge is a Gaussian prior on w of mean 0 and standard deviation s = 1/√ridge, in nats of
-log-odds for a table. It is fixed, so it fades as labels are added, and what it does to one pair
-does not depend on how many others there are. Twice the weights with twice the ridge give the same
-fit: a ridge ρ relative to the mean loss of a label is ridge = ρ Σ n.
+The ridge is a Gaussian prior on w of mean 0 and standard deviation s = 1/√ridge: in nats of
+log-odds for a table, and in those for a unit of the feature else. It is not relative to the number
+of labels, so it fades as labels are added, and what it does to one pair does not depend on how many
+others there are. A ridge ρ relative to the mean loss of a label is ridge = ρ Σ n.
 
 Without a ridge the minimum is at infinity where the data are separable: some set of arms never lost
-to the others. Source: Bradley and Terry 1952.
+to the others. The fits refuse such data, unless they are traced. Source: Bradley and Terry 1952.
 """
 
 from typing import NamedTuple
@@ -33,10 +33,10 @@ from theory.pairs import Pairs, require_pairs
 from theory.types import Features, FiniteNonNegative, Preferences, checked
 
 RIDGE = 0.01
-"""Default ridge: a prior of standard deviation 10, in nats of log-odds for a table."""
+"""Default ridge: a prior of standard deviation 10."""
 
 MOST_STEPS = 500
-"""Newton steps on a list of pairs; 10 are usual, 60 are met where counts go from 1e-3 to 1e9."""
+"""Most Newton steps on a list of pairs: 10 are usual, 60 occur for counts from 1e-3 to 1e9."""
 
 HIGHEST_RISE = 30.0
 """Most that one Newton step may raise the loss of a single label, in nats."""
@@ -62,26 +62,20 @@ def fit_tabular(
 ) -> Float[Array, " K"]:
     """Return one reward for each arm, by maximum likelihood; their mean is 0.
 
-    The mean of every group of arms that the pairs connect is 0 as well; arms without data get the
-    mean. The fit takes time that grows with the compared pairs, not with K², and is done in float64
-    by SciPy; where the counts or the ridge are traced, by JAX, on a table, in the precision of JAX.
+    Rewards are in nats of log-odds. The mean of every group of arms that the pairs connect is 0 as
+    well, and arms without data get the mean. SciPy fits in float64, in time that grows with the
+    compared pairs, not with K². Where the counts or the ridge are traced, JAX fits a table.
 
-    >>> print(fit_tabular([[0, 3], [1, 0]], ridge=0.0).round(3))  # ± log(3)/2
+    >>> print(np.asarray(fit_tabular([[0, 3], [1, 0]], ridge=0.0)).round(3))  # ± log(3)/2
     [ 0.549 -0.549]
 
     Args:
-      counts: Table ``[K, K]``, [a, b] how often a was preferred to b, or a list of pairs; any
-        weights >= 0.
-      ridge: Coefficient of ‖r‖²/2, >= 0: 1/s² for a Gaussian prior of standard deviation s nats
-        of log-odds. It is not relative to the number of labels.
+      counts: Table ``[K, K]``, [a, b] how often a was preferred to b, or a list of pairs.
+      ridge: Coefficient of ‖r‖²/2.
       num_arms: K, for a list of pairs; for a table it is not needed.
 
-    Returns:
-      ``[K]``, in nats of log-odds. Traced data are not checked for a finite optimum.
-
     Raises:
-      InvalidInput: No data, negative or non-finite numbers, a preference of an arm against itself,
-        a shape that does not match, or separable data without a ridge.
+      InvalidInput: What no preferences can be, or separable data without a ridge.
     """
     if not isinstance(counts, Pairs):
         checks.require_preferences("counts", counts)
@@ -106,18 +100,19 @@ def fit_linear(
 ) -> Float[Array, " F"]:
     """Return the weights w of the rewards r = φ w, to the precision of the numbers.
 
-    JAX takes Newton steps. Where the data leave w open, it is the one of least norm. Traced data
-    are not checked for a finite optimum: there the result is where the steps end.
+    JAX takes Newton steps. Where the data leave w open, the result is the one of least norm; for
+    traced data without a finite optimum, it is where the steps end.
+
+    >>> print(np.asarray(fit_linear([[1.0], [0.0]], [[0, 3], [1, 0]], ridge=0.0)).round(3))  # log 3
+    [1.099]
 
     Args:
-      features: φ ``[K, F]``, a row for each arm.
-      counts: ``[K, K]``, [a, b] how often a was preferred to b; any weights >= 0.
-      ridge: Coefficient of ‖w‖²/2, >= 0: 1/s² for a Gaussian prior of standard deviation s on each
-        weight, in nats of log-odds for a unit of its feature. It is not relative to the number of
-        labels.
+      features: φ, a row for each arm.
+      counts: [a, b] how often a was preferred to b.
+      ridge: Coefficient of ‖w‖²/2.
 
     Raises:
-      InvalidInput: What the types do not allow, or separable data without a ridge.
+      InvalidInput: What the types refuse, or separable data without a ridge.
     """
     features, counts = jnp.asarray(features, float), jnp.asarray(counts, float)
     require_finite_optimum(features, counts, ridge)
@@ -174,14 +169,7 @@ def _newton(
 
 
 class _Edges(NamedTuple):
-    """The E pairs of arms that were compared, each once, as ``[E]`` arrays.
-
-    Attributes:
-      first: The arm that was preferred at least as often.
-      second: The other arm.
-      wins: How often the first was preferred.
-      losses: How often the second was.
-    """
+    """The E pairs of arms that were compared, each once; the first won as often or more."""
 
     first: Int[np.ndarray, " E"]
     second: Int[np.ndarray, " E"]

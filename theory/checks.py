@@ -61,10 +61,13 @@ def require_same_arms(**arrays: ArrayLike) -> None:
     """Refuse arrays whose last axes differ in length."""
     for name, values in arrays.items():
         require_arms(name, values)
-    (first, reference), *rest = arrays.items()
-    expected = np.shape(reference)[-1]
-    for name, values in rest:
-        found = np.shape(values)[-1]
+    require_equal_arms(**{name: np.shape(values)[-1] for name, values in arrays.items()})
+
+
+def require_equal_arms(**numbers: int) -> None:
+    """Refuse arguments with different numbers of arms."""
+    for name, found in numbers.items():
+        first, expected = next(iter(numbers.items()))
         if found != expected:
             raise InvalidInput(
                 f"{name} has {found} arms but {first} has {expected}; they must match"
@@ -226,17 +229,15 @@ def require_one_problem(what: str, **values: tuple[ArrayLike, int]) -> None:
             )
 
 
-def require_features(name: str, features: ArrayLike, num_arms: int) -> None:
+def require_features(name: str, features: ArrayLike) -> None:
     """Refuse what is no ``[K, F]`` table of finite numbers with F >= 1, or tells no arms apart.
 
     A column that is the same on all arms is invisible to preferences and to a softmax, so features
     whose columns all are make a class of a single policy.
     """
     shape = np.shape(features)
-    if len(shape) != 2 or shape[0] != num_arms or not shape[1]:
-        raise InvalidInput(
-            f"{name} has shape {shape}; it needs one row for each of {num_arms} arms, and columns"
-        )
+    if len(shape) != 2 or 0 in shape:
+        raise InvalidInput(f"{name} has shape {shape}; it must be [K, F], a row for each arm")
     require_finite(name, features)
     known = concrete(features)
     if known is not None and not np.ptp(known, axis=0).any():

@@ -27,10 +27,9 @@ class Finding:
 
     Attributes:
       kind: "no data": no pair has these arms; "never compared": no pair compares these groups of
-        arms with one another; "separable": one of two groups never lost to the other, though
-        pairs compare them.
-      groups: Arms from 0 to K − 1, one group for "no data", at least two for "never compared",
-        two for "separable"; the smallest group first.
+        arms with one another; "separable": one of these two groups never lost to the other,
+        though pairs compare them.
+      groups: Groups of arms from 0 to K − 1, the smallest first.
       unbeaten: Index of the group that never lost; for "separable" only.
     """
 
@@ -45,18 +44,11 @@ def undetermined(pairs: Pairs, num_arms: int) -> list[Finding]:
     >>> [finding.kind for finding in undetermined(Pairs.from_table([[0, 1], [0, 0]]), num_arms=2)]
     ['separable']
 
-    Args:
-      pairs: What was preferred to what; pairs of weight 0 do not count. Not traced.
-      num_arms: K >= 2.
-
-    Returns:
-      At most one finding of kind "no data", then at most one of kind "never compared", then one or
-      two of kind "separable" for each group of compared arms that has some: all arms of the group
-      that never lost to the others of it, and all that never won. An empty list means that the
-      likelihood alone fixes every reward, up to a constant.
-
-    Raises:
-      InvalidInput: Pairs that `theory.pairs.require_pairs` refuses.
+    Pairs of weight 0 do not count; those that `theory.pairs.require_pairs` refuses raise
+    `InvalidInput`. The list holds at most one finding of kind "no data", then at most one of kind
+    "never compared", then one or two of kind "separable" for each group of compared arms that has
+    some: all arms of the group that never lost to the others of it, and all that never won. Without
+    findings the likelihood alone fixes every reward, up to a constant.
     """
     require_pairs("pairs", pairs, num_arms)
     used = np.asarray(pairs.weights) > 0
@@ -92,10 +84,7 @@ def undetermined(pairs: Pairs, num_arms: int) -> list[Finding]:
 def describe(finding: Finding, labels: Sequence[object], ridge: ArrayLike) -> str:
     """Return one sentence that says what a finding means for the rewards.
 
-    Args:
-      finding: Of `undetermined`.
-      labels: Names of all K arms.
-      ridge: Of the fit, in the units of `theory.bradley_terry.fit_tabular`.
+    Labels name all K arms; the ridge is that of `theory.bradley_terry.fit_tabular`.
     """
     named = [_name([str(labels[arm]) for arm in group[: MOST_NAMED + 1]], len(group), "others")
              for group in finding.groups[: MOST_NAMED + 1]]  # fmt: skip

@@ -16,8 +16,8 @@ from theory.types import PerArm, PerProblem
 def kl_divergence(log_p: PerArm, log_q: PerArm) -> PerProblem:
     """Return KL(p‖q) = Σ p (log p − log q) in nats, >= 0; ∞ where q excludes what p does not.
 
-    It is summed as Σ [p (log p − log q) − p + q], the same since both sum to 1, of which no term is
-    below zero: rounding cannot make it negative.
+    The sum is taken as Σ [p (log p − log q) − p + q], which is the same as both sum to 1. No term
+    of it is below zero, so rounding cannot make it negative.
 
     >>> log_p, log_q = jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]]))
     >>> print(f"{kl_divergence(log_p, log_q):.4f}")
@@ -36,7 +36,7 @@ def kl_divergence(log_p: PerArm, log_q: PerArm) -> PerProblem:
 def _kl_jvp(
     primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[PerProblem, PerProblem]:
-    """Return the derivative of Σ p (log p − log q) as it stands: its weights are the methods'."""
+    """Return the derivative of Σ p (log p − log q), without the terms −p + q."""
     (log_p, log_q), (to_p, to_q) = primals, tangents
     p = jnp.exp(log_p)
     held = p != 0
@@ -53,21 +53,21 @@ def log_ratio(log_p: PerArm, log_q: PerArm) -> PerArm:
 
 
 def _masked_product(p: Array, values: Array) -> Array:
+    """Return p times the values, and 0 where p is 0."""
     return jnp.where(p != 0, p * values, 0.0)
 
 
 def entropy(log_p: PerArm) -> PerProblem:
     """Return H(p) = −Σ p log p in nats, from 0 (one category) to log K (uniform)."""
     p = jnp.exp(log_p)
-    return -jnp.sum(jnp.where(p != 0, p * jnp.where(p != 0, log_p, 0.0), 0.0), axis=-1)
+    return -jnp.sum(_masked_product(p, jnp.where(p != 0, log_p, 0.0)), axis=-1)
 
 
 def concentrability(log_p: PerArm, log_q: PerArm) -> PerProblem:
     """Return C = max_y p(y)/q(y) >= 1: how far p reaches beyond q; ∞ outside q's support.
 
-    With p the optimal policy and q the reference, this is the measure of geometric alignment
-    (condition C1) of Tajwar et al. 2024, arXiv:2404.14367; with q the law of the preference data,
-    it is that of coverage (condition C2).
+    With p the optimal policy and q the reference, it measures geometric alignment, condition C1 of
+    arXiv:2404.14367; with q the law of the preference data, coverage, condition C2.
     """
     held = log_p != -jnp.inf
     ratio = jnp.where(held, log_p, 0.0) - jnp.where(held, log_q, 0.0)

@@ -13,17 +13,20 @@ maximum-likelihood reward is unique up to a constant on the arms that π_ref can
 *Proof.* The first stage and DPO minimise one function over one set, written in two ways; and the
 Gibbs policy of the fitted reward, the best of all policies, lies in the class. ∎
 
-Where the data leave directions of the class open, as partial coverage does, each method takes what
-its own parameters prefer: the fits below the parameters of least norm, with an
-`UndeterminedWarning`. Isomorphic features then need not give the same policy.
+Where the data leave directions of the class open, as partial coverage does, the fits below take the
+parameters of least norm, with an `UndeterminedWarning`. Isomorphic features then need not give the
+same policy.
 
 For linear rewards ψ w and log-linear policies π_ref exp(φ θ)/Z the classes are isomorphic if and
 only if the columns of φ and of ψ, without their means over the arms that π_ref can play, span the
 same space. Otherwise the two differ: DPO finds the best *likelihood* in the policy class, RLHF the
 reverse-KL projection of the best likelihood in the reward class.
 
-Every function raises `InvalidInput` for an argument that its type does not allow, and for different
-numbers of arms. Source: arXiv:2503.01067, section 3.
+Arguments have the shapes and ranges of their types: ``log_probs`` is log π, ``reference_log_probs``
+log π_ref, and ``beta`` β. A fit takes ``counts``, [a, b] how often a was preferred to b, and one
+reference and β; `jax.vmap` fits several. Every function raises `InvalidInput` for what the types
+refuse; a fit also for counts that are separable or name what the reference excludes. Source:
+arXiv:2503.01067, section 3.
 """
 
 import warnings
@@ -69,18 +72,11 @@ def implicit_reward(log_probs: LogProbs, reference_log_probs: LogProbs, beta: Po
     """Return β log π/π_ref, the reward whose Gibbs policy is π; `gibbs.gibbs_log_probs` leads back.
 
     It is −∞ where π gives up a response of the reference, and 0 where both exclude it, as any
-    number is right there.
+    number is right there. A π that plays what the reference excludes is refused.
 
-    >>> print(f"{implicit_reward(np.log([0.25, 0.75]), np.log([0.5, 0.5]), beta=2.0)[1]:.3f}")
-    0.811
-
-    Args:
-      log_probs: log π ``[..., K]``.
-      reference_log_probs: log π_ref ``[..., K]``.
-      beta: β ``[...]``, > 0.
-
-    Raises:
-      InvalidInput: Also for a π that plays what the reference excludes: no reward leads there.
+    >>> reward = implicit_reward(np.log([0.25, 0.75]), np.log([0.5, 0.5]), beta=2.0)
+    >>> print(np.asarray(reward).round(3))
+    [-1.386  0.811]
     """
     log_p, log_q = jnp.asarray(log_probs), jnp.asarray(reference_log_probs)
     played, allowed = checks.concrete(log_p > -jnp.inf), checks.concrete(log_q > -jnp.inf)
@@ -89,38 +85,26 @@ def implicit_reward(log_probs: LogProbs, reference_log_probs: LogProbs, beta: Po
         raise checks.InvalidInput(
             f"log_probs plays arm {arm}, which reference_log_probs excludes; no reward leads there"
         )
-    held = log_q > -jnp.inf
-    ratio = jnp.where(held, log_p, 0.0) - jnp.where(held, log_q, 0.0)
-    return jnp.asarray(beta)[..., None] * ratio
+    return _reward(log_p, log_q, jnp.asarray(beta))
 
 
 @checked
 def class_distance(
-    features: Float[ArrayLike, "K F"],
-    other_features: Float[ArrayLike, "K G"],
-    reference_log_probs: LogProbs | None = None,
+    features: Features, other_features: Features, reference_log_probs: LogProbs | None = None
 ) -> float:
     """Return the sine of the largest angle between two classes, from 0 to 1.
 
     It is 0 if and only if they are isomorphic; 1 if one holds something that is orthogonal to all
-    of the other. Features count up to a constant, and only on arms that the reference can play.
+    of the other. Features count up to a constant, and only on arms that the reference can play: by
+    default all.
 
-    Args:
-      features: ``[K, F]``, finite; not all rows are the same.
-      other_features: ``[K, G]``, likewise.
-      reference_log_probs: log π_ref ``[K]``; by default it can play all arms.
+    >>> print(f"{class_distance([[1], [0], [0]], [[0], [1], [1]]):.3f}")
+    0.000
     """
-    num_arms = np.shape(features)[0] if np.ndim(features) else 0
-    checks.require_features("features", features, num_arms)
-    checks.require_features("other_features", other_features, num_arms)
-    held = np.ones(num_arms, bool)
+    held = np.ones(len(np.asarray(features)), bool)
     if reference_log_probs is not None:
+        checks.require_one_problem("a distance", reference_log_probs=(reference_log_probs, 1))
         held = np.asarray(reference_log_probs) > -np.inf
-        if held.shape != (num_arms,):
-            raise checks.InvalidInput(
-                f"reference_log_probs has shape {held.shape} but features has {num_arms} arms; "
-                "they must match"
-            )
     first, second = (_basis(np.asarray(f, np.float64)[held]) for f in (features, other_features))
     outside = [a - b @ (b.T @ a) for a, b in ((first, second), (second, first))]
     return float(min(max(np.linalg.norm(part, 2) if part.size else 0.0 for part in outside), 1.0))
@@ -128,15 +112,12 @@ def class_distance(
 
 @checked
 def are_isomorphic(
-    features: Float[ArrayLike, "K F"],
-    other_features: Float[ArrayLike, "K G"],
+    features: Features,
+    other_features: Features,
     reference_log_probs: LogProbs | None = None,
     tolerance: Annotated[float, checks.require_nonnegative] = 1e-9,
 ) -> bool:
-    """Tell whether rewards linear in one and policies log-linear in the other are the same class.
-
-    They are if their `class_distance`, of which the other arguments are, is at most ``tolerance``.
-    """
+    """Tell whether two classes are the same: their `class_distance` is at most ``tolerance``."""
     return class_distance(features, other_features, reference_log_probs) <= tolerance
 
 
@@ -146,17 +127,12 @@ def fit_dpo(
 ) -> Alignment:
     """Return the log-linear policy π_ref exp(φ θ)/Z of least DPO loss: it is convex in θ.
 
-    The loss is −Σ n_ab log σ(β h_ab) / Σ n, h the difference of log π/π_ref, which is linear in θ.
-    Where the data leave θ open it is the one of least norm, with an `UndeterminedWarning`.
+    The loss is −Σ n_ab log σ(β h_ab) / Σ n, for counts n and features φ; h, the difference of
+    log π/π_ref, is linear in θ.
 
-    Args:
-      features: φ ``[K, F]``.
-      counts: n ``[K, K]``, [a, b] how often a was preferred to b.
-      reference_log_probs: log π_ref ``[K]``.
-      beta: β > 0, a number.
-
-    Raises:
-      InvalidInput: Also for separable counts, and for a pair of what the reference excludes.
+    >>> fit = fit_dpo([[1], [0]], [[0, 3], [1, 0]], np.log([0.5, 0.5]), beta=1.0)
+    >>> print(np.exp(fit.log_probs).round(3))
+    [0.75 0.25]
     """
     features, counts, reference = _one_problem(features, counts, reference_log_probs, beta)
     bradley_terry.require_finite_optimum(features, counts, remedy=REMEDY)
@@ -174,18 +150,15 @@ def fit_rlhf(
 ) -> Alignment:
     """Return the linear reward ψ w of maximum likelihood, and the best log-linear policy under it.
 
-    The second stage maximises E_π[r] − β KL(π‖π_ref) over π = π_ref exp(φ θ)/Z by natural gradient
-    with halved steps. A full step is the regression of r/β on φ under π, which ends it at once
-    where r is in the span of φ. Elsewhere the problem need not be convex: the result is a
-    stationary point at least as good as the reference. Probabilities are exact to rounding; the
-    logarithms of those below 1e-12 are not.
+    ψ are the reward's features, φ the policy's. The second stage maximises E_π[r] − β KL(π‖π_ref)
+    over π = π_ref exp(φ θ)/Z by natural gradient with halved steps. A full step is the regression
+    of r/β on φ under π, which ends it at once where r is in the span of φ. Elsewhere the problem
+    need not be convex: the result is a stationary point at least as good as the reference.
+    Probabilities are exact to rounding; the logarithms of those below 1e-12 are not.
 
-    Args:
-      policy_features: φ ``[K, F]``.
-      reward_features: ψ ``[K, G]``.
-      counts: As in `fit_dpo`, of which the other arguments, warnings and errors are, too.
-      reference_log_probs: As there.
-      beta: As there.
+    >>> fit = fit_rlhf([[1], [0]], [[0], [1]], [[0, 3], [1, 0]], np.log([0.5, 0.5]), beta=1.0)
+    >>> print(np.exp(fit.log_probs).round(3))
+    [0.75 0.25]
     """
     features, counts, reference = _one_problem(policy_features, counts, reference_log_probs, beta)
     bradley_terry.require_finite_optimum(reward_features, counts, remedy=REMEDY)
@@ -230,19 +203,21 @@ def _fit_dpo(
     reference_log_probs: Float[Array, " K"],
     beta: Float[Array, ""],
 ) -> Alignment:
-    held = reference_log_probs > -jnp.inf
-
-    def reward(theta: Float[Array, " F"]) -> Float[Array, " K"]:
+    def align(theta: Float[Array, " F"]) -> Alignment:
         log_probs = _log_linear(features, reference_log_probs, theta)
-        # Masked before the subtraction, so that −∞ leaves no NaN in the gradient.
-        ratio = jnp.where(held, log_probs, 0.0) - jnp.where(held, reference_log_probs, 0.0)
-        return beta * ratio
+        return Alignment(log_probs, _reward(log_probs, reference_log_probs, beta))
 
     def loss(theta: Float[Array, " F"]) -> Float[Array, ""]:
-        return bradley_terry.bradley_terry_loss(reward(theta), counts)
+        return bradley_terry.bradley_terry_loss(align(theta).reward, counts)
 
-    theta = convex.minimize(loss, jnp.zeros(features.shape[1], features.dtype))
-    return Alignment(_log_linear(features, reference_log_probs, theta), reward(theta))
+    return align(convex.minimize(loss, jnp.zeros(features.shape[1], features.dtype)))
+
+
+def _reward(log_p: PerArm, log_q: PerArm, beta: Float[Array, "*batch"]) -> PerArm:
+    """Return β log p/q, and 0 on arms that q excludes."""
+    # Masked before the subtraction, so that −∞ leaves no NaN in the gradient.
+    held = log_q > -jnp.inf
+    return beta[..., None] * (jnp.where(held, log_p, 0.0) - jnp.where(held, log_q, 0.0))
 
 
 def _log_linear(
@@ -257,8 +232,8 @@ def _warn_of_open_directions(
     table, pairs, reference = map(checks.concrete, (features, counts, reference_log_probs))
     if table is None or pairs is None or reference is None:
         return
-    compared = np.argwhere(pairs + pairs.T > 0)
-    seen = _rank(np.asarray(table, np.float64)[compared[:, 0]] - table[compared[:, 1]])
+    winners, losers = np.nonzero(pairs)
+    seen = np.linalg.matrix_rank(np.asarray(table, np.float64)[winners] - table[losers])
     whole = _basis(np.asarray(table, np.float64)[reference > -np.inf]).shape[1]
     if seen < whole:
         warnings.warn(
@@ -267,11 +242,6 @@ def _warn_of_open_directions(
             UndeterminedWarning,
             stacklevel=4,  # the caller of a checked fit
         )
-
-
-def _rank(rows: Float[np.ndarray, "n F"]) -> int:
-    singular = np.linalg.svd(rows, compute_uv=False)
-    return int((singular > np.finfo(np.float64).eps * max(rows.shape) * singular.max()).sum())
 
 
 def _basis(features: Float[np.ndarray, "K F"]) -> Float[np.ndarray, "K R"]:
@@ -286,9 +256,8 @@ def _one_problem(
     features: ArrayLike, counts: ArrayLike, reference_log_probs: ArrayLike, beta: ArrayLike
 ) -> tuple[Float[Array, "K F"], Float[Array, "K K"], Float[Array, " K"]]:
     """Return the arrays of one fit, refused if they are of several or outside the support."""
-    checks.require_one_problem(
-        "a fit", reference_log_probs=(reference_log_probs, 1), beta=(beta, 0)
-    )
+    axes = {"reference_log_probs": (reference_log_probs, 1), "beta": (beta, 0)}
+    checks.require_one_problem("a fit", **axes)
     require_pairs_in_support("counts", counts, reference_log_probs)
     table, pairs = jnp.asarray(features, float), jnp.asarray(counts, float)
     return table, pairs, jnp.asarray(reference_log_probs, float)

@@ -18,8 +18,9 @@ small search: by the theorem above they are isomorphic to the additive rewards.
 **What a table can know.** n pairs of independent uniform responses show a share
 1 − (1 − 1/K)^{2n} of the K = V^L responses; of the others a table knows nothing.
 
-Token tables are ``[L, V]``, a row a token. Every function raises `InvalidInput` for an argument
-that its type does not allow. Source: arXiv:2503.01067, sections 4 and 5.
+Token tables are ``[L, V]``, a row for each token: ``token_rewards`` w_t(v), and log-probabilities
+in nats. Every function raises `InvalidInput` for what the types refuse, and for tables of different
+shapes. Source: arXiv:2503.01067, sections 4 and 5.
 """
 
 from typing import Annotated, NamedTuple
@@ -37,7 +38,7 @@ from theory.types import NonNegative, PerProblem, Positive, TokenLogProbs, TwoOr
 def _require_tokens(name: str, rewards: ArrayLike) -> None:
     if np.ndim(rewards) != 2:
         raise checks.InvalidInput(
-            f"{name} has shape {np.shape(rewards)}; it must be [L, V], a row a token"
+            f"{name} has shape {np.shape(rewards)}; it must be [L, V], a row for each token"
         )
     checks.require_arms(name, rewards)
     checks.require_finite(name, rewards)
@@ -52,10 +53,10 @@ class ClassSizes(NamedTuple):
 
     Attributes:
       responses: V^L.
-      policies: of a table over all responses.
-      random_rewards: of a table of rewards, the same.
-      additive_rewards: of rewards that add up over tokens.
-      optimal_policies: of the policies that are optimal for additive rewards, the same.
+      policies: Of all policies, V^L − 1.
+      random_rewards: Of all rewards, the same.
+      additive_rewards: Of rewards that add up over tokens, L (V − 1).
+      optimal_policies: Of the policies that are optimal for additive rewards, the same.
     """
 
     responses: int
@@ -67,14 +68,11 @@ class ClassSizes(NamedTuple):
 
 @checked
 def class_sizes(num_values: TwoOrMore, length: Whole) -> ClassSizes:
-    """Return how many free parameters each class has.
+    """Return how many free parameters each class over L tokens of V values has.
 
-    >>> class_sizes(2, 3).policies, class_sizes(2, 3).additive_rewards
+    >>> sizes = class_sizes(num_values=2, length=3)
+    >>> sizes.policies, sizes.additive_rewards
     (7, 3)
-
-    Args:
-      num_values: V >= 2.
-      length: L >= 1, in tokens.
     """
     # Python's integers, which do not overflow.
     responses = int(num_values) ** int(length)
@@ -88,17 +86,12 @@ def token_features(
 ) -> Float[np.ndarray, "K LV"]:
     """Return φ of additive rewards φ w: a column for each value at each place, 1 where it stands.
 
-    Args:
-      sequences: K responses of L tokens each, from 0 to V − 1.
-      num_values: V >= 2.
-
-    Raises:
-      InvalidInput: Also for sequences that are no table of such tokens.
+    ``sequences`` are K responses of L tokens each, from 0 to V − 1; all else is refused.
     """
     tokens = np.asarray(sequences)
     if tokens.ndim != 2:
         raise checks.InvalidInput(
-            f"sequences has shape {tokens.shape}; it must be [K, L], a row a response"
+            f"sequences has shape {tokens.shape}; it must be [K, L], a row for each response"
         )
     checks.require_whole("length", tokens.shape[1])
     checks.require_index("sequences", tokens, num_values)
@@ -111,13 +104,7 @@ def optimal_tokens(
 ) -> Float[Array, "L V"]:
     """Return log π_t of the product policy that is optimal for an additive reward.
 
-    Args:
-      token_rewards: w_t(v).
-      token_reference_log_probs: log π_ref,t(v), in nats.
-      beta: β > 0, in units of the reward for a nat.
-
-    Raises:
-      InvalidInput: Also for tables of different shapes.
+    β is in units of the reward for a nat.
     """
     _require_same_shape(
         token_reference_log_probs=token_reference_log_probs, token_rewards=token_rewards
@@ -131,11 +118,7 @@ def optimal_tokens(
 def expected_additive_reward(
     token_log_probs: TokenLogProbs, token_rewards: TokenRewards
 ) -> Float[Array, ""]:
-    """Return E_π[r] = Σ_t Σ_v π_t(v) w_t(v) of a product policy, without listing its responses.
-
-    Raises:
-      InvalidInput: Also for tables of different shapes.
-    """
+    """Return E_π[r] = Σ_t Σ_v π_t(v) w_t(v) of a product policy, without listing its responses."""
     _require_same_shape(token_log_probs=token_log_probs, token_rewards=token_rewards)
     return jnp.sum(jnp.exp(jnp.asarray(token_log_probs)) * jnp.asarray(token_rewards))
 
@@ -150,10 +133,7 @@ def best_additive_reward(token_rewards: TokenRewards) -> Float[Array, ""]:
 def seen_share(
     num_responses: Annotated[Float[ArrayLike, "*batch"], checks.require_two], pairs: NonNegative
 ) -> PerProblem:
-    """Return the expected share of K responses in n pairs of independent uniform ones.
-
-    It is 1 − (1 − 1/K)^{2n}, for K = ``num_responses`` >= 2 and n = ``pairs`` >= 0.
-    """
+    """Return 1 − (1 − 1/K)^{2n}: the expected share of K responses in n pairs of uniform ones."""
     # As a float: spaces of sequences are larger than any integer type.
     size = jnp.asarray(num_responses, float)
     return -jnp.expm1(2.0 * jnp.asarray(pairs) * jnp.log1p(-1.0 / size))

@@ -9,8 +9,9 @@ E_π[r] − β KL(π‖π_ref) = β E_π[log π* − log π_ref + log Z − log 
 So π* is the optimum, β log Z is its value, and maximising J is minimising the *reverse* KL to π*.
 A category that the reference excludes has π* = 0 whatever its reward: a zero stays zero, exactly.
 
-Everything is in log space; arguments have the shapes and ranges of their types, and leading axes
-broadcast. Source: arXiv:2404.14367, section 3.
+Arguments have the shapes and ranges of their types: ``log_probs`` is log π, ``reference_log_probs``
+log π_ref, ``reward`` r, and ``beta`` β, in units of the reward for a nat. Every function raises
+`InvalidInput` for what the types refuse. Source: arXiv:2404.14367, section 3.
 """
 
 import jax
@@ -22,24 +23,17 @@ from theory.distributions import kl_divergence
 from theory.types import LogProbs, NonNegative, PerArm, PerProblem, Positive, Rewards, checked
 
 LOG_RANGE, BISECTIONS = 20.0, 60
-"""Of log β around the range of rewards, and its halvings: more than the bits of a double."""
+"""Half the range of log β around log of the rewards' spread, and how often it is halved."""
 
 
 @checked
 def gibbs_log_probs(reward: Rewards, reference_log_probs: LogProbs, beta: Positive) -> PerArm:
     """Return log π* = log π_ref + r/β − log Z, the optimum of the KL-regularised objective.
 
-    >>> import numpy as np
-    >>> print(np.exp(gibbs_log_probs(np.log([1, 3]), np.log([0.5, 0.5]), 1.0)).round(4))
-    [0.25 0.75]
-
-    Args:
-      reward: r ``[..., K]``, finite.
-      reference_log_probs: log π_ref ``[..., K]`` in nats; ``-inf`` on excluded arms.
-      beta: β ``[...]``, > 0, in units of the reward for a nat.
-
-    Raises:
-      InvalidInput: For an argument that its type does not allow, or different numbers of arms.
+    >>> uniform = jnp.log(jnp.array([0.5, 0.5]))
+    >>> log_probs = gibbs_log_probs([0.0, 1.0], uniform, beta=1.0)
+    >>> [round(float(p), 4) for p in jnp.exp(log_probs)]
+    [0.2689, 0.7311]
     """
     return jax.nn.log_softmax(_tilted(reward, reference_log_probs, beta), axis=-1)
 
@@ -50,8 +44,7 @@ def regularised_objective(
 ) -> PerProblem:
     """Return J(π) = E_π[r] − β KL(π‖π_ref), in units of the reward.
 
-    It is −∞ for a policy ``log_probs [..., K]`` outside the reference's support. The other
-    arguments and errors are those of `gibbs_log_probs`.
+    It is −∞ for a policy ``log_probs`` outside the reference's support.
     """
     log_p = jnp.asarray(log_probs)
     expected_reward = jnp.sum(jnp.exp(log_p) * jnp.asarray(reward), axis=-1)
@@ -64,7 +57,8 @@ def regularised_objective(
 def optimal_value(reward: Rewards, reference_log_probs: LogProbs, beta: Positive) -> PerProblem:
     """Return max J = J(π*) = β log Z = β log Σ π_ref exp(r/β), in units of the reward.
 
-    Arguments and errors are those of `gibbs_log_probs`.
+    >>> print(f"{optimal_value([0.0, 1.0], jnp.log(jnp.array([0.5, 0.5])), 1.0):.4f}")
+    0.6201
     """
     tilted = _tilted(reward, reference_log_probs, beta)
     return jnp.asarray(beta) * jax.nn.logsumexp(tilted, axis=-1)
@@ -74,17 +68,13 @@ def optimal_value(reward: Rewards, reference_log_probs: LogProbs, beta: Positive
 def gibbs_at_kl(reward: Rewards, reference_log_probs: LogProbs, divergence: NonNegative) -> PerArm:
     """Return the log of the policy of highest reward with KL(π‖π_ref) <= divergence.
 
-    It is the Gibbs policy of the β at which its KL is that: KL(π_β‖π_ref) falls with β, as its
-    derivative in 1/β is Var_π(r)/β >= 0. Found by bisection of log β. Where even β → 0 stays
-    nearer, the result is that limit.
+    It is the Gibbs policy of the β at which its KL is ``divergence``, in nats. Bisection of log β
+    finds it, as KL(π_β‖π_ref) falls with β: its derivative in 1/β is Var_π(r)/β >= 0. Where even
+    β → 0 stays nearer, the result is that limit.
 
-    Args:
-      reward: As in `gibbs_log_probs`.
-      reference_log_probs: As in `gibbs_log_probs`.
-      divergence: ``[...]``, >= 0, in nats; it may be infinite.
-
-    Raises:
-      InvalidInput: As in `gibbs_log_probs`.
+    >>> uniform = jnp.log(jnp.array([0.5, 0.5]))
+    >>> [round(float(p), 4) for p in jnp.exp(gibbs_at_kl([0.0, 1.0], uniform, 0.1))]
+    [0.2802, 0.7198]
     """
     reward, reference = jnp.asarray(reward), jnp.asarray(reference_log_probs)
     limit = jnp.asarray(divergence)

@@ -11,7 +11,7 @@ from scipy.sparse import csgraph
 from scipy.sparse import linalg as sparse_linalg
 
 PRECONDITIONERS = {"diagonal": 200, "tree": 1000, "whole": 1000}
-"""What conjugate gradients try in turn, and after how many iterations they try the next.
+"""Preconditioners that conjugate gradients try in turn, with the most iterations of each.
 
 Random graphs need little more than the diagonal, while their factors fill in. The heaviest spanning
 tree serves weights of very different sizes. Long thin graphs need the factors, which are sparse.
@@ -37,17 +37,10 @@ def solve(
 ) -> Float[np.ndarray, " K"]:
     """Solve (L + ridge I) x = target by preconditioned conjugate gradients.
 
-    Args:
-      first: One end of every edge.
-      second: The other end.
-      weights: c, >= 0.
-      ridge: At least 0.
-      target: ``[K]``; it sums to 0 over every connected part of the graph.
-      untried: Names of `PRECONDITIONERS`, in their order. Those that fail are removed from the
-        list, so that the next system of a similar graph does not try them again.
-
-    Returns:
-      ``[K]``, up to a constant on every connected part, with a residual of 1e-12 of the target's.
+    The target must sum to 0 over every connected part of the graph. The solution is up to a
+    constant on each, with a residual of 1e-12 of the target's. ``untried`` names `PRECONDITIONERS`,
+    in their order; those that fail are removed from the list, so that the next system of a similar
+    graph does not try them again.
     """
     num_nodes = len(target)
     diagonal = np.bincount(first, weights, num_nodes) + np.bincount(second, weights, num_nodes)
@@ -62,17 +55,12 @@ def solve(
     matrix = sparse_linalg.LinearOperator((num_nodes,) * 2, matvec=apply, dtype=np.float64)
     solution = None
     while True:
-        inverse = None
+        inverse, most = None, PRECONDITIONERS[untried[0]]
         if untried[0] != "diagonal":
             links = sparse.coo_array((-weights, (first, second)), matrix.shape).tocsr()
             inverse = _invert(links, scale, only_tree=untried[0] == "tree")
         solution, failed = sparse_linalg.cg(
-            matrix,
-            scale * target,
-            solution,
-            rtol=1e-12,
-            maxiter=PRECONDITIONERS[untried[0]],
-            M=inverse,
+            matrix, scale * target, solution, rtol=1e-12, maxiter=most, M=inverse
         )
         if not failed or len(untried) == 1:
             return scale * solution
@@ -82,7 +70,7 @@ def solve(
 def _invert(
     links: sparse.csr_array, scale: Float[np.ndarray, " K"], only_tree: bool
 ) -> sparse_linalg.LinearOperator:
-    """Factor the scaled matrix, or what is left of it when only its heaviest tree is linked."""
+    """Return the inverse of the scaled matrix, or of that of its heaviest spanning tree alone."""
     if only_tree:
         links = csgraph.minimum_spanning_tree(links)
     diagonal = sparse.diags_array(scale)

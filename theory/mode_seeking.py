@@ -37,11 +37,15 @@ finds unlikely next to a third, as off-policy pairs can be; the mass then goes t
 - with c1 = c2 = c, as in DPO on a single pair, the winner rises at every η all the same.
   *Proof.* d = ηc (e_w − e_l), so E_p[exp d] <= 1 + p_w (exp(ηc) − 1) <= exp(ηc) = exp d_w. ∎
 
-Arguments have the shapes and ranges of their types, and leading axes broadcast. An excluded arm, of
-log-probability ``-inf``, keeps zero mass, and its gradient is 0. Every function raises
-`InvalidInput` for an argument that its type does not allow, and for different numbers of arms.
+Arguments have the shapes and ranges of their types: ``log_probs`` is log p, ``reward`` r,
+``winner`` w, ``loser`` l, ``learning_rate`` η, ``winner_weight`` c1, ``loser_weight`` c2, and
+``beta`` β, in units of the reward for a nat. An excluded arm keeps zero mass, and its gradient is
+0. Every function raises `InvalidInput` for what the types refuse. Those of Lemma 6.1 also refuse a
+reference or target that excludes what p does not; those of Lemma 6.2 a winner and loser that are
+equal or that p excludes.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -73,14 +77,9 @@ def policy_gradient(
 
     It equals −β `reverse_kl_gradient` towards the Gibbs policy (Lemma 6.1).
 
-    Args:
-      log_probs: log p ``[..., K]``, the policy.
-      reward: r ``[..., K]``, finite.
-      reference_log_probs: log π_ref ``[..., K]``.
-      beta: β ``[...]``, > 0, in units of the reward for a nat.
-
-    Raises:
-      InvalidInput: Also for a reference that excludes what the policy does not.
+    >>> uniform = np.log([0.5, 0.5])
+    >>> print(np.asarray(policy_gradient(uniform, [1.0, 0.0], uniform, beta=0.1)).round(4))
+    [ 0.25 -0.25]
     """
     _require_policy_in_support(log_probs, "reference_log_probs", reference_log_probs)
     log_p = jnp.asarray(log_probs)
@@ -90,11 +89,7 @@ def policy_gradient(
 
 @checked
 def reverse_kl_gradient(log_probs: LogProbs, target_log_probs: LogProbs) -> PerArm:
-    """Return ∇KL(p‖q) in the logits: p ∘ (log(p/q) − KL(p‖q)), in nats.
-
-    Raises:
-      InvalidInput: Also for a target q that excludes what the policy p does not.
-    """
+    """Return ∇KL(p‖q) in the logits: p ∘ (log(p/q) − KL(p‖q)), in nats."""
     _require_policy_in_support(log_probs, "target_log_probs", target_log_probs)
     log_p = jnp.asarray(log_probs)
     return _gradient_of_mean(log_p, log_ratio(log_p, jnp.asarray(target_log_probs)))
@@ -102,7 +97,7 @@ def reverse_kl_gradient(log_probs: LogProbs, target_log_probs: LogProbs) -> PerA
 
 @checked
 def weighted_likelihood_gradient(log_probs: LogProbs, weights: Rewards) -> PerArm:
-    """Return E_{y~p}[w ∇log p] = ∇E_p[w] = p ∘ (w − E_p[w]), which own samples follow.
+    """Return E_{y~p}[w ∇log p] = ∇E_p[w] = p ∘ (w − E_p[w]).
 
     With w = exp(r/β) this is on-policy RWR; with w = r it is REINFORCE.
     """
@@ -120,19 +115,18 @@ def best_of_n_log_probs(log_probs: LogProbs, reward: Rewards, n: Counts) -> PerA
     Given which draws reach the best reward, each of them is independently distributed as p on the
     arms of that reward; so is the one kept, if it is chosen without a look at the arm. ∎
 
-    >>> import numpy as np
     >>> print(np.exp(best_of_n_log_probs(np.log([0.5, 0.5]), [0.0, 1.0], 3)).round(4))
     [0.125 0.875]
     """
     log_p = jnp.asarray(log_probs)
-    return _best_of_n_log_probs(log_p, jnp.asarray(reward), jnp.asarray(n, log_p.dtype))
+    return _best_of_n(log_p, jnp.asarray(reward), jnp.asarray(n, log_p.dtype))
 
 
 def best_of_n_gradient(log_probs: LogProbs, reward: Rewards, n: Counts) -> PerArm:
-    """Return E_{y~q}[∇log p] = q − p, which on-policy best-of-n follows; q as above.
+    """Return E_{y~q}[∇log p] = q − p, which on-policy best-of-n follows; q is the law above.
 
-    It is `weighted_likelihood_gradient` with w = q/p, and equally a forward KL step towards q, a
-    target that moves with the policy. *Proof.* E_p[w] = Σq = 1, so p ∘ (w − E_p[w]) = q − p. ∎
+    It is `weighted_likelihood_gradient` with w = q/p, as E_p[w] = Σq = 1. It is a forward KL step
+    towards q as well, a target that moves with the policy.
     """
     return jnp.exp(best_of_n_log_probs(log_probs, reward, n)) - jnp.exp(jnp.asarray(log_probs))
 
@@ -148,25 +142,17 @@ def contrastive_step(
 ) -> PerArm:
     """Return log-probabilities after θ ← θ + η [c1 (e_w − p) − c2 (e_l − p)], exactly.
 
-    Args:
-      log_probs: log p ``[..., K]``, the policy.
-      winner: w ``[...]``, an arm that the policy can play.
-      loser: l ``[...]``, another such arm.
-      learning_rate: η ``[...]``, > 0.
-      winner_weight: c1 ``[...]``, >= 0.
-      loser_weight: c2 ``[...]``, >= 0.
-
-    Raises:
-      InvalidInput: Also for arms that are equal, or excluded by the policy: nothing raises them.
+    >>> log_probs = np.log([0.1, 0.1, 0.8])
+    >>> print(np.exp(contrastive_step(log_probs, 0, 1, 1.0, 1.0, 1.0)).round(4))
+    [0.2452 0.0332 0.7216]
     """
     _require_pair(log_probs, winner, loser)
     log_p = jnp.asarray(log_probs)
-    p, num_arms = jnp.exp(log_p), log_p.shape[-1]
+    p = jnp.exp(log_p)
     eta, c1, c2 = (
         jnp.asarray(value)[..., None] for value in (learning_rate, winner_weight, loser_weight)
     )
-    raised = c1 * (_one_hot(winner, num_arms, p.dtype) - p)
-    lowered = c2 * (_one_hot(loser, num_arms, p.dtype) - p)
+    raised, lowered = c1 * (_one_hot(winner, p) - p), c2 * (_one_hot(loser, p) - p)
     return jax.nn.log_softmax(log_p + eta * (raised - lowered), axis=-1)
 
 
@@ -181,11 +167,9 @@ def margin_growth(
 ) -> PerProblem:
     """Return a step's growth of log p(w) − log p(l): η [c1 (1 − p_w + p_l) + c2 (1 + p_w − p_l)].
 
-    In nats, never negative, and exact for every η > 0 (Lemma 6.2). Arguments and errors are those
-    of `contrastive_step`.
+    In nats, never negative, and exact for every η (Lemma 6.2).
     """
-    _require_pair(log_probs, winner, loser)
-    pair = _pair_masses(jnp.asarray(log_probs), winner, loser)
+    pair = _pair_masses(log_probs, winner, loser)
     from_winner = jnp.asarray(winner_weight) * (2 * pair.loser + pair.rest)
     from_loser = jnp.asarray(loser_weight) * (2 * pair.winner + pair.rest)
     return jnp.asarray(learning_rate) * (from_winner + from_loser)
@@ -204,10 +188,9 @@ def winner_growth(
 
     In nats. The true growth is never more and differs by O(η²) (Lemma 6.2), so a large step can
     lower a winner that a small one raises. The loser falls by the same formula with the arms and
-    c1, c2 exchanged, or by more. Arguments and errors are those of `contrastive_step`.
+    c1, c2 exchanged, or by more.
     """
-    _require_pair(log_probs, winner, loser)
-    pair = _pair_masses(jnp.asarray(log_probs), winner, loser)
+    pair = _pair_masses(log_probs, winner, loser)
     squared_norm = (pair.loser + pair.rest) ** 2 + pair.loser**2 + pair.rest_squares
     raised = jnp.asarray(winner_weight) * squared_norm
     return jnp.asarray(learning_rate) * (raised - jnp.asarray(loser_weight) * _alignment(pair))
@@ -219,17 +202,14 @@ def negative_gradient_helps_winner(
 ) -> Bool[Array, "*batch"]:
     """Tell whether Σp² < p_w + p_l: to first order, lowering the loser raises the winner.
 
-    Equivalently ⟨∇log p(w), ∇log p(l)⟩ < 0. *Proof.* (e_w − p)·(e_l − p) = 0 − p_w − p_l + Σp², and
-    `winner_growth` has minus this as the factor of c2. ∎
-
-    Arguments and errors are those of `contrastive_step`.
+    Then ⟨∇log p(w), ∇log p(l)⟩ = (e_w − p)·(e_l − p) = Σp² − p_w − p_l is below 0, and
+    `winner_growth` has minus this as the factor of c2.
     """
-    _require_pair(log_probs, winner, loser)
-    return _alignment(_pair_masses(jnp.asarray(log_probs), winner, loser)) < 0
+    return _alignment(_pair_masses(log_probs, winner, loser)) < 0
 
 
 class _PairMasses(NamedTuple):
-    """The masses of a pair and of the other arms, each ``[...]``.
+    """The masses of a pair and of the other arms.
 
     1 − p_w is taken as p_l + rest: a difference would lose the small masses of a peaked policy.
     """
@@ -240,10 +220,10 @@ class _PairMasses(NamedTuple):
     rest_squares: PerProblem
 
 
-def _pair_masses(log_p: PerArm, winner: ArrayLike, loser: ArrayLike) -> _PairMasses:
-    p, num_arms = jnp.exp(log_p), log_p.shape[-1]
-    is_winner = _one_hot(winner, num_arms, p.dtype)
-    is_loser = _one_hot(loser, num_arms, p.dtype)
+def _pair_masses(log_probs: ArrayLike, winner: ArrayLike, loser: ArrayLike) -> _PairMasses:
+    _require_pair(log_probs, winner, loser)
+    p = jnp.exp(jnp.asarray(log_probs))
+    is_winner, is_loser = _one_hot(winner, p), _one_hot(loser, p)
     rest = p * (1 - is_winner - is_loser)
     return _PairMasses(
         winner=jnp.sum(p * is_winner, axis=-1),
@@ -265,17 +245,14 @@ def _gradient_of_mean(log_p: PerArm, a: PerArm) -> PerArm:
     return p * (a - jnp.sum(p * a, axis=-1, keepdims=True))
 
 
-def _one_hot(arm: ArrayLike, num_arms: int, dtype: jnp.dtype) -> PerArm:
-    return jax.nn.one_hot(jnp.asarray(arm), num_arms, dtype=dtype)
+def _one_hot(arm: ArrayLike, like: PerArm) -> PerArm:
+    return jax.nn.one_hot(jnp.asarray(arm), like.shape[-1], dtype=like.dtype)
 
 
 # Jitted, so that a call on plain numbers compiles once rather than operation by operation.
 @jax.jit
-def _best_of_n_log_probs(log_p: PerArm, reward: PerArm, n: PerProblem) -> PerArm:
-    return jnp.vectorize(_best_of_n_row, signature="(k),(k),()->(k)")(log_p, reward, n)
-
-
-def _best_of_n_row(
+@functools.partial(jnp.vectorize, signature="(k),(k),()->(k)")
+def _best_of_n(
     log_p: Float[Array, " K"], reward: Float[Array, " K"], n: Float[Array, ""]
 ) -> Float[Array, " K"]:
     """Return log q = log p + (n − 1) log F + log Σ_{j<n} (F⁻/F)ʲ, without differences."""
@@ -308,7 +285,7 @@ def _log_geometric_sum(decay: Float[Array, " K"], n: Float[Array, ""]) -> Float[
 def _segment_logsumexp(
     values: Float[Array, " K"], segment: Int[Array, " K"], num_segments: int
 ) -> Float[Array, " segments"]:
-    """Return log Σ exp(values) over each segment, −inf where that has no mass."""
+    """Return log Σ exp(values) over each segment, and −∞ where it has no mass."""
     peak = jax.ops.segment_max(values, segment, num_segments)
     peak = jnp.where(jnp.isfinite(peak), peak, 0.0)
     total = jax.ops.segment_sum(jnp.exp(values - peak[segment]), segment, num_segments)
@@ -328,7 +305,7 @@ def _require_pair(log_probs: ArrayLike, winner: ArrayLike, loser: ArrayLike) -> 
     """Refuse two arms that are equal, or that the policy excludes."""
     log_p = jnp.asarray(log_probs)
     for name, arm in (("winner", winner), ("loser", loser)):
-        chosen = _one_hot(arm, log_p.shape[-1], log_p.dtype) > 0
+        chosen = _one_hot(arm, log_p) > 0
         checks.require_finite(f"log_probs[{name}]", jnp.sum(jnp.where(chosen, log_p, 0.0), axis=-1))
     first, second = checks.concrete(winner), checks.concrete(loser)
     if first is None or second is None:

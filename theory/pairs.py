@@ -49,9 +49,8 @@ class Pairs:
 def require_pairs(name: str, pairs: Pairs, num_arms: int) -> None:
     """Refuse pairs that no preferences among ``num_arms >= 2`` arms can be.
 
-    Raises:
-      InvalidInput: lengths that differ, arms outside 0 .. num_arms − 1, weights that are negative,
-        not finite or all zero, or an arm that is compared with itself.
+    They have lists of different lengths, arms outside 0 .. num_arms − 1, weights that are negative,
+    not finite or all zero, or an arm that is compared with itself.
     """
     checks.require_whole("num_arms", num_arms)
     shapes = [np.shape(field) for field in (pairs.winners, pairs.losers, pairs.weights)]
@@ -81,9 +80,9 @@ def require_pairs_in_support(
     Args:
       name: What the refusal calls the preferences.
       pairs: The preferences, as a list or as a table.
-      reference_log_probs: ``[K]``, log π_ref; ``-inf`` on excluded arms.
+      reference_log_probs: log π_ref; ``-inf`` on excluded arms.
       labels: Names of the arms; without them the refusal gives a number.
-      remedy: What the refusal advises, beside leaving the pairs out.
+      remedy: What the refusal advises, besides leaving the pairs out.
     """
     reference = checks.concrete(reference_log_probs)
     leaves = jax.tree.leaves(pairs)

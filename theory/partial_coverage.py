@@ -28,10 +28,12 @@ arithmetic and geometric means the uncovered mass is largest where p_w e^{m/2} =
 m = log(p_l/p_w), with value u/(u + 2√(p_w p_l)); if p_l <= p_w it falls from the start. DPO passes
 through on its way to m = ∞. IPO stops at m = 1/(2τ), and stays there. ∎
 
-Sources: arXiv:2406.01462 (coverage), arXiv:2503.01067 (partial coverage). Probabilities are plain
-numbers in [0, 1]; log-probabilities ``[..., K]``. Of the coverage coefficients, that of a single
-policy is `distributions.concentrability`. Every function raises `InvalidInput` for an argument that
-its type does not allow, and for different numbers of arms.
+Arguments have the shapes and ranges of their types: ``log_probs`` is log π, ``reference_log_probs``
+log π_ref, ``data_log_probs`` log μ, the law of the data, ``beta`` β in units of the reward for a
+nat, and ``winner`` and ``loser`` are the reference's p_w and p_l, as plain probabilities.
+``preferences`` are positive at [w, l] where w was preferred to l. They are never traced, and a
+cycle in them is refused. Every function raises `InvalidInput` for what the types refuse. Sources:
+arXiv:2406.01462 (coverage), arXiv:2503.01067 (partial coverage).
 """
 
 from typing import NamedTuple
@@ -56,7 +58,7 @@ from theory.types import (
 )
 
 BISECTIONS = 60
-"""Halvings of [π_ref, 1]: more than the bits of a double."""
+"""How often [π_ref, 1] is halved: more often than a double has bits."""
 
 
 class Pair(NamedTuple):
@@ -78,14 +80,6 @@ def is_dpo_optimum(
     >>> preferences = [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
     >>> bool(is_dpo_optimum(np.log([0.1, 1e-9, 0.9]), preferences))
     True
-
-    Args:
-      log_probs: log π ``[..., K]``.
-      preferences: ``[K, K]``, > 0 at [w, l] where w was preferred to l; not traced.
-      tolerance: A probability, >= 0.
-
-    Raises:
-      InvalidInput: Also for preferences with a cycle.
     """
     loses = _losers(preferences)
     mass = jnp.sum(jnp.where(loses, jnp.exp(jnp.asarray(log_probs)), 0.0), axis=-1)
@@ -98,16 +92,15 @@ def dpo_optimum(
 ) -> Float[Array, " K"]:
     """Return the log-probabilities of a DPO optimum with the wanted mass on uncovered responses.
 
-    The uncovered share their mass evenly (the reference may exclude them all), the undefeated
-    winners the rest in proportion to the reference.
+    The uncovered share their mass evenly, and the reference may exclude them all. The undefeated
+    winners share the rest in proportion to the reference.
 
-    Args:
-      reference_log_probs: log π_ref ``[K]``.
-      preferences: As in `is_dpo_optimum`.
-      uncovered_mass: One probability, from 0 to 1.
+    >>> log_probs = dpo_optimum(np.log([0.4, 0.4, 0.2]), [[0, 1, 0], [0, 0, 0], [0, 0, 0]], 0.9)
+    >>> print(np.exp(log_probs).round(4))
+    [0.1 0.  0.9]
 
     Raises:
-      InvalidInput: Also for preferences with a cycle, for mass on uncovered responses where there
+      InvalidInput: Also for several problems at once, for mass on uncovered responses where there
         are none, and for preferences that name responses the reference excludes.
     """
     checks.require_one_problem(
@@ -132,28 +125,16 @@ def dpo_optimum(
 
 @checked
 def rlhf_bound(reference_log_probs: LogProbs, reward_bound: NonNegative, beta: Positive) -> PerArm:
-    """Return log(π_ref e^{2R/β}), above which RLHF's optimum never goes for rewards |r| <= R.
-
-    Args:
-      reference_log_probs: log π_ref ``[..., K]``.
-      reward_bound: R >= 0.
-      beta: β > 0, in units of the reward for a nat.
-    """
+    """Return log(π_ref e^{2R/β}), above which RLHF's optimum never goes for |r| <= R, the bound."""
     exponent = 2.0 * jnp.asarray(reward_bound) / jnp.asarray(beta)
     return jnp.asarray(reference_log_probs) + exponent[..., None]
 
 
 @checked
 def displaced(winner: Positive, loser: Positive, margin: ArrayLike) -> Pair:
-    """Return the probabilities when the margin has grown by ``margin`` nats from the reference.
+    """Return the probabilities when the margin has grown by ``margin`` nats, of either sign.
 
-    Args:
-      winner: p_w > 0, the reference's probability of the winner.
-      loser: p_l > 0, that of the loser.
-      margin: m, of either sign.
-
-    Raises:
-      InvalidInput: Also for probabilities that sum to more than 1.
+    It refuses a p_w and p_l that sum to more than 1, as do the three functions below.
     """
     _require_pair(winner, loser)
     p_w, p_l, half = jnp.asarray(winner), jnp.asarray(loser), 0.5 * jnp.asarray(margin)
@@ -168,9 +149,9 @@ def displaced(winner: Positive, loser: Positive, margin: ArrayLike) -> Pair:
 
 @checked
 def peak_margin(winner: Positive, loser: Positive) -> PerProblem:
-    """Return the growth of the margin at which the uncovered mass peaks: max(0, log p_l/p_w).
+    """Return the growth of the margin, in nats, at which the uncovered mass peaks.
 
-    In nats. Arguments and errors are those of `displaced`.
+    It is max(0, log p_l/p_w).
     """
     _require_pair(winner, loser)
     return jnp.maximum(jnp.log(jnp.asarray(loser)) - jnp.log(jnp.asarray(winner)), 0.0)
@@ -179,26 +160,21 @@ def peak_margin(winner: Positive, loser: Positive) -> PerProblem:
 def displacement_peak(winner: Positive, loser: Positive) -> PerProblem:
     """Return the largest uncovered mass on the way: u/(u + 2√(p_w p_l)) if p_l > p_w, else u.
 
-    Arguments and errors are those of `displaced`.
+    >>> print(f"{displacement_peak(winner=0.001, loser=0.499):.3f}")
+    0.918
     """
     return displaced(winner, loser, peak_margin(winner, loser)).uncovered
 
 
 @checked
 def ipo_parking(winner: Positive, loser: Positive, tau: Positive) -> Pair:
-    """Return where IPO stays for ever: the margin has grown by its target, 1/(2τ), τ > 0.
-
-    Other arguments and errors are those of `displaced`.
-    """
+    """Return where IPO stays for ever: the margin has grown by its target, 1/(2τ)."""
     return displaced(winner, loser, 0.5 / jnp.asarray(tau))
 
 
 @checked
 def global_coverage(data_log_probs: LogProbs) -> PerProblem:
-    """Return the largest π(y)/μ(y) of any policy: 1/min μ, ∞ where the data leave a response out.
-
-    ``data_log_probs`` is log μ ``[..., K]``.
-    """
+    """Return the largest π(y)/μ(y) of any policy: 1/min μ, ∞ if the data leave a response out."""
     return jnp.exp(-jnp.min(jnp.asarray(data_log_probs), axis=-1))
 
 
@@ -206,17 +182,13 @@ def global_coverage(data_log_probs: LogProbs) -> PerProblem:
 def kl_ball_coverage(
     reference_log_probs: LogProbs, data_log_probs: LogProbs, radius: NonNegative
 ) -> PerProblem:
-    """Return the largest π(y)/μ(y) of any policy with KL(π‖π_ref) <= radius.
+    """Return the largest π(y)/μ(y) of any policy with KL(π‖π_ref) <= radius, in nats.
 
-    The policy with the most mass on y keeps the others in proportion to the reference, so that mass
-    p solves p log(p/q) + (1 − p) log((1 − p)/(1 − q)) = radius, q = π_ref(y): found by bisection.
-    Infinite where a response with reference mass is left out; a response that the reference
-    excludes is in no such policy.
-
-    Args:
-      reference_log_probs: log π_ref ``[..., K]``.
-      data_log_probs: log μ ``[..., K]``.
-      radius: ``[...]``, >= 0, in nats.
+    The policy with the most mass on y keeps the others in proportion to the reference. Bisection
+    finds that mass p, which solves p log(p/q) + (1 − p) log((1 − p)/(1 − q)) = radius for
+    q = π_ref(y). The result is ∞ where the data leave out a response with reference mass. A
+    response that the reference excludes is in no such policy. The coefficient of a single policy is
+    `distributions.concentrability`.
     """
     q = jnp.exp(jnp.asarray(reference_log_probs))
     limit = jnp.asarray(radius)[..., None]

@@ -4,8 +4,8 @@
     def bonus(log_probs: LogProbs, beta: Positive) -> Float[Array, "*batch"]: ...
 
 A type is `typing.Annotated`: the array's shape, and the checks of `theory.checks` that its values
-must pass. `checked` reads the types once, at the first call, and then applies their checks at each
-call, before any work is done. To a type checker the types are plain arrays and numbers.
+must pass. `checked` reads the types once, at the first call, and applies their checks at each call,
+before any work is done. To a type checker the types are plain arrays and numbers.
 
 Leading axes ``*batch`` broadcast; K is the number of arms, the same in all arguments of a call. An
 optional argument that is None is not checked, nor is a default.
@@ -23,8 +23,11 @@ from jaxtyping import Array, Float, Int
 
 from theory import checks
 
-Check = Callable[[str, ArrayLike], None]
-"""Refuse an argument of this name that has such a value."""
+
+class Arms(NamedTuple):
+    """The mark of an argument that has K arms along this axis."""
+
+    axis: int
 
 
 class WithArms(NamedTuple):
@@ -33,8 +36,7 @@ class WithArms(NamedTuple):
     check: Callable[[str, ArrayLike, int], None]
 
 
-ARMS = "the last axis has K arms"
-"""The mark of arguments whose last axes must be equally long."""
+ARMS = Arms(-1)
 
 Finite = Annotated[Float[ArrayLike, "*batch"], checks.require_finite]
 Positive = Annotated[Float[ArrayLike, "*batch"], checks.require_positive]
@@ -60,11 +62,11 @@ LogProbs = Annotated[Float[ArrayLike, "*batch K"], checks.require_log_distributi
 """Log-probabilities of K >= 2 arms in nats; ``-inf`` is an excluded arm."""
 TokenLogProbs = Annotated[Float[ArrayLike, "*batch T V"], checks.require_log_distribution]
 """Log-probabilities of V >= 2 tokens at each of T places."""
-Rewards = Annotated[Float[ArrayLike, "*batch K"], checks.require_finite, ARMS]
+Rewards = Annotated[Float[ArrayLike, "*batch K"], checks.require_arms, checks.require_finite, ARMS]
 """A finite number for each of K >= 2 arms."""
 Preferences = Annotated[Float[ArrayLike, "K K"], checks.require_preferences, ARMS]
 """A table of weights >= 0, [a, b] of "a preferred to b"; one is positive, its diagonal is 0."""
-Features = Annotated[Float[ArrayLike, "K F"], WithArms(checks.require_features)]
+Features = Annotated[Float[ArrayLike, "K F"], checks.require_features, Arms(0)]
 """A row of finite numbers for each arm; not all rows are the same."""
 Arm = Annotated[Int[ArrayLike, "*batch"], WithArms(checks.require_index)]
 """Arms, from 0 to K − 1."""
@@ -81,6 +83,9 @@ R = TypeVar("R")
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Return the function with its arguments checked by their types at each call.
 
+    A call raises `InvalidInput` for the first argument that its type does not allow, and for
+    different numbers of arms.
+
     >>> @checked
     ... def half(value: Positive) -> float:
     ...     return 0.5 * value
@@ -89,19 +94,17 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     >>> half(-1.0)
     Traceback (most recent call last):
     theory.checks.InvalidInput: value is -1; it must be a finite number > 0
-
-    Raises:
-      InvalidInput: At a call, for the first argument that its type does not allow.
     """
-    rules: _Rules | None = None
+
+    @functools.cache
+    def rules() -> tuple[list[str], dict[str, tuple[object, ...]]]:
+        return list(inspect.signature(function).parameters), marks_of(function)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        nonlocal rules
-        if rules is None:
-            rules = _Rules.read(function)
+        names, marks = rules()
         # Too many or unknown arguments are Python's to refuse, below.
-        rules.apply(dict(zip(rules.names, args, strict=False)) | kwargs)
+        _check(marks, dict(zip(names, args, strict=False)) | kwargs)
         return function(*args, **kwargs)
 
     return call
@@ -121,33 +124,14 @@ def _marks(hint: object) -> tuple[object, ...]:
     return tuple(mark for option in options for mark in getattr(option, "__metadata__", ()))
 
 
-class _Rules(NamedTuple):
-    """What a function's types say of its arguments, by their names."""
-
-    names: tuple[str, ...]
-    alone: tuple[tuple[str, Check], ...]
-    arms: tuple[str, ...]
-    with_arms: tuple[tuple[str, WithArms], ...]
-
-    @classmethod
-    def read(cls, function: Callable[..., object]) -> "_Rules":
-        marks = [(name, mark) for name, of in marks_of(function).items() for mark in of]
-        return cls(
-            tuple(inspect.signature(function).parameters),
-            tuple((name, mark) for name, mark in marks if callable(mark)),
-            tuple(name for name, mark in marks if mark is ARMS),
-            tuple((name, mark) for name, mark in marks if isinstance(mark, WithArms)),
-        )
-
-    def apply(self, given: dict[str, typing.Any]) -> None:
-        for name, check in self.alone:
-            if given.get(name) is not None:
-                check(name, given[name])
-        arms = {name: given[name] for name in self.arms if given.get(name) is not None}
-        if not arms:
-            return
-        checks.require_same_arms(**arms)
-        num_arms = np.shape(next(iter(arms.values())))[-1]
-        for name, rule in self.with_arms:
-            if given.get(name) is not None:
-                rule.check(name, given[name], num_arms)
+def _check(marks: dict[str, tuple[object, ...]], given: dict[str, typing.Any]) -> None:
+    """Check each given argument alone, then their numbers of arms, then what needs that number."""
+    rules = [(n, given[n], m) for n, of in marks.items() if given.get(n) is not None for m in of]
+    for name, value, mark in rules:
+        if callable(mark):
+            mark(name, value)
+    arms = {n: np.shape(value)[m.axis] for n, value, m in rules if isinstance(m, Arms)}
+    checks.require_equal_arms(**arms)
+    for name, value, mark in rules:
+        if isinstance(mark, WithArms) and arms:
+            mark.check(name, value, next(iter(arms.values())))

@@ -15,8 +15,8 @@ Sums over responses are sums over places: the log-probability of a response ends
 a place are independent of those before it, so that the indicator has mean S_t and factors out. ∎
 
 Everything is in log space and in nats; tables are ``[..., T, 1 + V]``, laws ``[..., T + 1]``. Every
-function raises `InvalidInput` for an argument that its type does not allow. Source: the length
-problems of arXiv:2404.14367, section 4.2.
+function raises `InvalidInput` for what the types refuse. Source: the length problems of
+arXiv:2404.14367, section 4.2.
 """
 
 import jax
@@ -36,7 +36,7 @@ STOP = 0
 def length_log_probs(table: TokenLogProbs) -> Float[Array, "*batch T1"]:
     """Return log P(|y| = t) for t = 0 … T, of a token-independent policy.
 
-    >>> print(jnp.exp(length_log_probs(jnp.log(jnp.full((2, 4), 0.25)))).round(4))
+    >>> print(np.exp(length_log_probs(np.log(np.full((2, 4), 0.25)))).round(4))
     [0.25   0.1875 0.5625]
     """
     stop, goes_on = _hazards(jnp.asarray(table))
@@ -49,13 +49,10 @@ def length_log_probs(table: TokenLogProbs) -> Float[Array, "*batch T1"]:
 def table_of_lengths(
     length_log_probs: LogProbs, content_log_probs: Float[ArrayLike, " V"]
 ) -> Float[Array, "*batch T S"]:
-    """Return the policy with this law of the length, its content drawn alike at every place.
+    """Return the policy with this law of the length and the same law of content at every place.
 
-    h_t = P(|y| = t)/P(|y| >= t). Places that are never reached stop at once.
-
-    Args:
-      length_log_probs: The law of the length, ``[..., T + 1]``.
-      content_log_probs: ``[V]``, of content tokens, up to a constant; a number for V = 1.
+    h_t = P(|y| = t)/P(|y| >= t). Places that are never reached stop at once. ``content_log_probs``
+    count up to a constant, and may be a number for V = 1; they are refused if all are −∞.
     """
     known = checks.concrete(content_log_probs)
     if known is not None and not (np.max(known) > -np.inf and (known < np.inf).all()):
@@ -82,12 +79,8 @@ def skewed_lengths(
 ) -> Float[Array, " T1"]:
     """Return a broad, right-skewed law: log-normal weights on 1 … T with their peak at ``mode``.
 
-    log P(t) = −log t − (log t − μ)²/(2σ²) + constant, μ = log mode + σ²; 0 tokens are excluded.
-
-    Args:
-      max_length: T >= 2.
-      mode: The most probable length, from 1 to T, in tokens.
-      spread: σ > 0, the standard deviation of log t.
+    log P(t) = −log t − (log t − μ)²/(2σ²) + constant, μ = log mode + σ²; 0 tokens are excluded. The
+    spread is σ, the standard deviation of log t. The mode is in tokens, and must lie in 1 … T.
     """
     known = checks.concrete(mode)
     if known is not None and ((known < 1) | (known > max_length)).any():
@@ -111,8 +104,7 @@ def sequence_entropy(table: TokenLogProbs) -> PerProblem:
 def sequence_kl(table: TokenLogProbs, other: TokenLogProbs) -> PerProblem:
     """Return KL(π‖π') over responses of all lengths, in nats; ∞ where π' excludes what π plays.
 
-    Raises:
-      InvalidInput: Also for tables of different places or symbols.
+    Tables of different places or symbols are refused.
     """
     if np.shape(table)[-2:] != np.shape(other)[-2:]:
         raise checks.InvalidInput(

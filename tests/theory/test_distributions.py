@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from jax.test_util import check_grads
+from numpy.testing import assert_allclose
 from scipy import special
 
 from theory.distributions import concentrability, entropy, kl_divergence
@@ -23,21 +23,16 @@ P_ZEROS = np.array([0.2, 0.5, 0.0, 0.0, 0.3])
 Q_ZEROS = np.array([0.1, 0.2, 0.3, 0.0, 0.4])
 
 
-def log(probs):
-    with np.errstate(divide="ignore"):
-        return np.log(probs)
-
-
 @given(DISTRIBUTIONS, DISTRIBUTIONS)
 def test_kl_divergence_is_scipys_with_zeros_anywhere(p, q):
     expected = special.rel_entr(p, q).sum()
-    np.testing.assert_allclose(kl_divergence(log(p), log(q)), expected, rtol=1e-12, atol=1e-14)
+    assert_allclose(kl_divergence(np.log(p), np.log(q)), expected, rtol=1e-12, atol=1e-14)
 
 
 @given(DISTRIBUTIONS)
 def test_entropy_is_scipys_and_between_zero_and_log_k(p):
-    value = entropy(log(p))
-    np.testing.assert_allclose(value, special.entr(p).sum(), rtol=1e-12, atol=1e-14)
+    value = entropy(np.log(p))
+    assert_allclose(value, special.entr(p).sum(), rtol=1e-12, atol=1e-14)
     assert -1e-15 <= value <= np.log(K) + 1e-15
 
 
@@ -45,58 +40,39 @@ def test_entropy_is_scipys_and_between_zero_and_log_k(p):
 def test_concentrability_is_the_largest_ratio_on_the_support_of_p(p, q):
     with np.errstate(divide="ignore"):
         expected = (p[p > 0] / q[p > 0]).max()
-    value = concentrability(log(p), log(q))
-    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    value = concentrability(np.log(p), np.log(q))
+    assert_allclose(value, expected, rtol=1e-12)
     assert value >= 1 - 1e-15
 
 
 def test_mass_outside_the_support_is_infinitely_far():
     outside = np.array([0.25, 0.25, 0.0, 0.0, 0.5])
-    assert kl_divergence(log(Q_ZEROS), log(outside)) == np.inf
-    assert concentrability(log(Q_ZEROS), log(outside)) == np.inf
-    assert np.isfinite(kl_divergence(log(outside), log(Q_ZEROS)))
+    assert kl_divergence(np.log(Q_ZEROS), np.log(outside)) == np.inf
+    assert concentrability(np.log(Q_ZEROS), np.log(outside)) == np.inf
+    assert np.isfinite(kl_divergence(np.log(outside), np.log(Q_ZEROS)))
 
 
 def test_kl_gradients_are_the_closed_forms_and_zero_on_excluded_arms():
-    by_p, by_q = jax.jit(jax.grad(kl_divergence, (0, 1)))(log(P_ZEROS), log(Q_ZEROS))
+    by_p, by_q = jax.jit(jax.grad(kl_divergence, (0, 1)))(np.log(P_ZEROS), np.log(Q_ZEROS))
     held = P_ZEROS > 0
     expected = np.zeros(K)
     expected[held] = P_ZEROS[held] * (np.log(P_ZEROS[held] / Q_ZEROS[held]) + 1)
-    np.testing.assert_allclose(by_p, expected, rtol=1e-12, atol=0)
-    np.testing.assert_allclose(by_q, -P_ZEROS, rtol=1e-12, atol=0)
+    assert_allclose(by_p, expected, rtol=1e-12, atol=0)
+    assert_allclose(by_q, -P_ZEROS, rtol=1e-12, atol=0)
 
 
 def test_entropy_gradient_is_the_closed_form_and_zero_on_excluded_arms():
-    gradient = jax.jit(jax.grad(entropy))(log(P_ZEROS))
+    gradient = jax.jit(jax.grad(entropy))(np.log(P_ZEROS))
     expected = special.entr(P_ZEROS) - P_ZEROS
-    np.testing.assert_allclose(gradient, expected, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("function", "arguments"),
-    [(kl_divergence, (P, Q)), (entropy, (P,)), (concentrability, (P, Q))],
-)
-def test_transformations_agree_and_gradients_are_finite_differences(
-    function, arguments, assert_transforms
-):
-    logs = tuple(map(np.log, arguments))
-    if len(logs) > 1:
-        assert_transforms(function, *logs)
-    else:
-        assert_transforms(lambda log_p, shift: function(log_p) + shift, *logs, np.zeros(3))
-
-    def of_logits(*logits):  # on distributions alone the functions are what they say
-        return function(*map(jax.nn.log_softmax, logits))
-
-    check_grads(jax.jit(of_logits), tuple(x[0] for x in logs), order=1, modes=["rev"], eps=1e-6)
+    assert_allclose(gradient, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("function", [kl_divergence, concentrability])
 def test_zeros_stay_exact_under_jit_and_vmap(function):
-    expected = function(log(P_ZEROS), log(Q_ZEROS))
+    expected = function(np.log(P_ZEROS), np.log(Q_ZEROS))
     assert np.isfinite(expected)
-    batched = jax.jit(jax.vmap(functools.partial(function, log(P_ZEROS))))
-    np.testing.assert_allclose(batched(log(Q_ZEROS)[None]), [expected], rtol=1e-12)
+    batched = jax.jit(jax.vmap(functools.partial(function, np.log(P_ZEROS))))
+    assert_allclose(batched(np.log(Q_ZEROS)[None]), [expected], rtol=1e-12)
 
 
 @pytest.mark.parametrize("function", [kl_divergence, lambda p, q: entropy(p), concentrability])
@@ -145,7 +121,7 @@ def test_the_slopes_of_kl_are_those_of_the_plain_sum(seed):
 
     for argument in (0, 1):
         found = jax.grad(kl_divergence, argument)(p, q)
-        np.testing.assert_allclose(found, jax.grad(plain, argument)(p, q), atol=1e-14)
+        assert_allclose(found, jax.grad(plain, argument)(p, q), atol=1e-14)
     second = jax.hessian(lambda x: kl_divergence(jax.nn.log_softmax(x), q))(p)
     expected = jax.hessian(lambda x: plain(jax.nn.log_softmax(x), q))(p)
-    np.testing.assert_allclose(second, expected, atol=1e-13)
+    assert_allclose(second, expected, atol=1e-13)

