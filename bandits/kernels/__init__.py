@@ -1,4 +1,4 @@
-"""What is there for speed alone: faster twins of plain definitions, and how they are attached.
+"""Hold what is there for speed alone: faster twins of plain definitions, and how they are attached.
 
 A plain definition stands in its own room and reads as its formula; ``@has_twin`` above it lets
 calls go to the twin that `TWINS` names. Twins give the same numbers, up to rounding. With
@@ -23,8 +23,8 @@ TWINS = {
     "bandits.losses.pairs.mean_over_pairs": "pairs.mean_over_pairs",
     "bandits.losses.pairs.sum_over_pairs": "pairs.sum_over_pairs",
     "bandits.losses.responses.label": "pairs.label",
-    "bandits.problems.sampling.find_arms": "search.find_arms",
-    "bandits.problems.sampling.running_sum": "search.running_sum",
+    "bandits.policies.sampling.find_arms": "search.find_arms",
+    "bandits.policies.sampling.running_sum": "search.running_sum",
 }
 """Plain definition -> its twin in this room, which takes the plain one as its first argument."""
 
@@ -41,7 +41,7 @@ def are_on() -> bool:
 
 @contextlib.contextmanager
 def off() -> Iterator[None]:
-    """Let calls go to plain definitions; what was compiled before is forgotten, and so after."""
+    """Let calls go to plain definitions; forget, before and after, what was compiled."""
     jax.clear_caches()
     try:
         with _plainly():

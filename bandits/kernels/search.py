@@ -1,4 +1,4 @@
-"""Drawing arms sooner: a running sum in one pass, and a search by comparisons and by halving."""
+"""Draw arms sooner: a running sum in one pass, and a search by comparisons and by halving."""
 
 import math
 from collections.abc import Callable
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32, UInt32
 
 MOST_BLOCKS = 16
-"""Largest number of blocks of arms: comparisons, in vectors, find the block that an arm is in."""
+"""Maximum number of blocks for the vectorised first pass; halving then finds the arm."""
 
 
 def running_sum(
     plain: Callable[[Array], Array], masses: UInt32[Array, " K"]
 ) -> UInt32[Array, " K"]:
-    """Return what `bandits.problems.sampling.running_sum` does.
+    """Return what `bandits.policies.sampling.running_sum` does.
 
     On a CPU one pass in order takes half the time of the parallel passes that a GPU wants.
     """
@@ -30,7 +30,7 @@ def find_arms(
 ) -> Int32[Array, " N"]:
     """Return what `find_arms` does: the block by comparisons, the arm in it by halving."""
     block = math.ceil(edges.size / MOST_BLOCKS)
-    # The ends of all blocks but the last: how many of them t has passed says which block it is in.
+    # The ends of all blocks but the last: t is in the block after those whose ends it has passed.
     ends = range(block - 1, edges.size - 1, block)
     first = jnp.zeros(t.shape, jnp.int32)
     arm = block * sum(((edges[end] <= t).astype(jnp.int32) for end in ends), first)

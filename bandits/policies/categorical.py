@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bandits.kernels.lookup import look_up
+from bandits.policies import sampling
 from bandits.policies.base import Params, Policy, log_normalizer, require_key
 from bandits.policies.network import Dense, apply_dense, apply_layers, init_layers, layer_norm
-from bandits.problems import sampling
 from theory.checks import InvalidInput
 
 Logits = Callable[..., Float[Array, " K"]]

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from bandits.kernels import threefry
+from bandits.policies import sampling
 from bandits.policies.base import Policy, log_normalizer, require_key
 from bandits.policies.network import Dense, apply_dense, init_layers, layer_norm
-from bandits.problems import sampling
 from theory.checks import InvalidInput
 
 MOST_SEQUENCES = 10**6

@@ -17,10 +17,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from bandits.kernels import threefry
+from bandits.policies import sampling
 from bandits.policies.base import Policy, require_key
 from bandits.policies.network import Dense, apply_dense, init_layers
 from bandits.policies.sequences import own_tokens, require_listable
-from bandits.problems import sampling
 from theory import checks
 from theory.checks import InvalidInput
 from theory.variable_length import STOP, length_log_probs

@@ -1,5 +1,6 @@
 """What is to be learned, from which preferences, and how a policy is judged."""
 
+from bandits.policies.sampling import sample_categorical, sample_counts
 from bandits.problems.contextual import ContextualBandit, draw_preferences, random_contextual_bandit
 from bandits.problems.environments import (
     ENVIRONMENTS,
@@ -11,7 +12,6 @@ from bandits.problems.environments import (
 )
 from bandits.problems.metrics import find_basins, highest_density_set, measure
 from bandits.problems.preferences import label_pairs, preference_probabilities
-from bandits.problems.sampling import sample_categorical, sample_counts
 
 __all__ = [
     "ENVIRONMENTS",

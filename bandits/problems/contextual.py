@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from bandits.policies.sampling import sample_categorical
 from bandits.problems.preferences import preference_probabilities, tempered
-from bandits.problems.sampling import sample_categorical
 from theory import checks
 from theory.checks import InvalidInput
 from theory.types import (

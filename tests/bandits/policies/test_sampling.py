@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from bandits.kernels.search import MOST_BLOCKS
+from bandits.policies.sampling import find_arms, inverse_cdf, sample_categorical, sample_counts
 from bandits.problems.environments import power_law_reference, tanh_cauchy_reference
-from bandits.problems.sampling import find_arms, inverse_cdf, sample_categorical, sample_counts
 from theory.checks import InvalidInput
 
 KEY = jax.random.key(20240414)
