@@ -200,84 +200,75 @@ def claims(
     return int(any(claim.asserted and not claim.holds for claim in claimed))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Bandit:
+    """A bandit of the user's own, and the methods to run on it.
+
+    Attributes:
+        reference: File of probabilities, or log-probabilities, to start from; or `uniform`, over
+            the arms that the other files name.
+        reward: One reward an arm; or --target.
+        target: Probabilities to move to.
+        preferences: Who was preferred to whom: winner,loser[,count] and what else docs/formats.md
+            lists. A tie is half a win each way.
+        out: Folder to write to; made if missing.
+        method: Methods to run, as `modeseek list methods` names them; by default dpo and rlhf for
+            preferences, forward_kl and reverse_kl for a reward or target.
+        beta: Coefficient of the KL penalty, >= 0; several are swept.
+        hyperparameter: Others, as NAME=VALUE or NAME=VALUE,VALUE: tau=0.05,0.5
+            label_smoothing=0.1; `modeseek list methods` has them.
+        learning_rate: Step size, > 0; by default one that is safe for each method.
+        normalize: Divide reference and target by their sums (for counts).
+        pseudocount: Added to each entry before that, so that none is zero.
+        join: Take the arms of all files together, probability 0 where one has none. A reward must
+            name them all.
+    """
+
+    reference: str = simulation.UNIFORM
+    reward: Path | None = None
+    target: Path | None = None
+    preferences: Path | None = None
+    out: Path = Path("simulation")
+    method: tuple[str, ...] | None = None
+    beta: tuple[float, ...] = (0.1,)
+    hyperparameter: tuple[str, ...] = ()
+    learning_rate: tuple[float, ...] = ()
+    normalize: bool = False
+    pseudocount: float = 0.0
+    join: bool = False
+
+    def read(self) -> dict[str, Any]:
+        """Read the files; return the arguments of `bandits.simulation.simulate`."""
+        uniform = self.reference == simulation.UNIFORM
+        paths = {"reference": None if uniform else Path(self.reference), "target": self.target}
+        weights = {name: read_vector(path) for name, path in paths.items() if path}
+        start, comparisons = weights.get("reference"), None
+        if self.preferences is not None:
+            arms = None
+            if start is not None and not self.join:
+                arms = start.labels or tuple(map(str, range(len(start.values))))
+            comparisons = read_comparisons(self.preferences, arms)
+        if self.join:
+            weights = simulation.join(weights, comparisons)
+        distributions = {
+            name: simulation.to_distribution(name, vector, self.normalize, self.pseudocount)
+            for name, vector in weights.items()
+        }
+        return {
+            **distributions,
+            "reward": read_vector(self.reward) if self.reward else None,
+            "preferences": comparisons,
+            "beta": self.beta,
+            "methods": self.method,
+            "hyperparameters": dict(_assignment(text) for text in self.hyperparameter),
+            "learning_rate": self.learning_rate or None,
+        }
+
+
 @app.command
 def simulate(
-    reference: Annotated[
-        str,
-        tyro.conf.arg(
-            help="File of probabilities, or log-probabilities, to start from; or `uniform`, over "
-            "the arms that the other files name."
-        ),
-    ] = simulation.UNIFORM,
-    reward: Annotated[Path | None, tyro.conf.arg(help="One reward an arm; or --target.")] = None,
-    target: Annotated[Path | None, tyro.conf.arg(help="Probabilities to move to.")] = None,
-    preferences: Annotated[
-        Path | None,
-        tyro.conf.arg(
-            help="Who was preferred to whom: winner,loser[,count] and what else docs/formats.md "
-            "lists. A tie is half a win each way."
-        ),
-    ] = None,
-    out: OutputFolder = Path("simulation"),
-    method: Annotated[
-        tuple[str, ...] | None,
-        tyro.conf.arg(
-            help="Methods to run, as `modeseek list methods` names them; by default dpo and rlhf "
-            "for preferences, forward_kl and reverse_kl for a reward or target."
-        ),
-    ] = None,
-    beta: Annotated[
-        tuple[float, ...],
-        tyro.conf.arg(help="Coefficient of the KL penalty, >= 0; several are swept."),
-    ] = (0.1,),
-    hyperparameter: Annotated[
-        tuple[str, ...],
-        tyro.conf.arg(
-            help="Others, as NAME=VALUE or NAME=VALUE,VALUE: tau=0.05,0.5 label_smoothing=0.1; "
-            "`modeseek list methods` has them."
-        ),
-    ] = (),
-    learning_rate: Annotated[
-        tuple[float, ...],
-        tyro.conf.arg(help="Step size, > 0; by default one that is safe for each method."),
-    ] = (),
-    steps: Annotated[int, tyro.conf.arg(help="Gradient steps, at least 1.")] = 1000,
-    record: Annotated[
-        tuple[int, ...], tyro.conf.arg(help="Steps to record; by default on a log scale.")
-    ] = (),
-    optimizer: Annotated[str, tyro.conf.arg(help=", ".join(simulation.OPTIMIZERS))] = "sgd",
-    natural_gradient: Annotated[
-        bool, tyro.conf.arg(help="Precondition with the inverse Fisher matrix.")
-    ] = False,
-    normalize: Annotated[
-        bool, tyro.conf.arg(help="Divide reference and target by their sums (for counts).")
-    ] = False,
-    pseudocount: Annotated[
-        float, tyro.conf.arg(help="Added to each entry before that, so that none is zero.")
-    ] = 0.0,
-    join: Annotated[
-        bool,
-        tyro.conf.arg(
-            help="Take the arms of all files together, probability 0 where one has none. A reward "
-            "must name them all."
-        ),
-    ] = False,
-    per_prompt: Annotated[
-        bool, tyro.conf.arg(help="A bandit for each prompt of the preferences, not one of all.")
-    ] = False,
-    ridge: Annotated[
-        float,
-        tyro.conf.arg(
-            help="Of the reward fitted to preferences, >= 0: 1/s^2, s the standard deviation of "
-            "its prior in nats."
-        ),
-    ] = simulation.RIDGE,
-    responses: Annotated[int, tyro.conf.arg(help="N, responses to a prompt, at least 2.")] = 10,
-    batch: Annotated[int, tyro.conf.arg(help="Responses collected at a time, a multiple.")] = 100,
-    passes: Annotated[
-        int | None, tyro.conf.arg(help="Passes of on-policy methods over each batch.")
-    ] = None,
-    seed: Annotated[int, tyro.conf.arg(help="Of the samples.")] = 0,
+    bandit: Annotated[_Bandit, tyro.conf.arg(name="")],
+    settings: Annotated[simulation.Settings, tyro.conf.arg(name="")],
 ) -> int:
     """Run a bandit of your own: its trajectory, who won, and pictures.
 
@@ -285,45 +276,11 @@ def simulate(
     PrefLib. A method that diverged is said, and the command exits with 1; the others' results are
     written all the same.
     """
-    paths = simulation.paths(out, preferences is not None)
+    with_pairs = bandit.preferences is not None
+    paths = simulation.paths(bandit.out, with_pairs)
     _require_places(*paths)
-    read = {"reference": None if reference == simulation.UNIFORM else Path(reference)}
-    read |= {"target": target}
-    weights = {name: read_vector(path) for name, path in read.items() if path}
-    comparisons = None
-    if preferences is not None:
-        start = weights.get("reference")
-        arms = None
-        if start is not None and not join:
-            arms = start.labels or tuple(map(str, range(len(start.values))))
-        comparisons = read_comparisons(preferences, arms)
-    if join:
-        weights = simulation.join(weights, comparisons)
-    distributions = {
-        name: simulation.to_distribution(name, vector, normalize, pseudocount)
-        for name, vector in weights.items()
-    }
-    dataset = simulation.simulate(
-        distributions.get("reference", simulation.UNIFORM),
-        reward=read_vector(reward) if reward else None,
-        target=distributions.get("target"),
-        preferences=comparisons,
-        beta=beta,
-        methods=method,
-        hyperparameters=dict(_assignment(text) for text in hyperparameter),
-        learning_rate=learning_rate or None,
-        steps=steps,
-        record=record or None,
-        optimizer=optimizer,
-        natural_gradient=natural_gradient,
-        responses=responses,
-        batch=batch,
-        passes=passes,
-        ridge=ridge,
-        per_prompt=per_prompt,
-        seed=seed,
-    )
-    make_folder(out)
+    dataset = simulation.simulate(**bandit.read(), **vars(settings))
+    make_folder(bandit.out)
     simulation.write(dataset, paths)
     tables = {f"After {int(dataset.step[-1]):,} steps": simulation.summarise(dataset)}
     tables["Who won: probability, rise in nats"] = simulation.rank(dataset)
@@ -333,11 +290,10 @@ def simulate(
         for name, (_, *cells) in zip(names, rows, strict=True):
             table.add_row(*map(escape, (name, *cells)))
         terminal.show(console, table)
-    sentences = simulation.describe(dataset) if preferences is not None else []
+    sentences = simulation.describe(dataset) if with_pairs else []
     sentences.append(f"concentrability max target/reference = {dataset.concentrability:.4g}")
-    for sentence in sentences:
+    for sentence in [*sentences, "  ".join(map(str, paths))]:
         console.print(sentence, soft_wrap=True, markup=False)
-    console.print("  ".join(map(str, paths)), soft_wrap=True, markup=False)
     return int(bool(dataset["diverged"].any()))
 
 
@@ -371,10 +327,9 @@ def read(
         for row in rows:
             table.add_row(*row)
         terminal.show(console, table)
-    for log in logs:
-        for sentence in trainer_log.describe_log(log):
-            console.print(sentence, soft_wrap=True, markup=False)
-    console.print("  ".join(map(str, paths)), soft_wrap=True, markup=False)
+    sentences = [sentence for log in logs for sentence in trainer_log.describe_log(log)]
+    for sentence in [*sentences, "  ".join(map(str, paths))]:
+        console.print(sentence, soft_wrap=True, markup=False)
     return 0
 
 

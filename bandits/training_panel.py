@@ -1,4 +1,4 @@
-"""The six small panels that a preference trainer logs, and the words for what moved."""
+"""Draw the six small panels that a preference trainer logs, and say what moved."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple

@@ -1,4 +1,4 @@
-"""Comparisons from files: which of two arms was preferred, how often, and to which prompt."""
+"""Read comparisons: which of two arms was preferred, how often, and to which prompt."""
 
 import functools
 import re
@@ -22,7 +22,9 @@ from bandits.files.tables import (
     read_frame,
     read_label,
     read_tables,
+    read_values,
 )
+from theory import checks
 from theory.checks import InvalidInput
 
 
@@ -55,6 +57,9 @@ LAYOUTS = (
 )
 """The first layout whose columns a file has is taken."""
 
+GIVEN = Path("preferences")
+"""The source of preferences that are given in Python, as errors name it."""
+
 COUNTS = ("count", "n", "weight")
 TIE = re.compile(r"tie(_?\(both_?bad\))?|both(_?bad)?|draw|equal")
 """Verdicts for neither arm."""
@@ -64,7 +69,7 @@ WORDS |= {"prompt", "preferred", "dispreferred", "better", "worse", "win", "lose
 """Words in the first line that show it to be a header."""
 
 TURN = "\n\nAssistant:"
-"""What stands before each answer where a whole dialogue is one text."""
+"""The text before each answer where a whole dialogue is one text."""
 
 ALTERNATIVE = re.compile(r"(?m)^[ \t]*#[ \t]*ALTERNATIVE NAME (\d+)[ \t]*:(.*)$")
 OLD_PREFLIB = re.compile(r"\s*(\d+)\s*\n\s*1\s*,[^\n]*\n\s*2\s*,")
@@ -114,7 +119,7 @@ def read_comparisons(path: Path, arms: Sequence[str] | None = None) -> Compariso
     """
     content = read_content(path)
     if isinstance(content, np.ndarray):
-        return _from_counts(path, content, arms)
+        return from_counts(str(path), content, arms)
     if isinstance(content, str) and content.lstrip()[:1] == "#" and ALTERNATIVE.search(content):
         return _read_preflib(path, content, arms)
     if isinstance(content, str) and OLD_PREFLIB.match(content):
@@ -127,8 +132,13 @@ def read_comparisons(path: Path, arms: Sequence[str] | None = None) -> Compariso
 
 def from_frame(frame: pd.DataFrame) -> Comparisons:
     """Return the pairs of a DataFrame, whose columns say what it holds as those of a file do."""
-    source = Path("preferences")
-    return _from_table(*_choose(source, [read_frame(source, frame)]), None)
+    return _from_table(*_choose(GIVEN, [read_frame(GIVEN, frame)]), None)
+
+
+def from_records(records: list[dict[str, Any]]) -> Comparisons:
+    """Return the pairs of records, whose keys are named as the columns of a file."""
+    table = read_values(GIVEN, records, range(1, len(records) + 1), "row")
+    return _from_table(*_choose(GIVEN, [table]), None)
 
 
 def _choose(path: Path, tables: list[Table]) -> tuple[Table, Layout]:
@@ -311,23 +321,18 @@ def _read_prompt(cell: Any) -> str | None:
     return "\n\n".join(f"{message.get('role')}: {message.get('content')}" for message in cell)
 
 
-def _from_counts(path: Path, counts: np.ndarray, arms: Sequence[str] | None) -> Comparisons:
-    """Return the pairs of a table: [a, b] is how often a was preferred to b."""
-    num_arms = len(arms) if arms else len(counts) if counts.ndim else 0
-    if counts.shape != (num_arms, num_arms):
-        square = f"[{num_arms}, {num_arms}]" if arms else "[K, K]"
-        raise InvalidInput(f"{path} has shape {list(counts.shape)}; counts must be {square}")
-    own = np.diag(counts.diagonal())
-    for bad, rule in (
-        (np.minimum(counts, 0), "counts must be >= 0"),
-        (own, "counts of an arm and itself must be 0"),
-    ):
-        for a, b in np.argwhere(bad)[:1]:
-            raise InvalidInput(f"{path}, entry {a}, {b}: it is {counts[a, b]:g}; {rule}")
+def from_counts(name: str, counts: np.ndarray, arms: Sequence[str] | None) -> Comparisons:
+    """Return the pairs of a table ``[K, K]``: [a, b] is how often a was preferred to b.
+
+    Args:
+      name: of the table, for refusals.
+      counts: numbers of any shape, which are checked.
+      arms: names of the K arms; by default their numbers.
+    """
+    checks.require_preferences(name, counts)
+    labels = tuple(arms or map(str, range(len(counts))))
+    checks.require_same_arms(**{name: counts, "reference": np.zeros(len(labels))})
     winners, losers = np.nonzero(counts)
-    if not len(winners):
-        raise InvalidInput(f"{path} holds no preferences; one count must be > 0")
-    labels = tuple(arms or map(str, range(num_arms)))
     return Comparisons(labels, winners, losers, counts[winners, losers])
 
 
@@ -366,7 +371,7 @@ def _read_preflib(path: Path, text: str, arms: Sequence[str] | None) -> Comparis
         wins = (rank[:, None] < rank) + (rank[:, None] == rank) / 2
         counts[np.ix_(ranked, ranked)] += count * wins
     np.fill_diagonal(counts, 0)
-    return _from_counts(path, counts, tuple(place))
+    return from_counts(str(path), counts, tuple(place))
 
 
 def _read_ranking(

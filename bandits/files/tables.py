@@ -23,7 +23,7 @@ import pandas as pd
 from theory.checks import InvalidInput, require_known
 
 DELIMITERS = "\t;|,"
-"""In order of preference: labels and decimals hold commas more often than the others."""
+"""Delimiters in order of preference: labels and decimals hold commas most often."""
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*|,\d+)?|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
 """A number in plain digits, with a decimal point or a decimal comma."""
@@ -46,10 +46,10 @@ ARCHIVES = {
 
 LABEL = re.compile("label|arm|name|word|id|token|letter|tag|item|response")
 VALUE = re.compile("value|count|n|p|prob|probability|weight|freq|frequency|reward|score|log_?prob")
-"""Names of columns that say what the column holds."""
+"""Names of columns that say what the columns hold."""
 
 MOST_LETTERS = 2**31 - 1
-"""Of a cell; Python's own limit is below the length of some texts."""
+"""Most letters of a cell; the limit of `csv` itself is below the length of some texts."""
 
 MOST_SAID = 8
 """Number of lines or columns that a warning lists."""
@@ -416,7 +416,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=str)
-"""Keeps NaN as text, which is no number, and no second value of a key in silence."""
+"""A decoder that keeps NaN as text, which is no number, and refuses a key that stands twice."""
 
 
 def _read_delimited(path: Path, text: str) -> list[Table]:
@@ -438,7 +438,7 @@ def _read_delimited(path: Path, text: str) -> list[Table]:
 
 
 def _split(path: Path, text: str, delimiter: str) -> tuple[Table, tuple[int, str] | None]:
-    """Split a text; a failure is a line and a reason."""
+    """Split a text; return its table, and the line and the reason where that failed."""
     dialect: dict[str, Any] = {"delimiter": delimiter, "skipinitialspace": True, "strict": True}
     rows: list[list[str]] = []
     places: list[int] = []
@@ -491,7 +491,7 @@ def _holds_numbers(table: Table) -> bool:
 
 
 def _is_hashed_arm(cells: Sequence[Any]) -> bool:
-    """Return whether it is an arm: ``# `` needs a number behind it, ``#`` alone no name."""
+    """Return whether a line is an arm: behind ``# `` it needs a number, behind ``#`` no name."""
     if cells[0][1:2].isspace():
         return is_number(cells[-1])
     return not is_name(cells[-1].lstrip("#"))
@@ -509,7 +509,7 @@ def _find_columns(names: Sequence[Any]) -> tuple[int | None, int] | None:
 
 
 def _names_value(table: Table, cells: Sequence[Any]) -> bool:
-    """Return whether cells are a header; one whose names say nothing is taken, and said."""
+    """Return whether cells are a header; warn of one whose names say nothing."""
     if _find_columns(cells):
         return True
     if len(cells) > 2 or not is_name(cells[-1]) or not isinstance(cells[0], str):

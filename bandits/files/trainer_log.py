@@ -1,4 +1,4 @@
-"""The log of a preference trainer: what it says for sure of chosen, rejected and their mass.
+"""Read the log of a preference trainer, and say what follows of chosen, rejected and their mass.
 
 A log is a ``trainer_state.json``, a table with the same columns, or a table of log-probabilities,
 one pair a row. The names of columns vary between trainers and versions: ``rewards/chosen``,
@@ -27,7 +27,7 @@ from bandits.training_panel import Curve, Style, draw_panel, say_changes
 from theory import checks
 
 DEFAULT_BETA = 0.1
-"""Of trainers; a log does not hold it."""
+"""The β of trainers by default; a log does not hold it."""
 
 LOG_TWO = math.log(2)
 

@@ -3,13 +3,14 @@
 from bandits.simulation.inputs import UNIFORM, join, to_distribution
 from bandits.simulation.panel import describe, panel
 from bandits.simulation.picture import plot, rank, shorten, summarise
-from bandits.simulation.run import OPTIMIZERS, RIDGE, UndeterminedWarning, simulate
+from bandits.simulation.run import UndeterminedWarning, simulate
+from bandits.simulation.settings import OPTIMIZERS, Settings
 from bandits.simulation.written import paths, write
 
 __all__ = [
     "OPTIMIZERS",
-    "RIDGE",
     "UNIFORM",
+    "Settings",
     "UndeterminedWarning",
     "describe",
     "join",

@@ -1,5 +1,6 @@
-"""What the user brings, as vectors and pairs: arrays, labelled data of pandas or xarray, files."""
+"""Inputs as vectors and pairs: arrays, labelled data of pandas or xarray, and files."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,14 +8,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from bandits.files.comparisons import Comparisons, from_frame
-from bandits.files.tables import Vector, read_label
+from bandits.files.comparisons import Comparisons, from_counts, from_frame, from_records
+from bandits.files.tables import Vector
 from theory import checks
 from theory.checks import InvalidInput
 from theory.pairs import Pairs, require_pairs_in_support
 
 UNIFORM = "uniform"
-"""As the reference: the same probability for each arm that the other inputs name."""
+"""The reference that gives each arm that the other inputs name the same probability."""
 
 
 def as_vector(name: str, values: Any) -> Vector:
@@ -29,6 +30,8 @@ def as_vector(name: str, values: Any) -> Vector:
       InvalidInput: other shapes, values that are no numbers, names that stand there twice.
     """
     labels: Sequence[Any] | None = None
+    if isinstance(values, xr.DataArray) and values.ndim == 1:
+        values = values.to_pandas()
     if isinstance(values, Vector):
         values, labels = values.values, values.labels
     elif isinstance(values, Mapping):
@@ -36,9 +39,6 @@ def as_vector(name: str, values: Any) -> Vector:
     elif isinstance(values, pd.Series):
         named = not isinstance(values.index, pd.RangeIndex)
         values, labels = values.to_numpy(), list(values.index) if named else None
-    elif isinstance(values, xr.DataArray):
-        coordinate = values.coords.get(values.dims[0]) if values.ndim == 1 else None
-        values, labels = values.values, None if coordinate is None else list(coordinate.values)
     try:
         numbers = np.asarray(values, np.float64)
     except (TypeError, ValueError):
@@ -70,6 +70,13 @@ def as_comparisons(preferences: Any, labels: Sequence[str] | None = None) -> Com
     """
     if isinstance(preferences, Comparisons):
         return preferences
+    if isinstance(preferences, xr.DataArray):
+        if {str(dim).lower() for dim in preferences.dims} == {"winner", "loser"}:
+            preferences = preferences.transpose(*sorted(preferences.dims, key=str, reverse=True))
+        both_named = preferences.ndim == 2 and set(preferences.dims) <= set(preferences.coords)
+        preferences = preferences.to_pandas() if both_named else preferences.values
+        if both_named and list(preferences.index) != list(preferences.columns):
+            raise InvalidInput("preferences must name the same arms along both dimensions")
     if isinstance(preferences, pd.DataFrame):
         if list(preferences.index) != list(preferences.columns):
             if all(kind.kind in "iuf" for kind in preferences.dtypes):
@@ -78,18 +85,7 @@ def as_comparisons(preferences: Any, labels: Sequence[str] | None = None) -> Com
                     "such as winner and loser"
                 )
             return from_frame(preferences)
-        named = list(map(str, preferences.columns))
-        return _from_table(preferences.to_numpy(), named)
-    if isinstance(preferences, xr.DataArray):
-        if {str(dim).lower() for dim in preferences.dims} == {"winner", "loser"}:
-            preferences = preferences.transpose(*sorted(preferences.dims, key=str, reverse=True))
-        coordinates = [preferences.coords.get(dim) for dim in preferences.dims]
-        if preferences.ndim == 2 and all(c is not None for c in coordinates):
-            rows, columns = (list(map(str, c.values)) for c in coordinates if c is not None)
-            if rows != columns:
-                raise InvalidInput("preferences must name the same arms along both dimensions")
-            labels = rows
-        return _from_table(preferences.values, labels)
+        labels, preferences = list(map(str, preferences.columns)), preferences.to_numpy()
     if isinstance(preferences, np.ndarray) and preferences.dtype.kind in "OUS":
         preferences = preferences.tolist()
     if isinstance(preferences, Sequence) and any(
@@ -98,75 +94,48 @@ def as_comparisons(preferences: Any, labels: Sequence[str] | None = None) -> Com
         if isinstance(row, Sequence)
     ):
         return _from_rows(preferences)
-    return _from_table(preferences, labels)
-
-
-def _from_table(table: Any, labels: Sequence[str] | None) -> Comparisons:
     try:
-        counts = np.asarray(table, np.float64)
+        counts = np.asarray(preferences, np.float64)
     except (TypeError, ValueError):
         raise InvalidInput(
             "preferences must be a table [K, K] of numbers, or a list of (winner, loser)"
         ) from None
-    checks.require_preferences("counts", counts)
-    if labels is None:
-        labels = [str(i) for i in range(len(counts))]
-    checks.require_same_arms(preferences=counts, reference=np.zeros(len(labels)))
-    winners, losers = np.nonzero(counts)
-    return Comparisons(tuple(labels), winners, losers, counts[winners, losers])
+    return from_counts("preferences", counts, labels)
 
 
-def _from_rows(rows: Any) -> Comparisons:
-    places: dict[str, int] = {}
-    pairs: list[tuple[int, int, float]] = []
-    for number, row in enumerate(rows):
-        where = f"preferences[{number}] is {row!r}"
+def _from_rows(rows: Sequence[Any]) -> Comparisons:
+    records = []
+    for i, row in enumerate(rows):
         if not isinstance(row, Sequence) or isinstance(row, str) or len(row) not in (2, 3):
-            raise InvalidInput(f"{where}; give (winner, loser) or (winner, loser, count)")
-        names = [read_label(x.item() if isinstance(x, np.generic) else x) for x in row[:2]]
-        for name, cell in zip(names, row, strict=False):
-            if not name:
-                raise InvalidInput(f"{where}; {cell!r} is no arm, give the name of one")
-        winner, loser = map(str, names)
-        count = row[2] if len(row) == 3 else 1.0
-        if winner == loser:
-            raise InvalidInput(f"{where}; a pair needs two different arms")
-        if not isinstance(count, int | float | np.number) or not 0 < count < np.inf:
-            raise InvalidInput(f"{where}; the count must be a finite number > 0")
-        pairs.append(
-            (
-                places.setdefault(winner, len(places)),
-                places.setdefault(loser, len(places)),
-                float(count),
+            raise InvalidInput(
+                f"preferences[{i}] is {row!r}; give (winner, loser) or (winner, loser, count)"
             )
-        )
-    if not pairs:
-        raise InvalidInput("preferences is empty; give at least one pair")
-    winners, losers, counts = map(np.array, zip(*pairs, strict=True))
-    return Comparisons(tuple(places), winners, losers, counts)
+        cells = [cell.item() if isinstance(cell, np.generic) else cell for cell in (*row, 1.0)]
+        records.append(dict(zip(("winner", "loser", "count"), cells, strict=False)))
+    return from_records(records)
 
 
 def choose_arms(
     reference: Vector | None, others: Mapping[str, Vector], comparisons: Comparisons | None
-) -> Sequence[str] | int:
+) -> Sequence[object]:
     """Return the arms' names, in the reference's order; without a reference, all that are named.
 
-    A number of arms is returned where nothing names them.
+    Where nothing names the arms, they are numbered.
     """
     named = [vector.labels for vector in others.values() if vector.labels is not None]
     if reference is not None:
         same = [labels for labels in named if len(labels) == len(reference.values)]
-        return reference.labels or (same[0] if same else len(reference.values))
+        return reference.labels or (same[0] if same else range(len(reference.values)))
     if comparisons is not None:
         named.append(comparisons.labels)
     if named:
-        return list(dict.fromkeys(label for labels in named for label in labels))
+        return list(dict.fromkeys(itertools.chain.from_iterable(named)))
     if not others:
         raise InvalidInput(
             "the reference is uniform, but no other input names arms; add --preferences, --reward "
             "or --target"
         )
-    return len(next(iter(others.values())).values)
+    return range(len(next(iter(others.values())).values))
 
 
 def join(
@@ -182,21 +151,18 @@ def join(
         if vector.labels is None:
             raise InvalidInput(f"{name} names no arms, so there is nothing to join by; add labels")
     named = [vector.labels or () for vector in vectors.values()]
-    if comparisons is not None:
-        named.append(comparisons.labels)
-    labels = tuple(dict.fromkeys(label for labels in named for label in labels))
-    return {
-        name: Vector(
-            np.array([held.get(label, -np.inf if _are_logs(vector) else 0.0) for label in labels]),
-            labels,
-        )
-        for name, vector in vectors.items()
-        for held in [dict(zip(vector.labels or (), vector.values, strict=True))]
-    }
+    named += [] if comparisons is None else [comparisons.labels]
+    labels = tuple(dict.fromkeys(itertools.chain.from_iterable(named)))
+    joined = {}
+    for name, vector in vectors.items():
+        own = pd.Series(vector.values, vector.labels)
+        missing = -np.inf if _are_logs(vector) else 0.0
+        joined[name] = Vector(own.reindex(labels, fill_value=missing).to_numpy(), labels)
+    return joined
 
 
 def _are_logs(weights: Vector) -> bool:
-    """Whether weights are log-probabilities: none is above 0, and one is below."""
+    """Return whether weights are log-probabilities: none is above 0, and one is below."""
     values = weights.values
     return bool((values <= 0).all() and (values < 0).any())
 

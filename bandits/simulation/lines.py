@@ -1,4 +1,4 @@
-"""What a picture draws as one line: a method at one value of each swept hyperparameter."""
+"""Split a dataset into the lines of a picture: a method at one value of each hyperparameter."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from bandits.losses import METHODS
 from bandits.training_panel import Style
 
 SYMBOLS = {"beta": "β", "tau": "τ", "delta": "δ", "learning_rate": "learning rate"}
-"""How hyperparameters are written in a legend; the others by their names."""
+"""Hyperparameters as a legend writes them; it writes the others by their names."""
 
 DARKEST, LIGHTEST = -0.5, 0.6
 """Shares of black (negative) and of white in the colours of the first and the last value."""

@@ -1,4 +1,4 @@
-"""The panel that a preference trainer logs, and one sentence that reads it."""
+"""Draw the panel that a preference trainer logs, and read it in a sentence."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ TITLES = {
 """The quantities of the panel by their names in trainers."""
 
 STILL = 0.005
-"""Changes below this, in nats or of a probability, count as none: they round to 0.00."""
+"""Smaller changes, in nats or of a probability, count as none: they round to 0.00."""
 
 AGREES = 2e-3
 """How near a probability must be to its closed form for the sentence to use that."""
@@ -78,11 +78,10 @@ def describe(dataset: xr.Dataset) -> list[str]:
 
 
 def _read(line: Line, names: Sequence[str]) -> str:
-    """The sentence after the name of the method, without its full stop."""
+    """Return the sentence after the name of the method, without its full stop."""
     if line.diverged:
         return _read_diverged(line)
-    scale = _reward_scale(line)
-    final = line.data.isel(step=-1)
+    scale, final = _reward_scale(line), line.data.isel(step=-1)
     chosen, rejected, margin = (
         float(final[name]) / (scale or 1.0)
         for name in ("rewards_chosen", "rewards_rejected", "reward_margin")
@@ -111,52 +110,49 @@ def _read_diverged(line: Line) -> str:
 
 
 def _say_mass(line: Line, names: Sequence[str]) -> str:
-    """Where the mass went, from the probabilities; empty if nowhere."""
-    before, after = _ends(line)
+    """Return where the mass went, from the probabilities; empty if nowhere."""
+    # Every run starts at the reference.
+    ends = (line.data["reference_log_probs"], line.data["log_probs"].isel(step=-1))
+    before, after = (np.exp(log_probs.values.astype(np.float64)) for log_probs in ends)
     outside = ~line.data["in_pairs"].values
     change = after - before
     prompts = max(1.0, round(before.sum()))  # the arms of all prompts, each of which sums to 1
     moved = 0.5 * np.abs(change).sum() / prompts
     if moved < STILL:
         return ""
+
+    def from_to(arms: np.ndarray | int, over: float = 1.0) -> str:
+        return " to ".join(_probability(probs[arms].sum() / over) for probs in (before, after))
+
+    def risers(among: np.ndarray) -> str:
+        order = np.argsort(-np.where(among, change, 0.0), kind="stable")[:MOST_NAMED]
+        return ", ".join(names[arm] for arm in order if among[arm] and change[arm] > 0)
+
     start, end = before[outside].sum() / prompts, after[outside].sum() / prompts
-    winner = int(change.argmax())
-    told = f"{_probability(start)} to {_probability(end)}"
-    risers = ", ".join(names[arm] for arm in _largest(np.where(outside, change, 0.0)))
+    winner, told = int(change.argmax()), from_to(outside, over=prompts)
     if end - start >= moved / 2:
-        said = f": the mass went to responses in no pair: {risers} ({told}{_same(line, outside)})"
+        same = _say_common_rise(before[outside], after[outside])
+        said = f": the mass went to responses in no pair: {risers(outside)} ({told}{same})"
     elif start - end >= moved / 2:
         said = f": the mass came from responses in no pair ({told}), most of it went to "
-        said += f"{names[winner]} ({_probability(before[winner])} to {_probability(after[winner])})"
+        said += f"{names[winner]} ({from_to(winner)})"
     else:
-        risen = change > 0
-        if not outside[winner] and change[winner] < change[risen].sum() / 2:
-            risen &= ~outside
-            first = ", ".join(names[arm] for arm in _largest(np.where(risen, change, 0.0)))
-            said = f": the mass went to {risen.sum():,} responses in pairs, first {first} "
-            ends = (probs[risen].sum() / prompts for probs in (before, after))
+        risen = (change > 0) & ~outside
+        if not outside[winner] and change[winner] < change[change > 0].sum() / 2:
+            said = f": the mass went to {risen.sum():,} responses in pairs, first {risers(risen)} "
+            said += f"({from_to(risen, over=prompts)})"
         else:
             kind = "in a pair" if not outside[winner] else "in no pair"
-            said = f": the mass went to {names[winner]}, {kind} "
-            ends = (probs[winner] for probs in (before, after))
-        said += "({} to {})".format(*map(_probability, ends))
+            said = f": the mass went to {names[winner]}, {kind} ({from_to(winner)})"
         if outside.any():
             said += f"; responses in no pair hold {told}"
     return said + _say_single_pair(line, before, after)
 
 
-def _ends(line: Line) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probabilities of the reference, where every run starts, and of the last step."""
-    ends = (line.data["reference_log_probs"], line.data["log_probs"].isel(step=-1))
-    before, after = (np.exp(log_probs.values.astype(np.float64)) for log_probs in ends)
-    return before, after
-
-
-def _same(line: Line, outside: np.ndarray) -> str:
-    """In a table the responses in no pair often rise by one factor; say so where they do."""
-    start, end = (probs[outside] for probs in _ends(line))
-    held = (start > 0) & (end > 0)
-    rises = np.log(end[held] / start[held])
+def _say_common_rise(before: np.ndarray, after: np.ndarray) -> str:
+    """Return by how much responses in no pair rise, where it is one factor, as often in a table."""
+    held = (before > 0) & (after > 0)
+    rises = np.log(after[held] / before[held])
     if len(rises) < 2 or np.ptp(rises) > STILL:
         return ""
     return f", each by {rises.mean():.2g} nats"
@@ -189,11 +185,6 @@ def _say_single_pair(line: Line, before: np.ndarray, after: np.ndarray) -> str:
         f"; a single pair sends at most {most:.2f} there, at a margin of {where:.1f} nats, which "
         f"is {state}"
     )
-
-
-def _largest(change: np.ndarray) -> list[int]:
-    """Return the arms that rise most, up to `MOST_NAMED`."""
-    return [int(arm) for arm in np.argsort(-change, kind="stable")[:MOST_NAMED] if change[arm] > 0]
 
 
 def _probability(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The trajectory as a picture and as tables."""
+"""Show the trajectory as a picture and as tables."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +19,8 @@ MOST_RANKED = 16
 """Of more named arms than those, this many are drawn: those whose probability changes most."""
 
 MOST_LETTERS, FEW_LETTERS = 60, 24
-"""Of an arm's name in a sentence or a table, and of all names where one is a longer text; the files
-have them whole."""
+"""Most letters of an arm's name in a sentence or a table, and of all names where one is a longer
+text. The files have them whole."""
 
 LETTER = 0.62
 """Mean width of a letter, as a share of the font's size."""
@@ -32,7 +32,7 @@ SLANT = 0.71
 """Height of a slanted name, as a share of its width."""
 
 WIDTH = 0.85
-"""Of a bar, as a share of an arm."""
+"""Width of a bar, as a share of an arm."""
 
 
 def plot(dataset: xr.Dataset) -> Figure:
@@ -139,11 +139,8 @@ def shorten(labels: Sequence[str]) -> list[str]:
 def _movers(dataset: xr.Dataset, lines: Sequence[Line], top: int) -> list[int]:
     """Return the arms that rise and fall most, the most probable at the end first."""
     reference = np.exp(dataset["reference_log_probs"].values.astype(np.float64))
-    finals = np.array(
-        [np.exp(_final(line).astype(np.float64)) for line in lines if not line.diverged]
-    )
-    if not len(finals):
-        finals = reference[None]
+    ends = [line.data["log_probs"].isel(step=-1) for line in lines if not line.diverged]
+    finals = np.array([np.exp(end.values.astype(np.float64)) for end in ends] or [reference])
     # Of equal changes the most probable arm's comes first.
     risen, fallen = (
         np.lexsort((-finals.max(axis=0), -change.max(axis=0)))
@@ -154,20 +151,10 @@ def _movers(dataset: xr.Dataset, lines: Sequence[Line], top: int) -> list[int]:
     return [int(arm) for arm in most[np.argsort(-finals.mean(axis=0)[most], kind="stable")]]
 
 
-def _final(line: Line) -> np.ndarray:
-    return np.asarray(line.data["log_probs"].isel(step=-1).values)
-
-
 def _targets(lines: Sequence[Line]) -> np.ndarray:
     """Return the probabilities of the targets, ``[n, K]``: one for each value that changes it."""
     targets = [np.exp(line.data["target_log_probs"].values) for line in lines]
     return np.unique(targets, axis=0)
-
-
-def _offsets(lines: Sequence[Line]) -> np.ndarray:
-    """Return where the lines' dots stand beside an arm's middle, in shares of an arm."""
-    apart = min(0.3, 0.8 / len(lines))
-    return apart * (np.arange(len(lines)) - (len(lines) - 1) / 2)
 
 
 def _names(dataset: xr.Dataset) -> list[str]:
@@ -186,28 +173,19 @@ def _width(names: Sequence[str]) -> float:
 def _plot_distributions(
     axes: Axes, dataset: xr.Dataset, lines: Sequence[Line], names: Sequence[str]
 ) -> None:
+    """Draw every arm in its order: as bars, or, where they have no names, as curves."""
     arms = np.arange(dataset.sizes["arm"])
-    reference = np.exp(dataset["reference_log_probs"].values)
-    first, *others = _targets(lines)
     if names:
-        axes.bar(arms, first, width=WIDTH, color=plotting.TARGET_COLOR, label="target")
-        for other in others:
-            axes.hlines(other, arms - WIDTH / 2, arms + WIDTH / 2, plotting.TARGET_COLOR)
-        axes.hlines(
-            reference, arms - WIDTH / 2, arms + WIDTH / 2, plotting.INK, linewidth=1.5,
-            label="reference",
-        )  # fmt: skip
+        _draw_arms(axes, dataset, lines, arms, lying=False)
         axes.set_xticks(arms, names, parse_math=False)  # a name may hold a dollar sign
     else:
-        for i, target in enumerate((first, *others)):
+        for i, target in enumerate(_targets(lines)):
             label = None if i else "target"
             axes.fill_between(arms, target, color=plotting.TARGET_COLOR, linewidth=0, label=label)
+        reference = np.exp(dataset["reference_log_probs"].values)
         axes.plot(arms, reference, ":", color=plotting.INK, label="reference")
-    for line, offset in zip(lines, _offsets(lines), strict=True):
-        place, probs = (
-            (arms + offset, _result(line, arms)) if names else (arms, _result(line, arms))
-        )
-        axes.plot(place, probs, _marks(line, dots=bool(names)), **_look(line, lines))
+        for line in lines:
+            axes.plot(arms, _result(line, arms), line.style, **_look(line, lines))
     axes.margins(x=0.01)
     axes.set_ylim(bottom=0)
     axes.set(title=f"Policies after {int(dataset['step'][-1]):,} steps", ylabel="probability")
@@ -216,20 +194,10 @@ def _plot_distributions(
 def _rank_distributions(
     axes: Axes, dataset: xr.Dataset, lines: Sequence[Line], names: Sequence[str]
 ) -> None:
+    """Draw the arms that move most, from the top, with their names on the left."""
     arms = _movers(dataset, lines, MOST_RANKED)
-    rows = np.arange(len(arms))
-    first, *others = _targets(lines)
-    axes.barh(rows, first[arms], height=WIDTH, color=plotting.TARGET_COLOR, label="target")
-    for other in others:
-        axes.vlines(other[arms], rows - WIDTH / 2, rows + WIDTH / 2, plotting.TARGET_COLOR)
-    reference = np.exp(dataset["reference_log_probs"].values[arms])
-    axes.vlines(
-        reference, rows - WIDTH / 2, rows + WIDTH / 2, plotting.INK, linewidth=1.5,
-        label="reference",
-    )  # fmt: skip
-    for line, offset in zip(lines, _offsets(lines), strict=True):
-        axes.plot(_result(line, arms), rows + offset, _marks(line), **_look(line, lines))
-    axes.set_yticks(rows, [names[arm] for arm in arms], parse_math=False)
+    _draw_arms(axes, dataset, lines, arms, lying=True)
+    axes.set_yticks(range(len(arms)), [names[arm] for arm in arms], parse_math=False)
     axes.invert_yaxis()
     axes.margins(y=0.02)
     axes.set_xlim(left=0)
@@ -240,22 +208,41 @@ def _rank_distributions(
     )
 
 
+def _draw_arms(
+    axes: Axes,
+    dataset: xr.Dataset,
+    lines: Sequence[Line],
+    arms: Sequence[int] | np.ndarray,
+    lying: bool,
+) -> None:
+    """Draw some arms side by side: targets as bars, the reference as a mark, results as dots."""
+    draw_bars, draw_marks = (axes.barh, axes.vlines) if lying else (axes.bar, axes.hlines)
+    places = np.arange(len(arms))
+    ends = places - WIDTH / 2, places + WIDTH / 2
+    first, *others = _targets(lines)[:, arms]
+    draw_bars(places, first, WIDTH, color=plotting.TARGET_COLOR, label="target")
+    for other in others:
+        draw_marks(other, *ends, plotting.TARGET_COLOR)
+    reference = np.exp(dataset["reference_log_probs"].values[arms])
+    draw_marks(reference, *ends, plotting.INK, linewidth=1.5, label="reference")
+    apart = min(0.3, 0.8 / len(lines))  # the dots of an arm, in shares of its width
+    for i, line in enumerate(lines):
+        beside = places + apart * (i - (len(lines) - 1) / 2)
+        points = (_result(line, arms), beside) if lying else (beside, _result(line, arms))
+        axes.plot(*points, line.style if line.diverged else "o", **_look(line, lines))
+
+
 def _add_legend(figure: Figure, axes: Axes, above: bool) -> None:
     """Put the legend where it hides nothing: above the panels, or beside the first."""
-    entries = sorted(
-        zip(*axes.get_legend_handles_labels(), strict=True),
-        key=lambda entry: ("target", "reference", entry[1]).index(entry[1]),
-    )
-    handles, labels = [entry[0] for entry in entries], [entry[1] for entry in entries]
+    entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    first = {name: entries[name] for name in ("target", "reference")}
+    entries = first | entries
+    handles, labels = list(entries.values()), list(entries)
     if above:
         figure.legend(handles, labels, loc="outside upper center", ncols=min(5, len(labels)))
     else:
         columns = 1 + len(labels) // 15
         axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.0, 1.02), ncols=columns)
-
-
-def _marks(line: Line, dots: bool = True) -> str:
-    return "o" if dots and not line.diverged else line.style
 
 
 def _look(line: Line, lines: Sequence[Line]) -> dict[str, Any]:
@@ -264,7 +251,8 @@ def _look(line: Line, lines: Sequence[Line]) -> dict[str, Any]:
 
 def _result(line: Line, arms: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return the probabilities at the end; NaN, which is not drawn, where it diverged."""
-    return np.exp(_final(line)[arms]) * (np.nan if line.diverged else 1.0)
+    final = line.data["log_probs"].isel(step=-1).values[arms]
+    return np.exp(final) * (np.nan if line.diverged else 1.0)
 
 
 def _plot_metric(axes: Axes, dataset: xr.Dataset, metric: str, lines: Sequence[Line]) -> None:

@@ -1,4 +1,4 @@
-"""A step size that is safe: from the curvature of what the method lowers, and its first step."""
+"""Choose a safe step size, from the curvature of what the method lowers and its first step."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,10 @@ from bandits.training import Minibatch
 from theory.pairs import Pairs
 
 ADAPTIVE = 0.03
-"""Of optimisers that divide the gradient by its size: nats that a logit moves in a step."""
+"""Step size of optimisers that divide the gradient by its size: nats a logit moves."""
 
 MOST = 1.0
-"""Of exact divergences and of sampled data, whose gradients are noisy."""
+"""Largest step size for exact divergences, and for samples, whose gradients are noisy."""
 
 KINK = 0.05
 """Nats over which the slope of a loss is taken to change where it jumps."""
@@ -100,7 +100,7 @@ def pair_curvature(loss: Loss) -> Float[Array, ""]:
 
 
 def _largest_degree(groups: Responses, arms: Array, start: Float[Array, " K"]) -> Array:
-    """The most weight of pairs that one arm is in, on average over the groups."""
+    """Return the most weight of pairs that one arm is in, on average over the groups."""
     pairs = groups.preferences
     if isinstance(pairs, Pairs):
         ends = jnp.concatenate([pairs.winners, pairs.losers], axis=-1)

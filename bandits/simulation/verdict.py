@@ -1,4 +1,4 @@
-"""Whether a run can be trusted: one test for all methods, on what the method itself lowers."""
+"""Judge whether a run can be trusted: one test for all methods, on what each lowers."""
 
 from typing import NamedTuple
 
@@ -6,20 +6,19 @@ import numpy as np
 from jaxtyping import Float, Int
 
 RISE = 1e-3
-"""Of what is lowered: a run that ends this far above its start, and above its size, got worse."""
+"""Least rise, as a share of the size of what is lowered, of a run that counts as worse."""
 
 NOISE = 0.02
-"""The same of methods that draw their own samples, whose end is noisy."""
+"""The same for methods that draw their own samples: their end is noisy."""
 
 WINDOW = 8
-"""Successive steps at the end: a run that cycles may pass a good policy at the last of them."""
+"""Number of steps at the end that are judged: a run that cycles may end at a good policy."""
 
 MOVE = 0.02
-"""Total variation between the policies of successive steps that is seen in a result."""
-
+"""Least total variation between successive policies that counts as swinging."""
 
 CYCLE = 0.1
-"""Of what is lowered: its rises in the last steps together. Kinks as the hinge's give some."""
+"""Least sum of the rises in the last steps, as RISE, of a run that cycles; kinks give some."""
 
 
 class Verdict(NamedTuple):

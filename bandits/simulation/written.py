@@ -1,4 +1,4 @@
-"""The files of a simulation: pictures, the labelled dataset, and tables for other programs."""
+"""Write a simulation: pictures, the labelled dataset, and tables for other programs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from bandits.simulation.panel import panel
 from bandits.simulation.picture import plot
 
 MOST_ROWS = 200_000
-"""Of the table of probabilities; of a longer one only the first and the last step are written."""
+"""Most rows of the table of probabilities; a longer one has the first and the last step alone."""
 
 FILES = ("trajectory.png", "trajectory.pdf", "trajectory.nc", "trajectory.csv")
 TABLES = ("arms.csv", "probabilities.csv")

@@ -24,7 +24,6 @@ import bandits
 from bandits import cli
 from bandits.losses import METHODS
 from bandits.problems.environments import ENVIRONMENTS
-from bandits.problems.reward_models import fit_tabular
 from bandits.studies import STUDIES
 from bandits.studies.intervals import Interval
 from bandits.studies.study import Criterion, Study
@@ -44,7 +43,15 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 WRITERS = ("figures", "animate", "explorer")
 
+LOG = [
+    {"step": 1, "loss": 0.6931, "rewards/chosen": 0.0, "rewards/rejected": 0.0},
+    {"step": 100, "loss": 0.66, "rewards/chosen": -0.26, "rewards/rejected": -0.33},
+    {"step": 100, "train_runtime": 1.0, "train_loss": 0.7},
+]
+
 FILES = {
+    "trainer_state.json": json.dumps({"log_history": LOG}),
+    "bad.json": '{"log_history": [',
     "p.csv": "arm,value\na,0.2\nb,0.3\nc,0.5\n",
     "q.csv": "arm,value\nc,0.1\nb,0.4\na,0.5\n",
     "reward.csv": "a,1\nb,0.5\nc,0\n",
@@ -52,15 +59,8 @@ FILES = {
     "pairs.csv": "winner,loser,count\na,b,2\na,c,1\nc,b,0.5\n",
     "counts.csv": "a,2\nb,3\nc,5\n",
     "zero.csv": "a,0.5\nb,0.5\nc,0\n",
-    "negative.csv": "a,1.5\nb,-0.5\nc,0\n",
-    "nan.csv": "a,nan\nb,0.5\nc,0.5\n",
     "infinite.csv": "a,0\nb,inf\nc,0\n",
-    "one.csv": "a,1\n",
-    "four.csv": "a,0.25\nb,0.25\nc,0.25\nd,0.25\n",
-    "other.csv": "a,0.2\nb,0.3\nd,0.5\n",
     "malformed.csv": "a,0.2\nb,0.3\nc,half\n",
-    "ragged.csv": "a,0.2\nb,0.3\n0.5\n",
-    "empty.csv": "",
     "empty.npy": "",
     "binary.csv": "\0\1\2\udcff",
     "file": "",
@@ -78,8 +78,6 @@ def folder(tmp_path, monkeypatch):
         (work / name).mkdir(parents=True)
     for name, text in FILES.items():
         (work / name).write_bytes(text.encode("utf-8", "surrogateescape"))
-    np.save(work / "matrix.npy", np.ones((2, 2)) / 4)
-    np.save(work / "q.npy", np.array([0.5, 0.4, 0.1]))
     monkeypatch.chdir(work)
     return work
 
@@ -448,24 +446,6 @@ def final_probabilities():
         return dict(zip(dataset["loss"].values.astype(str), last.values, strict=True))
 
 
-def test_simulate_fits_two_stages_and_hypo_to_preferences(command):
-    code, out, err = command(
-        *("simulate", "--reference", "p.csv", "--preferences", "pairs.csv"),
-        *("--method", "rlhf", "hypo", "--beta", "0.5", "--hyperparameter", "kl_coefficient=0.2"),
-        *("--learning-rate", "4", "--steps", "1500"),
-    )
-    assert code == 0
-    assert "never loses to" in err
-    counts = np.array([[0, 2, 1], [0, 0, 0], [0, 0.5, 0]])
-    p, final = np.array([0.2, 0.3, 0.5]), final_probabilities()
-    gibbs = p * np.exp(np.asarray(fit_tabular(counts)) / 0.5)
-    np.testing.assert_allclose(final["rlhf"], gibbs / gibbs.sum(), atol=1e-3)
-    assert final["hypo"][0] > p[0] > final["hypo"][1]
-    assert final["hypo"][2] > 0.2  # DPO alone would give up every response that lost
-    for name in ("rlhf", "hypo"):
-        assert name in out
-
-
 def test_one_method_that_diverges_costs_exit_1_and_the_others_are_written(command):
     Path("noisy.csv").write_text("winner;loser;count\na;b;3\nb;a;1\n")
     code, out, err = command(
@@ -494,16 +474,6 @@ def test_preferences_alone_say_who_won_and_what_moved(command):
     assert not is_blank("simulation/training.png")
 
 
-def test_simulate_plays_against_itself_to_the_target(command):
-    code, out, err = command(
-        *("simulate", "--reference", "p.csv", "--target", "q.csv", "--method", "spin"),
-        *("--beta", "1", "--learning-rate", "1", "--steps", "600"),
-    )
-    assert (code, err) == (0, "")
-    assert "spin" in out
-    np.testing.assert_allclose(final_probabilities()["spin"], [0.5, 0.4, 0.1], atol=0.01)
-
-
 def test_a_reference_without_the_best_arm_is_one_line_of_warning(folder):
     result = subprocess_command(
         *("simulate", "--reference", "zero.csv", "--reward", "last.csv"),
@@ -517,6 +487,17 @@ def test_a_reference_without_the_best_arm_is_one_line_of_warning(folder):
     assert (folder / "simulation" / "trajectory.png").exists()
 
 
+def test_a_trainers_log_is_read_into_a_table_a_sentence_and_files(command, folder):
+    code, out, err = command("read", "trainer_state.json", "--out", "read", "--beta", "0.1")
+    assert (code, err) == (0, "")
+    assert "chosen fell by 2.6 nats and rejected by 3.3 while the margin grew by 0.7" in out
+    assert "the policy starts at the reference" in out
+    assert "rewards/margins" in out
+    names = {path.name for path in (folder / "read").iterdir()}
+    assert names == {"training.png", "training.pdf", "training.csv"}
+    assert not is_blank("read/training.png")
+
+
 SIMULATE = ["simulate", "--reference", "p.csv"]
 TO_TARGET = [*SIMULATE, "--target", "q.csv"]
 FROM_PAIRS = [*SIMULATE, "--preferences", "pairs.csv", "--method"]
@@ -526,42 +507,26 @@ DIVERGING = [*TO_TARGET, "--method", "forward_kl", "--natural-gradient", "--lear
 FILM = ["animate", "mode_seeking", "--out"]
 
 REFUSED = {
-    "probabilities negative": (
-        [*SIMULATE, "--target", "negative.csv"],
-        "target[1] is -0.5",
-        ">= 0",
-    ),
-    "probabilities NaN": (
-        [*SIMULATE, "--target", "nan.csv"],
-        "nan.csv, line 1: 'nan' is not a number",
-    ),
-    "probabilities sum to 10": ([*SIMULATE, "--target", "counts.csv"], "target sums to 10", "to 1"),
-    "reference sums to 10": (
-        ["simulate", "--reference", "counts.csv", "--target", "q.csv"],
-        "reference sums to 10",
-        "--normalize",
-    ),
-    "one arm": (["simulate", "--reference", "one.csv", "--target", "one.csv"], "1 arms", "least 2"),
-    "lengths differ": ([*SIMULATE, "--reward", "four.csv"], "reward has 4", "reference has 3"),
-    "labels differ": ([*SIMULATE, "--target", "other.csv"], "target has no arm 'c'", "must match"),
-    "reward infinite": (
-        [*SIMULATE, "--reward", "infinite.csv"],
-        "infinite.csv, line 2: 'inf' is",
-    ),
-    "reward NaN": ([*SIMULATE, "--reward", "nan.csv"], "nan.csv, line 1: 'nan' is not a number"),
-    "learning rate 0": ([*TO_TARGET, "--learning-rate", "0"], "learning_rate is 0", "> 0"),
-    "learning rate -1": ([*TO_TARGET, "--learning-rate", "-1"], "learning_rate is -1", "> 0"),
-    "learning rate NaN": ([*TO_TARGET, "--learning-rate", "nan"], "learning_rate is nan", "> 0"),
-    "beta 0": ([*SIMULATE, "--reward", "reward.csv", "--beta", "0"], "beta is 0", "a larger beta"),
-    "steps 0": ([*TO_TARGET, "--steps", "0"], "steps is 0", "from 1 to"),
-    "pseudocount -1": ([*TO_TARGET, "--pseudocount", "-1"], "pseudocount is -1", ">= 0"),
+    "an option out of range": ([*TO_TARGET, "--pseudocount", "-1"], "pseudocount is -1", ">= 0"),
+    "no method": ([*TO_TARGET, "--method"], "method is empty", "name at least one"),
     "misspelt method": (
         [*TO_TARGET, "--method", "forwrd_kl"],
         "unknown method 'forwrd_kl'; did you mean 'forward_kl'?",
         "allowed: ",
     ),
-    "no method": ([*TO_TARGET, "--method"], "method is empty", "name at least one"),
     "misspelt optimizer": ([*TO_TARGET, "--optimizer", "adma"], "did you mean 'adam'?"),
+    "a hyperparameter without a value": (
+        [*TO_TARGET, "--hyperparameter", "tau"],
+        "hyperparameter is 'tau'; give NAME=VALUE",
+    ),
+    "hyperparameter out of range": (
+        [*FROM_PAIRS, "hypo", "--hyperparameter", "kl_coefficient=-1"],
+        "kl_coefficient is -1",
+    ),
+    "a damaged log": (["read", "bad.json"], "it is not JSON"),
+    "no log": (["read", "none.json"], "cannot read none.json"),
+    "beta of a log": (["read", "trainer_state.json", "--beta", "-1"], "beta is -1"),
+    "a file for a folder of a log": (["read", "none.json", "--out", "file"], "cannot write file"),
     "no processes": (["claims", "--processes", "0"], "processes is 0; it must be a whole number"),
     "misspelt list": (["list", "Method"], "unknown list 'Method'; did you mean 'methods'?"),
     "misspelt command": (["Figure"], "unknown command 'Figure'; did you mean 'figures'?"),
@@ -570,37 +535,13 @@ REFUSED = {
     "neither reward nor target": (SIMULATE, "either a reward or a target"),
     "both reward and target": ([*TO_TARGET, "--reward", "reward.csv"], "either a reward or"),
     "malformed CSV": ([*SIMULATE, "--target", "malformed.csv"], "line 3: 'half' is not a number"),
-    "ragged CSV": ([*SIMULATE, "--target", "ragged.csv"], "ragged.csv, line 3: 1 columns"),
-    "empty CSV": ([*SIMULATE, "--target", "empty.csv"], "empty.csv holds no arms"),
+    "a reward that is infinite": ([*SIMULATE, "--reward", "infinite.csv"], "line 2: 'inf' is"),
+    "counts": ([*SIMULATE, "--target", "counts.csv"], "target sums to 10", "--normalize"),
     "binary CSV": ([*SIMULATE, "--target", "binary.csv"], "binary.csv, line 1"),
     "empty npy": ([*SIMULATE, "--target", "empty.npy"], "empty.npy"),
-    "matrix npy": ([*SIMULATE, "--target", "matrix.npy"], "matrix.npy must hold a one-dim"),
     "missing file": ([*SIMULATE, "--target", "missing.csv"], "cannot read missing.csv: No such"),
-    "folder for a file": ([*SIMULATE, "--target", "."], "cannot read ."),
     "unreachable target": ([*SIMULATE, "--target", "zero.csv"], "on arm 'c'", "--pseudocount"),
-    "two stages without pairs": (
-        [*SIMULATE, "--reward", "reward.csv", "--method", "rlhf"],
-        "rlhf fits its reward to preferences, but none are given",
-        "--preferences",
-    ),
-    "HyPO from a target": ([*TO_TARGET, "--method", "hypo"], "only a target is given", "--reward"),
-    "self-play from pairs": (
-        [*FROM_PAIRS, "spin"],
-        "spin learns from demonstrations, but no target is given",
-        "--target",
-    ),
-    "two stages with natural gradient": (
-        [*FROM_PAIRS, "rlhf", "--natural-gradient"],
-        "natural_gradient is for exact descent of a divergence; rlhf",
-    ),
-    "kl_coefficient negative": (
-        [*FROM_PAIRS, "hypo", "--hyperparameter", "kl_coefficient=-1"],
-        "kl_coefficient is -1",
-    ),
-    "kl_coefficient without HyPO": (
-        [*FROM_PAIRS, "rlhf", "--hyperparameter", "kl_coefficient=1"],
-        "unknown hyperparameter 'kl_coefficient'",
-    ),
+    "data that a method lacks": ([*TO_TARGET, "--method", "hypo"], "only a target is given"),
     "pairs of an excluded arm": (
         ["simulate", "--reference", "zero.csv", "--preferences", "pairs.csv", "--method", "rlhf"],
         "preferences name arm 'c', which the reference excludes",

@@ -234,11 +234,10 @@ def test_pairs_that_compare_nothing_are_dropped_and_said(read):
         ("# DATA TYPE: soi\n" + HEAD + "1: 1,{2,3}\n", "line 8: … say DATA TYPE: toi"),
         (HEAD.replace(": 4", ": 5"), "line 2: it says 5 alternatives, but 4 are named"),
         ("3\n1,A\n2,B\n3,C\n5,5,2\n3,1,2,3\n", "format of before 2022, … download the file again"),
-        (np.array([1, 2]), "counts must be [K, K]"),
-        (np.array([[0, 1, 2], [1, 0, 2]]), "counts must be [K, K]"),
-        (np.array([[0, -1], [1, 0]]), "entry 0, 1: it is -1; counts must be >= 0"),
-        (np.eye(2) * 2, "entry 0, 0: it is 2; counts of an arm and itself must be 0"),
-        (np.zeros((2, 2)), " holds no preferences; one count must be > 0"),
+        (np.array([1, 2]), " has shape (2,); it must be [K, K]"),
+        (np.array([[0, -1], [1, 0]]), "data[0, 1] is -1; it must be >= 0"),
+        (np.eye(2) * 2, " prefers arm 0 to itself; a pair needs two"),
+        (np.zeros((2, 2)), " is zero everywhere; there must be at least one preference"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::bandits.files.tables.FileWarning")

@@ -118,84 +118,40 @@ def test_pairs_alone_give_a_target_in_their_favour(learned):
 
 ONLY_PAIRS = {"reward": None, "preferences": PREFERENCES}
 ONLY_TARGET = {"reward": None, "target": TARGET}
-REFUSED = {
-    "two stages without pairs": (
-        {"reward": REWARD, "methods": ["rlhf"]},
-        "rlhf fits its reward to preferences, but none are given; add --preferences",
-    ),
-    "self-play without demonstrations": (
-        {"reward": REWARD, "methods": ["spin"]},
-        "spin learns from demonstrations, but no target is given; add --target",
-    ),
-    "supervised from pairs": (
-        {**ONLY_PAIRS, "methods": ["supervised"]},
-        "supervised learns from responses, .* only preferences are given; add --reward, or .*"
-        "dpo, ipo, hypo, hinge, slic, rlhf",
-    ),
-    "best-of-N from a target": (
-        {**ONLY_TARGET, "methods": ["best_of_n"]},
-        "best_of_n samples its own responses, .* only a target is given",
-    ),
-    "DPO from a target": (
-        {**ONLY_TARGET, "methods": ["dpo"]},
-        "dpo learns from responses, .* only a target is given",
-    ),
-    "misspelt hyperparameter": (
-        {"methods": ["ipo"], "hyperparameters": {"tauu": 1.0}},
-        "unknown hyperparameter 'tauu'; did you mean 'tau'",
-    ),
-    "hyperparameter of another method": (
-        {"methods": ["dpo"], "hyperparameters": {"tau": 1.0}},
-        "unknown hyperparameter 'tau'",
-    ),
-    "hyperparameter out of range": (
-        {"methods": ["ipo"], "hyperparameters": {"tau": 0.0}},
-        "tau is 0; it must be a finite number > 0",
-    ),
-    "a single response": (
-        {"methods": ["ipo"], "responses": 1, "batch": 4},
-        "responses is 1; it must be a whole number of at least 2",
-    ),
-    "a preference for an excluded arm": (
-        {"reference": Vector(np.array([0.5, 0.5, 0.0, 0.0]), tuple("abcd")), "methods": ["dpo"]}
-        | {"preferences": np.eye(4, k=1)},
-        "preferences name arm 'c', which the reference excludes",
-    ),
-    "an empty table of preferences": (
-        {**ONLY_TARGET, "methods": ["dpo"], "preferences": np.zeros((4, 4))},
-        "counts is zero everywhere",
-    ),
-    "a table for other arms": (
-        {"preferences": np.eye(3, k=1)},
-        "reference has 4 arms but preferences has 3",
-    ),
-    "beta among the others": (
-        {"methods": ["dpo"], "hyperparameters": {"beta": 0.2}},
-        "set it with --beta",
-    ),
-    "a hyperparameter for a method without": (
-        {"methods": ["forward_kl"], "hyperparameters": {"tau": 0.2}},
-        "forward_kl has none but --beta",
-    ),
-    "a part of a group": (
-        {"methods": ["ipo"], "responses": 4, "batch": 10},
-        "batch is 10; it must be a multiple of responses, 4",
-    ),
-    "a batch below a group": ({"methods": ["ipo"], "responses": 4, "batch": 2}, "batch is 2"),
-    "no passes": ({"methods": ["ppo"], "passes": 0}, "passes is 0; it must be a whole"),
-    "natural gradient on samples": (
-        {"methods": ["forward_kl", "ppo"], "natural_gradient": True},
-        "natural_gradient is for exact descent of a divergence; ppo",
-    ),
-}
+WITHOUT_C = {"reference": Vector(np.array([0.5, 0.5, 0.0, 0.0]), tuple("abcd"))}
+REFUSED = [
+    ("rlhf", {}, "rlhf fits its reward to preferences, but none are given; add --preferences"),
+    ("spin", {}, "spin learns from demonstrations, but no target is given; add --target"),
+    ("spin", {**ONLY_TARGET, **WITHOUT_C}, "reference is zero on arm 2 where target is not"),
+    ("supervised", ONLY_PAIRS, "learns from responses, .* only preferences are given; add --rew"),
+    ("supervised", ONLY_PAIRS, "from --preferences: .*dpo, ipo, hypo, hinge, slic, rlhf$"),
+    ("best_of_n", ONLY_TARGET, "best_of_n samples its own responses, .* only a target is given"),
+    ("dpo", ONLY_TARGET, "dpo learns from responses, .* only a target is given"),
+    ("ipo", {"hyperparameters": {"tauu": 1.0}}, "unknown hyperparameter 'tauu'; .* 'tau'"),
+    ("dpo", {"hyperparameters": {"tau": 1.0}}, "unknown hyperparameter 'tau'"),
+    ("ipo", {"hyperparameters": {"tau": 0.0}}, "tau is 0; it must be a finite number > 0"),
+    ("ipo", {"hyperparameters": {"tau": [0.1, -1.0]}}, "tau is -1; it must be a finite"),
+    ("dpo", {"hyperparameters": {"beta": 0.2}}, "set it with --beta"),
+    ("forward_kl", {"hyperparameters": {"tau": 0.2}}, "forward_kl has none but --beta"),
+    ("ipo", {"responses": 1, "batch": 4}, "responses is 1; it must be a whole number of at least"),
+    ("ipo", {"responses": 4, "batch": 10}, "batch is 10; it must be a multiple of responses, 4"),
+    ("ipo", {"responses": 4, "batch": 2}, "batch is 2"),
+    ("ppo", {"passes": 0}, "passes is 0; it must be a whole"),
+    ("ppo", {"natural_gradient": True}, "is for exact descent of a divergence; ppo"),
+    ("dpo", {**WITHOUT_C, "preferences": np.eye(4, k=1)}, "name arm 'c', which the reference excl"),
+    ("dpo", {**ONLY_TARGET, "preferences": np.zeros((4, 4))}, "preferences is zero everywhere"),
+    ("dpo", {"preferences": np.eye(3, k=1)}, "reference has 4 arms but preferences has 3"),
+]
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_a_method_cannot_do_is_refused_before_any_work(case, monkeypatch):
+@pytest.mark.parametrize(("method", "arguments", "message"), REFUSED)
+def test_what_a_method_cannot_do_is_refused_before_any_work(
+    method, arguments, message, monkeypatch
+):
     monkeypatch.delattr("bandits.simulation.run.sweep")
-    arguments, message = REFUSED[case]
+    given = {"reference": REFERENCE, "reward": REWARD, "steps": 4, "methods": [method]}
     with pytest.raises(InvalidInput, match=message):
-        simulate(**{"reference": REFERENCE, "reward": REWARD, "steps": 4, **arguments})
+        simulate(**given | arguments)
 
 
 def test_a_method_that_diverges_is_said_with_its_steps():
@@ -252,9 +208,3 @@ def test_policy_gradients_are_the_second_stage_where_only_pairs_are_given():
     probs = np.exp(dataset["log_probs"].isel(step=-1))
     np.testing.assert_allclose(probs.sel(loss="reinforce"), probs.sel(loss="rlhf"), atol=0.03)
     assert dataset["expected_reward"].attrs["long_name"] == "expected learned reward"
-
-
-def test_demonstrations_that_the_reference_excludes_are_refused():
-    reference = Vector(np.array([0.5, 0.5, 0.0, 0.0]), tuple("abcd"))
-    with pytest.raises(InvalidInput, match="reference is zero on arm 2 where target is not"):
-        simulate(reference, target=TARGET, methods=["spin"], steps=4)

@@ -76,11 +76,11 @@ def test_preferences_come_in_every_form(given):
         (np.eye(3), "prefers arm 0 to itself"),
         (TABLE[:2], r"shape \(2, 3\)"),
         (np.zeros((3, 3)), "zero everywhere"),
-        ([("a", "a")], "a pair needs two different arms"),
-        ([("a", "b", -1)], "count must be a finite number > 0"),
+        ([("a", "a")], "row 1: .*a pair needs two arms"),
+        ([("a", "b", -1)], "row 1: the count is -1; it must be a number > 0"),
         ([("a", "b", 1, 2)], r"give \(winner, loser\)"),
         (pd.DataFrame(TABLE, columns=list(NAMES)), "same arms along rows and columns"),
-        ([("a", "b"), (None, "a")], r"preferences\[1\].*None is no arm"),
+        ([("a", "b"), (None, "a")], "preferences, row 2: None is no arm"),
         (pd.DataFrame({"winner": ["a", np.nan], "loser": ["b", "a"]}), "row 2: nan is no arm"),
         (pd.DataFrame({"best": ["a"], "worst": ["b"]}), "fit no format; name them as one of"),
     ],
@@ -104,11 +104,12 @@ def test_what_are_no_preferences_is_refused_in_a_sentence(given, message):
             ),
             ("x", "y"), [1, 9],
         ),
+        (xr.DataArray([[0, 9], [1, 0]]), ("u", "v"), [9, 1]),  # without names they are given
     ],
-    ids=["pairs of numbers", "a table in lists", "pairs of texts", "named dimensions"],
+    ids=["pairs of numbers", "a table in lists", "pairs of texts", "named dimensions", "no names"],
 )  # fmt: skip
 def test_what_tells_pairs_from_tables_and_rows_from_columns(given, labels, counts):
-    found = as_comparisons(given)
+    found = as_comparisons(given, ("u", "v") if "u" in labels else None)
     assert found.labels == labels
     assert found.counts.tolist() == counts
 

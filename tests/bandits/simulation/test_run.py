@@ -7,7 +7,7 @@ from scipy.special import softmax
 from bandits.files import tables
 from bandits.files.comparisons import Comparisons
 from bandits.problems.environments import CoverageWarning
-from bandits.simulation import UndeterminedWarning, plot, simulate, summarise, to_distribution
+from bandits.simulation import UndeterminedWarning, plot, simulate, to_distribution
 from bandits.sweeps import DivergenceWarning
 from theory.checks import InvalidInput
 from theory.gibbs import gibbs_log_probs
@@ -80,51 +80,26 @@ def test_the_geometry_is_reported(to_target, to_reward):
     assert "beta" not in to_target.attrs
 
 
-def test_steps_are_recorded_from_the_start_to_the_last(to_target):
-    steps = to_target["step"].values
-    assert steps[0] == 0
-    assert steps[1] == 1
-    assert steps[-1] == 3000
-    assert (np.diff(steps) > 0).all()
-
-
-def test_arms_without_labels_are_numbered(to_reward):
+def test_arms_take_the_targets_names_or_are_numbered(to_reward):
     assert to_reward["arm"].values.tolist() == [0, 1, 2]
-
-
-def test_labels_may_come_from_the_target_alone():
-    named = simulate(vector(P), target=vector(Q, "xyz"), methods=["forward_kl"], steps=1)
+    named = simulate(vector(P), target=vector(Q, "xyz"), methods=["reverse_kl"] * 2, steps=1)
     assert named["arm"].values.tolist() == ["x", "y", "z"]
+    assert named["loss"].values.tolist() == ["reverse_kl"]  # and a method named twice is run once
 
 
-def test_only_the_methods_named_are_run():
-    dataset = simulate(vector(P), target=vector(Q), methods=["reverse_kl"], steps=2)
-    assert dataset["loss"].values.tolist() == ["reverse_kl"]
-    assert [row[0] for row in summarise(dataset)] == ["method", "reverse_kl"]
-
-
-def test_the_natural_gradient_of_forward_kl_leads_along_the_closed_form():
-    dataset = simulate(
-        vector(P),
-        target=vector(Q),
-        methods=["forward_kl"],
-        steps=1,
-        learning_rate=0.25,
-        natural_gradient=True,
-    )
-    p, q = np.array(P), np.array(Q)
-    expected = softmax(np.log(p) + 0.25 * (q - p) / p)
+@pytest.mark.parametrize(
+    ("rate", "options", "step"),
+    [
+        (0.25, {"natural_gradient": True}, 0.25 * np.subtract(Q, P) / P),
+        (0.01, {"optimizer": "adam"}, 0.01 * np.sign(np.subtract(Q, P))),  # its first has size 0.01
+    ],
+)
+def test_the_first_step_on_forward_kl_is_the_closed_form(rate, options, step):
+    common = {"methods": ["forward_kl"], "steps": 1, "learning_rate": rate}
+    dataset = simulate(vector(P), target=vector(Q), **common, **options)
+    expected = softmax(np.log(P) + step)
     np.testing.assert_allclose(np.exp(dataset["log_probs"][0, -1]), expected, rtol=1e-5)
-    assert dataset.natural_gradient == 1
-
-
-def test_the_optimizer_is_the_one_named():
-    dataset = simulate(
-        vector(P), target=vector(Q), methods=["forward_kl"], steps=1, optimizer="adam",
-        learning_rate=0.01,
-    )  # fmt: skip
-    logits = np.log(P) + 0.01 * np.sign(np.subtract(Q, P))  # Adam's first step has size 0.01
-    np.testing.assert_allclose(np.exp(dataset["log_probs"][0, -1]), softmax(logits), rtol=1e-5)
+    assert dataset.natural_gradient == options.get("natural_gradient", 0)
 
 
 ZERO = {"reverse_kl": (P, (0.5, 0.5, 0.0)), "forward_kl": ((0.5, 0.5, 0.0), Q)}
@@ -305,62 +280,45 @@ def test_rewards_that_the_prior_decides_are_said():
         simulate(preferences=[("a", "b")], methods=["dpo"], steps=2)
 
 
-def test_steps_are_recorded_on_request():
+def test_steps_are_recorded_on_a_log_scale_or_on_request(to_target):
+    assert to_target["step"].values[[0, 1, -1]].tolist() == [0, 1, 3000]
+    assert (np.diff(to_target["step"]) > 0).all()
     dataset = simulate(vector(P), target=vector(Q), steps=9, record=[0, 3, 9])
     assert dataset["step"].values.tolist() == [0, 3, 9]
-    with pytest.raises(InvalidInput, match=r"record is \[0, 11\]"):
-        simulate(vector(P), target=vector(Q), steps=9, record=[0, 11])
 
 
-REFUSED = {
-    "neither reward nor target": ({"target": None}, "either a reward or a target"),
-    "both reward and target": ({"reward": vector(Q)}, "either a reward or a target"),
-    "no method": ({"methods": []}, "method is empty"),
-    "misspelt method": ({"methods": ["revers_kl"]}, "'revers_kl'; did you mean 'reverse_kl'"),
-    "misspelt optimizer": ({"optimizer": "sgdd"}, "unknown optimizer 'sgdd'; did you mean 'sgd'"),
-    "learning rate 0": ({"learning_rate": 0.0}, "learning_rate is 0; it must be .* > 0"),
-    "learning rate < 0": ({"learning_rate": -1.0}, "learning_rate is -1; it must be"),
-    "learning rate NaN": ({"learning_rate": np.nan}, "learning_rate is nan; it must be"),
-    "no steps": ({"steps": 0}, "^steps is 0"),
-    "target too short": ({"target": vector(Q[:2])}, "target has 2 arms but reference has 3"),
-    "target sums to 0.9": ({"target": vector([0.5, 0.2, 0.2])}, "target sums to 0.9"),
-    "reference sums to 1.1": ({"reference": vector([0.5, 0.5, 0.1])}, "reference sums to 1.1"),
-    "target negative": ({"target": vector([1.1, 0.2, -0.3])}, r"target\[2\] is -0.3; it must"),
-    "target NaN": ({"target": vector([np.nan, 0.5, 0.5])}, r"target\[0\] is nan; it must"),
-    "reward infinite": (
-        {"target": None, "reward": vector([0, np.inf, 0])},
-        r"reward\[1\] is inf; it must be a finite",
-    ),
-    "reward too long": (
-        {"target": None, "reward": vector([0, 1, 2, 3])},
-        "reward has 4 arms but reference has 3",
-    ),
-    "beta 0": (
-        {"target": None, "reward": vector([0, 1, 2]), "beta": 0},
-        "beta is 0, where the optimum",
-    ),
-    "beta too small for the rewards": (
-        {"target": None, "reward": vector([0, 1, 2]), "beta": 1e-300},
-        "beta",
-    ),
-    "more steps than can be counted": ({"steps": 2**33}, "^steps is 8589934592"),
-    "one arm": ({"reference": vector([1.0]), "target": vector([1.0])}, "1 arms; at least 2"),
-}
+BY_REWARD = {"target": None, "reward": vector([0, 1, 2])}
+REFUSED = [
+    ({"target": None}, "either a reward or a target"),
+    ({"reward": vector(Q)}, "either a reward or a target"),
+    ({"methods": []}, "method is empty"),
+    ({"methods": ["revers_kl"]}, "'revers_kl'; did you mean 'reverse_kl'"),
+    ({"optimizer": "sgdd"}, "unknown optimizer 'sgdd'; did you mean 'sgd'"),
+    ({"learning_rate": 0.0}, "learning_rate is 0; it must be .* > 0"),
+    ({"learning_rate": -1.0}, "learning_rate is -1; it must be"),
+    ({"learning_rate": np.nan}, "learning_rate is nan; it must be"),
+    ({"steps": 0}, "^steps is 0"),
+    ({"steps": 2**33}, "^steps is 8589934592"),
+    ({"steps": 9, "record": [0, 11]}, r"record is \[0, 11\]"),
+    ({"target": vector(Q[:2])}, "target has 2 arms but reference has 3"),
+    ({"target": vector([0.5, 0.2, 0.2])}, "target sums to 0.9"),
+    ({"reference": vector([0.5, 0.5, 0.1])}, "reference sums to 1.1"),
+    ({"target": vector([1.1, 0.2, -0.3])}, r"target\[2\] is -0.3; it must"),
+    ({"target": vector([np.nan, 0.5, 0.5])}, r"target\[0\] is nan; it must"),
+    ({**BY_REWARD, "reward": vector([0, np.inf, 0])}, r"reward\[1\] is inf; it must be a finite"),
+    ({**BY_REWARD, "reward": vector([0, 1, 2, 3])}, "reward has 4 arms but reference has 3"),
+    ({**BY_REWARD, "beta": 0}, "beta is 0, where the optimum"),
+    ({**BY_REWARD, "beta": 1e-300}, "beta is 1e-300"),
+    ({"reference": vector([1.0]), "target": vector([1.0])}, "1 arms; at least 2"),
+    ({"target": None, "preferences": [("a", "b")], "per_prompt": True}, "no reference fits them"),
+    ({**BY_REWARD, "reference": "uniform", "per_prompt": True}, "needs preferences"),
+]
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_bad_input_is_refused_in_a_sentence(case):
-    arguments, message = REFUSED[case]
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[said for _, said in REFUSED])
+def test_bad_input_is_refused_in_a_sentence(arguments, message):
     with pytest.raises(InvalidInput, match=message):
         simulate(**{"reference": vector(P), "target": vector(Q), **arguments})
-
-
-def test_a_method_named_twice_is_run_once_or_refused():
-    try:
-        dataset = simulate(vector(P), target=vector(Q), methods=["forward_kl"] * 2, steps=2)
-    except InvalidInput:
-        return
-    assert dataset["loss"].values.tolist() == ["forward_kl"]
 
 
 def test_counts_become_probabilities_and_a_pseudocount_fills_zeros():
@@ -393,14 +351,6 @@ def test_weights_that_are_no_distribution_are_refused(values, normalize, pseudoc
         to_distribution("target", vector(values), normalize, pseudocount)
 
 
-def test_the_summary_holds_the_last_step(to_reward):
-    header, *rows = summarise(to_reward)
-    assert header[:2] == ("method", "expected reward")
-    for name, row in zip(PAIR, rows, strict=True):
-        final = to_reward["expected_reward"].sel(loss=name).values[-1]
-        assert row[:2] == (name, f"{final:.4g}")
-
-
 def test_the_picture_names_the_arms_and_shows_both_methods(to_target):
     figure = plot(to_target)
     figure.canvas.draw()
@@ -421,9 +371,3 @@ def test_any_label_is_drawn_as_it_stands(to_target, label):
     plain = figure.text(0, 0, label, fontproperties=drawn.get_fontproperties(), parse_math=False)
     widths = [text.get_window_extent().width for text in (drawn, plain)]
     assert widths[0] == pytest.approx(widths[1], abs=1)
-
-
-def test_more_arms_than_fit_are_drawn_without_names(to_target):
-    figure = plot(to_target.isel(arm=np.arange(60) % 3).assign_coords(arm=np.arange(60)))
-    figure.canvas.draw()
-    assert len(figure.axes[0].get_xticklabels()) < 20
