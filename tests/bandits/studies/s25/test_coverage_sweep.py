@@ -96,18 +96,6 @@ def test_methods_are_sorted_by_what_they_learn_from():
     assert sorted(SHOWN) == sorted({*USE_DATA, "rlhf", "hypo", "online_dpo"})
 
 
-@pytest.mark.parametrize("name", SOLVED)
-def test_dpo_and_rlhf_have_one_end_in_a_table(measured, bandit, covered, name):
-    """Logits of the data move by r/β about their mean, the others stay: solved by hand."""
-    reward, reference, _, _ = bandit
-    for run in RUNS:
-        part = covered[run]
-        moved = np.where(part, reward - reward[part].mean(), 0) / BETA
-        policy = softmax(np.log(reference) + moved)
-        expected = policy @ reward, policy[~part].sum()
-        assert end(measured, name, "table", *run) == pytest.approx(expected, abs=1e-5)
-
-
 def test_likelihood_ends_at_the_data_and_at_their_winners(measured, bandit, covered):
     reward, reference, _, wins = bandit
     for run in RUNS:
@@ -121,12 +109,13 @@ def test_likelihood_ends_at_the_data_and_at_their_winners(measured, bandit, cove
 
 
 @pytest.mark.parametrize("name", SOLVED)
-def test_with_shared_features_both_soft_optimise_the_reward_fitted_in_their_class(
-    measured, bandit, covered, name
+@pytest.mark.parametrize("policy", CLASSES)
+def test_dpo_and_rlhf_both_soft_optimise_the_reward_fitted_in_their_class(
+    measured, bandit, covered, policy, name
 ):
-    """Of least norm, as a descent from zero finds it, where two responses leave it open."""
+    """Of least norm, as a descent from zero finds it, where the data leave it open."""
     reward, reference, _, wins = bandit
-    features = np.asarray(STUDY.classes()["shared features"], np.float64)[:, :3]
+    features = np.asarray(STUDY.classes()[policy], np.float64)
     for run in RUNS:
         data = np.where(covered[run], reference, 0)
         pairs = pairs_of(data / data.sum(), wins)
@@ -136,11 +125,10 @@ def test_with_shared_features_both_soft_optimise_the_reward_fitted_in_their_clas
             margins = (features @ w)[:, None] - features @ w
             return -(pairs * log_expit(margins)).sum()
 
-        w = optimize.minimize(loss, np.zeros(3), tol=1e-10).x
-        policy = softmax(np.log(reference) + features @ w / BETA)
-        expected = policy @ reward, policy[~covered[run]].sum()
-        found = end(measured, name, "shared features", *run)
-        assert found == pytest.approx(expected, abs=1e-4)
+        w = optimize.minimize(loss, np.zeros(K), tol=1e-10).x
+        law = softmax(np.log(reference) + features @ w / BETA)
+        expected = law @ reward, law[~covered[run]].sum()
+        assert end(measured, name, policy, *run) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "reinforce", "ppo", "online_dpo"])

@@ -62,17 +62,6 @@ def test_the_closed_forms_are_those_of_the_lecture(dataset):
     np.testing.assert_allclose(dataset["parked"].sel(winner=winner, mass=0.5), parked, rtol=1e-6)
 
 
-def test_the_uncovered_rise_and_fall_under_dpo_and_stay_under_ipo(dataset):
-    uncovered = dataset["probability"].sel(response="uncovered", mass=0.5, winner=1e-4)
-    of_dpo, of_ipo = uncovered.sel(loss="dpo"), uncovered.sel(loss="ipo")
-    assert float(of_dpo.max()) > 0.95 > float(of_dpo[-1]) > 0
-    assert 0 < int(of_dpo.argmax("step")) < STUDY.steps
-    np.testing.assert_allclose(of_ipo[-1], of_ipo[-100], atol=1e-3)
-    assert float(of_ipo[-1]) > 0.9
-    total = dataset["probability"].sum("response")
-    np.testing.assert_allclose(total, 1, rtol=1e-5)
-
-
 def test_every_claim_holds_and_says_over_how_many_pairs(dataset):
     claims = judge(dataset)
     assert [claim.holds for claim in claims] == [True] * 3

@@ -23,7 +23,6 @@ from bandits.studies.s25.generation_verification_gap import (
     STYLES,
     GenerationVerificationGap,
     _accuracy,
-    _dpo_of_pairs,
 )
 from theory.checks import InvalidInput
 from theory.generation_verification import token_features
@@ -98,15 +97,6 @@ def test_every_learner_minimises_its_loss_with_the_prior(problem, learner, loss,
     # The policy is what counts: a constant of the reward does not.
     np.testing.assert_allclose(softmax(found / BETA), softmax(expected / BETA), atol=1e-5)
     np.testing.assert_allclose(found - found.mean(), expected - expected.mean(), atol=2e-4)
-
-
-def test_the_first_of_a_pair_is_its_winner(problem):
-    _, weights, features, _ = problem
-    found = learned_from(np.tile([5, 0], (40, 1)), weights, features)
-    assert (found[:, 5] > found[:, 0] + 1).all()
-    with jax.enable_x64(True):
-        losses = _dpo_of_pairs(np.log([0.2, 0.2, 0.6]), jnp.asarray([[2, 0], [0, 2]]), 0.5)
-    np.testing.assert_allclose(losses, np.log1p([3**-0.5, 3**0.5]), rtol=1e-12)
 
 
 def test_pairs_without_weight_teach_nothing(problem):
