@@ -1,8 +1,8 @@
-"""Sweeps on the workers of a Dask cluster, on this machine or on many.
+"""Sweep on the workers of a Dask cluster, on this machine or on many.
 
-A worker gets stretches of chunks, and writes what it computes into the store itself. Where a worker
+A worker gets stretches of chunks, and writes what it computes into the store itself. If a worker
 dies, Dask gives its stretches to others, who do what is not in the store yet. No worker needs a
-word from another, and which worker does a chunk changes no bit.
+word from another, and it changes no bit which worker does a chunk.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from distributed import Client
 
 STRETCHES = 16
-"""Stretches of chunks for each thread: the last ones to end leave the others little to wait for."""
+"""Number of stretches for each thread: with many, threads end at nearly the same time."""
 
 DEATHS = 10
-"""Workers of this machine that may die with one stretch before the sweep is given up."""
+"""Number of local workers that may die with one stretch before the sweep is given up."""
 
 PATIENCE = "30 s"
 """Time in which a scheduler must answer."""
@@ -41,20 +41,20 @@ CACHE = (
     "jax_enable_compilation_cache",
     "jax_persistent_cache_min_compile_time_secs",
 )
-"""Settings of JAX for programs that are kept compiled."""
+"""Settings of JAX that say where compiled programs are kept."""
 
 _open: dict[bytes, tuple[stored.StoredSweep, Store]] = {}
 """The sweep that this worker last worked on, with its compiled programs."""
 
 _one_at_a_time = threading.Lock()
-"""A worker has one device for each of its threads, but works on one stretch at a time."""
+"""Lock of a worker: it has a device for each thread, and works on one stretch at a time."""
 
 
 def require_workers(workers: int | None, devices: int | None, scheduler: str | None) -> int | None:
-    """Return the number of devices of each process: None for all of this one.
+    """Return the number of devices of each process; None means all devices of this process.
 
-    Raises InvalidInput for numbers < 1, for a scheduler beside workers or devices of one's own, and
-    for several workers that would share the GPUs of this machine.
+    Raises InvalidInput for numbers < 1, for workers or devices beside a scheduler, and for workers
+    that would share the GPUs of this machine.
     """
     for name, number in (("workers", workers), ("devices", devices)):
         if number is not None:
@@ -72,14 +72,14 @@ def require_workers(workers: int | None, devices: int | None, scheduler: str | N
 def connect(
     workers: int | None = None, threads: int = 1, scheduler: str | None = None
 ) -> Iterator["Client | None"]:
-    """Yield a client of a cluster, or None where neither workers nor a scheduler are asked for.
+    """Yield a client of a cluster, or None if neither workers nor a scheduler are asked for.
 
     Args:
-      workers: How many processes to start on this machine; they end with the context.
-      threads: Cores of each.
+      workers: Number of processes to start on this machine; they end with the context.
+      threads: Number of cores of each.
       scheduler: Address of a cluster that is there already, such as ``tcp://host:8786``.
 
-    Raises InvalidInput without Dask, and where no scheduler answers.
+    Raises InvalidInput without Dask, and if no scheduler answers.
     """
     if workers is None and scheduler is None:
         yield None
@@ -122,11 +122,11 @@ def fill(
     """Let workers do chunks; for each stretch, yield how many runs it has and how many gave NaN.
 
     Args:
-      client: Of a cluster; if there is no worker yet, this waits for the first.
-      arguments: What `bandits.stored_sweep` was called with, devices aside.
-      chunks: In the order of the store.
+      client: A client of a cluster; if there is no worker yet, this waits for the first.
+      arguments: What `bandits.stored_sweep` was called with, without devices.
+      chunks: The chunks, in the order of the store.
 
-    Raises InvalidInput where workers die again and again, or the scheduler does.
+    Raises InvalidInput if workers die again and again, or the scheduler dies.
     """
     import cloudpickle
     import distributed
@@ -156,7 +156,7 @@ def fill(
 
 
 def _cut(chunks: Sequence[Chunk], threads: int) -> list[Sequence[Chunk]]:
-    """Return stretches of chunks, in such an order that each thread goes on where it was.
+    """Return stretches of chunks, ordered so that each thread goes on where it was.
 
     Threads take turns. Each compiles few programs, because its stretches follow one another.
     """

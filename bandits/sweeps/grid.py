@@ -1,4 +1,4 @@
-"""Axes and the grid they span: which runs there are, and in what order."""
+"""Say which runs there are, and in what order: axes and the grid that they span."""
 
 import functools
 import inspect
@@ -14,18 +14,18 @@ import numpy as np
 from theory import checks
 
 Place = tuple[int | None, ...]
-"""Where a program's runs stand in the whole grid: an index on static axes, None on numeric ones."""
+"""The place of a program's runs in the grid: an index on static axes, None on numeric ones."""
 
 
 @dataclass(frozen=True)
 class static:  # noqa: N801 - reads as a word at the call: axes={"num_arms": static([10, 100])}
-    """Marks numbers that change the program (a size, a number of steps): one compile for each."""
+    """Mark numbers that change the program (a size, a number of steps): one compile for each."""
 
     values: Sequence[Any]
 
 
 class choices:  # noqa: N801 - as `static`: axes={"loss": choices("dpo", "ipo")}
-    """Marks named alternatives: they are vmapped, and the names are the axis of the results.
+    """Mark named alternatives: they are vmapped, and the names are the axis of the results.
 
     ``choices("dpo", "ipo")`` gives a run the number of its alternative, as `jax.lax.switch` takes
     it. ``choices({"dpo": value, "ipo": value})`` gives it the value: a pytree whose structure all
@@ -33,6 +33,13 @@ class choices:  # noqa: N801 - as `static`: axes={"loss": choices("dpo", "ipo")}
     which calls that of the alternative; under vmap it calls each different one, and selects.
 
     Raises InvalidInput for no alternative, names that occur twice, and values that do not match.
+
+    >>> import jax.numpy as jnp
+    >>> from bandits import choices, sweep
+    >>> curves = choices({"sine": jnp.sin, "square": jnp.square})
+    >>> found = sweep(lambda curve, x: {"y": curve(x)}, {"curve": curves, "x": [0.0, 3.0]})
+    >>> found["y"].sel(curve="square").values.tolist()
+    [0.0, 9.0]
     """
 
     def __init__(self, *names: str | Mapping[str, Any]) -> None:
@@ -58,23 +65,19 @@ class choices:  # noqa: N801 - as `static`: axes={"loss": choices("dpo", "ipo")}
                     "give values of one structure"
                 )
         self._structure = structures[0]
-        self._functions: dict[int, tuple[Any, ...]] = {}
+        self._functions: dict[int, list[Callable[..., Any]]] = {}
         self.values: dict[str, np.ndarray] = {}
         for place, alternatives in enumerate(zip(*leaves, strict=True)):
             self._add(place, alternatives)
 
     def _add(self, place: int, alternatives: Sequence[Any]) -> None:
-        """Keep the alternatives of one leaf: functions once each, numbers stacked."""
+        """Keep the alternatives of one leaf: each different function once, and numbers stacked."""
         if all(callable(alternative) for alternative in alternatives):
-            different: list[Any] = []
-            for alternative in alternatives:
-                if not any(_is_same(alternative, known) for known in different):
-                    different.append(alternative)
-            self._functions[place] = tuple(different)
-            alternatives = [
-                next(i for i, known in enumerate(different) if _is_same(alternative, known))
-                for alternative in alternatives
-            ]
+            functions = list(map(_unbound, alternatives))
+            firsts = [functions.index(function) for function in functions]
+            different = sorted(set(firsts))
+            self._functions[place] = [alternatives[first] for first in different]
+            alternatives = [different.index(first) for first in firsts]
         stacked = _as_numbers(alternatives)
         if stacked is None:
             raise checks.InvalidInput(
@@ -86,7 +89,7 @@ class choices:  # noqa: N801 - as `static`: axes={"loss": choices("dpo", "ipo")}
     def resolve(self, row: Mapping[str, Any]) -> Any:
         """Return what a run gets, from its row of ``values``, which may be traced."""
         leaves = [
-            _switch(row[str(place)], self._functions[place])
+            functools.partial(jax.lax.switch, row[str(place)], self._functions[place])
             if place in self._functions
             else row[str(place)]
             for place in range(len(self.values))
@@ -94,31 +97,24 @@ class choices:  # noqa: N801 - as `static`: axes={"loss": choices("dpo", "ipo")}
         return jax.tree.unflatten(self._structure, leaves)
 
 
-def _is_same(one: Any, other: Any) -> bool:
-    """Whether two functions are one, also where both are one with the same arguments bound."""
-    if isinstance(one, functools.partial) and isinstance(other, functools.partial):
-        return (one.func, one.args, one.keywords) == (other.func, other.args, other.keywords)
-    return bool(one == other)
-
-
-def _switch(index: Any, functions: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
-    """Return the function of the given index, which may be traced."""
-    if len(functions) == 1:
-        return functions[0]
-    return lambda *arguments: jax.lax.switch(index, list(functions), *arguments)
+def _unbound(function: Any) -> Any:
+    """Return what tells a function from others: two that bind the same arguments are one."""
+    if isinstance(function, functools.partial):
+        return function.func, function.args, function.keywords
+    return function
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a grid.
+    """Hold one axis of a grid.
 
     Attributes:
-      name: the argument of the run that it sets.
-      values: along the leading dimension; a pytree of NumPy arrays on a vmapped axis, a list on a
+      name: The argument of the run that the axis sets.
+      values: A pytree of NumPy arrays ``[number of values, ...]`` on a vmapped axis, a list on a
         static one.
-      labels: the coordinate of the dataset, ``[number of values]``.
-      is_static: whether each value needs a program of its own.
-      resolve: from a vmapped axis' value to what the run gets.
+      labels: The coordinate of the dataset, ``[number of values]``.
+      is_static: Whether each value needs a program of its own.
+      resolve: From a value of a vmapped axis to what the run gets.
     """
 
     name: str
@@ -128,15 +124,15 @@ class Axis:
     resolve: Callable[[Any], Any] = lambda value: value
 
     def __len__(self) -> int:
-        """Number of values."""
+        """Return the number of values."""
         return len(self.labels)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The product of axes, in the order they were given.
+    """Hold the product of axes, in the order they were given.
 
-    Numeric axes are flattened, last one fastest: run i of a program is the i-th point of their
+    Numeric axes are flattened, the last one fastest: run i of a program is the i-th point of their
     product. The order depends on the axes alone, not on chunks or devices.
     """
 
@@ -158,7 +154,7 @@ class Grid:
         return math.prod(len(axis) for axis in self.numeric)
 
     def programs(self) -> Iterator[tuple[dict[str, Any], Place]]:
-        """The static arguments of each program, and the place of its runs in the whole grid."""
+        """Yield the static arguments of each program, and the place of its runs in the grid."""
         indices = [range(len(axis)) if axis.is_static else [None] for axis in self.axes]
         for place in itertools.product(*indices):
             arguments = {
@@ -169,7 +165,7 @@ class Grid:
             yield arguments, place
 
     def arguments(self, runs: np.ndarray) -> dict[str, Any]:
-        """The numeric arguments of the given runs: pytrees of arrays ``[len(runs), ...]``."""
+        """Return the numeric arguments of runs: pytrees of arrays ``[len(runs), ...]``."""
         lengths = tuple(len(axis) for axis in self.numeric)
         places = np.unravel_index(runs, lengths) if lengths else ()
         return {
@@ -178,12 +174,12 @@ class Grid:
         }
 
     def resolve(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a run gets from the numeric arguments of it alone, which may be traced."""
+        """Return what a run gets from its own numeric arguments, which may be traced."""
         return {axis.name: axis.resolve(run[axis.name]) for axis in self.numeric}
 
 
 def make_grid(run: Callable[..., Any], axes: Mapping[str, Any], fixed: Mapping[str, Any]) -> Grid:
-    """The grid of ``axes``, checked with ``fixed`` against the arguments that ``run`` takes.
+    """Return the grid of ``axes``, checked with ``fixed`` against the arguments that ``run`` takes.
 
     Raises InvalidInput for an axis that is empty or that ``run`` does not take (with the nearest
     name that it does), and for an argument without default that nothing sets.
@@ -199,13 +195,11 @@ def _make_axis(name: str, values: Any) -> Axis:
         return Axis(name, values.values, np.array(values.names), False, values.resolve)
     is_static = isinstance(values, static)
     items = values.values if isinstance(values, static) else values
-    try:
-        length = len(items)
-    except TypeError:
-        length = None
-    if length is None or isinstance(items, (str, bytes)):
+    # An array without dimensions has the method, and no length.
+    has_length = hasattr(items, "__len__") and getattr(items, "shape", None) != ()
+    if isinstance(items, (str, bytes)) or not has_length:
         raise checks.InvalidInput(f"axis {name!r} is {items!r}; give a list of values")
-    if length == 0:
+    if len(items) == 0:
         raise checks.InvalidInput(f"axis {name!r} is empty; give at least one value")
     numeric = None if is_static else _as_numbers(items)
     if numeric is None:

@@ -1,4 +1,4 @@
-"""How far a sweep is: a bar on a terminal, a line now and then in a log."""
+"""Show how far a sweep is: a bar on a terminal, a line now and then in a log."""
 
 import datetime
 import math
@@ -12,7 +12,7 @@ LINES_EVERY = 60.0
 
 
 class Progress:
-    """A bar on a terminal, for work of over a second; elsewhere, where ``logged``, lines of a log.
+    """Show a bar on a terminal, for work of over a second; elsewhere, if ``logged``, lines.
 
     A line comes when runs are done, at most once a minute.
     """
@@ -48,12 +48,9 @@ class Progress:
         self._bar.advance(self._task, runs)
         if self._logged and monotonic() - self._line >= LINES_EVERY:
             self._line = monotonic()
-            self._log()
-
-    def _log(self) -> None:
-        (task,) = self._bar.tasks
-        # Not Rich's estimate: it looks back half a minute, in which a chunk may not be done.
-        seconds = (monotonic() - self._clock) * (self._total / task.completed - 1.0)
-        left = datetime.timedelta(seconds=math.ceil(seconds))
-        line = f"{task.completed:,.0f} of {self._total:,} runs, {left} left"
-        self._bar.console.print(line, soft_wrap=True, highlight=False)
+            done = self._bar.tasks[0].completed
+            # Not Rich's estimate: it looks back half a minute, in which no chunk may be done.
+            seconds = (self._line - self._clock) * (self._total / done - 1.0)
+            left = datetime.timedelta(seconds=math.ceil(seconds))
+            line = f"{done:,.0f} of {self._total:,} runs, {left} left"
+            self._bar.console.print(line, soft_wrap=True, highlight=False)

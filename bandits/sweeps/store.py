@@ -1,15 +1,16 @@
-"""A sweep on disk: a Zarr store of its results, which any reader of Zarr opens.
+"""Keep a sweep on disk: a Zarr store of its results, which any reader of Zarr opens.
 
-xarray makes the store before the first run, with all labels, and with results of which no chunk is
-there yet: `xarray.open_zarr` reads them as NaN. Runs are then written chunk by chunk. A chunk is a
-box of the grid whose runs follow one another. Zarr puts a checksum into every file and gives the
-file its name last. So the files themselves say what is done: a chunk is done when its file of every
-result is there and has the right checksum.
+xarray makes the store before the first run, with all labels and without any chunk of results:
+`xarray.open_zarr` reads them as NaN. Runs are then written chunk by chunk. A chunk is a box of the
+grid whose runs follow one another. Zarr puts a checksum into every file and gives the file its name
+last. So the files say what is done: a chunk is done when its file of every result is there and has
+the right checksum.
 """
 
 import contextlib
 import errno
 import glob
+import itertools
 import json
 import math
 import shutil
@@ -35,13 +36,10 @@ FORMAT = 2
 """Version of the store's layout; a store of another version is refused."""
 
 IDENTITY = "modeseek"
-"""The attribute that says which sweep a store holds."""
+"""Attribute that says which sweep a store holds."""
 
 SHOWN = 4
-"""Differences between two sweeps that a message shows."""
-
-FEW = 4
-"""A longer list is abbreviated where two descriptions are compared."""
+"""Most differences between two sweeps, and most values of a list, that a message shows."""
 
 CHUNK_BYTES = 2**23
 """Most bytes of results in a chunk."""
@@ -50,15 +48,15 @@ CHUNKS = 128
 """Least number of chunks of a large sweep, so that little is lost with one."""
 
 LEAST_CHUNK = 256
-"""A sweep is not cut into chunks of fewer runs than this to reach `CHUNKS`."""
+"""Least number of runs in a chunk where a sweep is cut to reach `CHUNKS`."""
 
 LEFT_BEHIND = 600.0
-"""Age in seconds from which on a file that is half written is taken to be of a killed process."""
+"""Age in seconds at which a file that is half written must be from a killed process."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A box of runs of one program.
+    """Name a box of runs of one program.
 
     Attributes:
       place: Where the program stands in the grid.
@@ -74,84 +72,78 @@ class Chunk:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of runs along every axis of the grid."""
+        """Return the number of runs along every axis of the grid."""
         return tuple(part.stop - part.start for part in self.box)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a grid and what its runs return lie in a store.
+    """Say how a grid and what its runs return lie in a store.
 
     Attributes:
       grid: The axes.
       results: Shapes and types of what a run returns.
-      pieces: How many values of every numeric axis a chunk holds: one up to some axis, all of every
-        axis after it.
+      chunk_shape: How many values of every axis a chunk holds: one of each static axis; of numeric
+        axes one up to some axis, and all of every axis after it.
     """
 
     grid: Grid
     results: Mapping[str, jax.ShapeDtypeStruct]
-    pieces: tuple[int, ...]
+    chunk_shape: tuple[int, ...]
 
     @classmethod
     def fit(
         cls, grid: Grid, results: Mapping[str, jax.ShapeDtypeStruct], chunk_runs: int | None = None
     ) -> "Layout":
         """Return a layout with chunks of about ``chunk_runs`` runs; by default, fit the shapes."""
-        lengths = [len(axis) for axis in grid.numeric]
         run_bytes = max(1, sum(math.prod(r.shape) * stored(r).itemsize for r in results.values()))
         small = max(LEAST_CHUNK, math.ceil(math.prod(grid.shape) / CHUNKS))
         size = chunk_runs or min(CHUNK_BYTES // run_bytes, small)
-        pieces = []
-        for length in reversed(lengths):
-            pieces.append(min(length, max(1, size)))
-            # Once an axis is cut, those before it go one value at a time: boxes stay contiguous.
-            size = size // length if size >= length else 0
-        return cls(grid, results, tuple(reversed(pieces)))
+        shape = [1] * len(grid.axes)
+        for i, axis in reversed(list(enumerate(grid.axes))):
+            if not axis.is_static:
+                shape[i] = min(len(axis), max(1, size))
+                # Once an axis is cut, those before it go one value at a time: a box is contiguous.
+                size = size // len(axis) if size >= len(axis) else 0
+        return cls(grid, results, tuple(shape))
 
     @property
     def num_programs(self) -> int:
-        """Number of programs that are compiled."""
+        """Return the number of programs that are compiled."""
         return math.prod(len(axis) for axis in self.grid.axes if axis.is_static)
 
     @property
     def num_chunks(self) -> int:
-        """Number of chunks of all programs."""
-        return math.prod(self._counts()) * self.num_programs
+        """Return the number of chunks of all programs."""
+        lengths = zip(self.grid.shape, self.chunk_shape, strict=True)
+        return math.prod(math.ceil(length / piece) for length, piece in lengths)
 
     @property
     def num_bytes(self) -> int:
-        """Size of all results before compression."""
+        """Return the size of all results before compression."""
         runs = math.prod(self.grid.shape)
         return runs * sum(math.prod(r.shape) * stored(r).itemsize for r in self.results.values())
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield every chunk, program by program, in the order of their runs."""
-        lengths = tuple(len(axis) for axis in self.grid.numeric)
-        counts = self._counts()
         for _, place in self.grid.programs():
+            parts = [
+                [slice(begin, min(begin + piece, length)) for begin in range(0, length, piece)]
+                for length, piece in zip(self.grid.shape, self.chunk_shape, strict=True)
+            ]
+            # Of a static axis, the program has one value.
+            own = [p if at is None else [p[at]] for p, at in zip(parts, place, strict=True)]
             first = 0
-            for at in np.ndindex(counts):
-                begins = [int(i) * piece for i, piece in zip(at, self.pieces, strict=True)]
-                parts = iter(
-                    slice(begin, min(begin + piece, length))
-                    for begin, piece, length in zip(begins, self.pieces, lengths, strict=True)
-                )
-                box = tuple(next(parts) if at is None else slice(at, at + 1) for at in place)
+            for box in itertools.product(*own):
                 last = first + math.prod(part.stop - part.start for part in box)
                 yield Chunk(place, first, last, box)
                 first = last
-
-    def array_chunks(self) -> tuple[int, ...]:
-        """Return the length of a chunk along every axis of the grid."""
-        pieces = iter(self.pieces)
-        return tuple(1 if axis.is_static else next(pieces) for axis in self.grid.axes)
 
     def encoding(self) -> dict[str, dict[str, Any]]:
         """Return how xarray is to store every result: in these chunks, each with a checksum."""
         return {
             name: {
-                "chunks": self.array_chunks() + tuple(max(1, n) for n in result.shape),
+                "chunks": self.chunk_shape + tuple(max(1, n) for n in result.shape),
                 "compressors": [ZstdCodec(), Crc32cCodec()],
                 "fill_value": np.nan,
                 "_FillValue": None,  # xarray would lose the sign of a NaN with it
@@ -159,18 +151,12 @@ class Layout:
             for name, result in self.results.items()
         }
 
-    def _counts(self) -> tuple[int, ...]:
-        return tuple(
-            math.ceil(len(axis) / piece)
-            for axis, piece in zip(self.grid.numeric, self.pieces, strict=True)
-        )
-
 
 @dataclass(frozen=True)
 class Store:
-    """A store that is open for writing, also by several processes at once.
+    """Hold a store that is open for writing, also by several processes at once.
 
-    Two that do the same chunk write the same bits, and each file is replaced as a whole.
+    Two processes that do one chunk write the same bits, and each file is replaced as a whole.
 
     Attributes:
       path: The folder.
@@ -258,15 +244,8 @@ def open_store(path: Path, layout: Layout, identity: Mapping[str, Any]) -> Store
     arrays = {
         name: group[name].with_config({"write_empty_chunks": True}) for name in layout.results
     }
-    lengths = next(iter(arrays.values())).chunks
-    pieces = [n for n, axis in zip(lengths, layout.grid.axes, strict=False) if not axis.is_static]
-    return Store(path, Layout(layout.grid, layout.results, tuple(pieces)), arrays)
-
-
-def read_layout(path: Path, layout: Layout, identity: Mapping[str, Any]) -> Layout:
-    """Return the layout of the store at a path if there is one, and else the given layout."""
-    with readable_errors(path):
-        return open_store(path, layout, identity).layout if path.exists() else layout
+    chunk_shape = next(iter(arrays.values())).chunks[: len(layout.grid.axes)]
+    return Store(path, Layout(layout.grid, layout.results, chunk_shape), arrays)
 
 
 def aside(path: Path) -> Path:
@@ -276,7 +255,6 @@ def aside(path: Path) -> Path:
 
 def _create(path: Path, layout: Layout, identity: Mapping[str, Any], template: xr.Dataset) -> None:
     """Make a store aside and rename it, unless another process was quicker."""
-    require_space(path, layout)
     made = aside(path)
     # Zarr has a type of its own for texts; it warns of NumPy's, which other readers do not know.
     texts = {n: c.astype(object) for n, c in template.coords.items() if c.dtype.kind == "U"}
@@ -315,7 +293,7 @@ def differences(held: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
         if ours == theirs:
             continue
         place = ""
-        if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs) > FEW:
+        if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs) > SHOWN:
             index = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
             place, ours, theirs = f"[{index}]", ours[index], theirs[index]
         phrases.append(f"{key}{place} is {_short(ours)} there and {_short(theirs)} here")
@@ -334,7 +312,7 @@ def _flatten(value: Any, key: str = "") -> dict[str, Any]:
 def _short(value: Any) -> str:
     if value is None:
         return "missing"
-    if isinstance(value, list) and len(value) > FEW:
+    if isinstance(value, list) and len(value) > SHOWN:
         return f"[{value[0]}, {value[1]}, …, {value[-1]}] ({len(value)} values)"
     return json.dumps(value)
 

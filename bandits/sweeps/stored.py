@@ -1,8 +1,9 @@
-"""A sweep into a store: it can be stopped at any time, and goes on where it was."""
+"""Run a sweep into a store: it can be stopped at any time, and goes on where it was."""
 
 import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import math
 import time
@@ -18,8 +19,7 @@ import xarray as xr
 
 from bandits.kernels.compiler import compiler_options
 from bandits.sweeps import store
-from bandits.sweeps.grid import Place, make_grid
-from bandits.sweeps.programs import BLOCK_RUNS, Compiler, Program, lanes
+from bandits.sweeps.programs import BLOCK_RUNS, Compiler, Program
 from bandits.sweeps.progress import Progress
 from bandits.sweeps.store import Chunk, Layout, Store
 from bandits.sweeps.sweep import label
@@ -38,7 +38,7 @@ PRECISION = (
 """Settings of JAX that change results."""
 
 ENOUGH, MOST_TIMES = 0.5, 5
-"""Most seconds and most repeats of an estimate, unless one repeat takes longer."""
+"""Most seconds and most repeats of an estimate; one repeat may take longer."""
 
 LONG = 10.0
 """An estimate of more seconds than this looks at several programs."""
@@ -67,7 +67,7 @@ class Summary(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredSweep:
-    """A sweep whose results go to a Zarr store; `stored_sweep` makes one.
+    """Hold a sweep whose results go to a Zarr store; `stored_sweep` makes one.
 
     Attributes:
       path: The store.
@@ -87,7 +87,7 @@ class StoredSweep:
 
     @property
     def runs(self) -> int:
-        """Number of runs of the whole grid."""
+        """Return the number of runs of the whole grid."""
         return math.prod(self.layout.grid.shape)
 
     def remaining(self) -> int:
@@ -100,8 +100,8 @@ class StoredSweep:
     def estimate(self, runs: int) -> float | None:
         """Return the seconds that so many runs take on these devices, compiling left out.
 
-        This times a block in every lane. Where that says long, it weighs other programs by their
-        arithmetic. The result is None for no more runs than it would time.
+        This times a block in every lane. If the estimate is long, it weighs other programs by their
+        arithmetic. It returns None for no more runs than it would time.
         """
         program = self.compiler.first()
         sample = min(program.block * len(program.lanes), self.layout.grid.runs_per_program)
@@ -124,22 +124,20 @@ class StoredSweep:
         *,
         progress: bool | None = None,
     ) -> Summary:
-        """Do what is not done. The store is the same to the bit however often this was stopped.
+        """Do what is not done; the store is the same to the bit however often this was stopped.
 
         Args:
           client: A `distributed.Client` whose workers do the runs; without, this process does them.
             All workers must see the store under its path.
-          part: ``(i, n)`` does the i-th of n parts, from 1; they need no word between them, and may
-            run at once.
+          part: ``(i, n)`` does the i-th of n parts, from 1; parts need no word between them, and
+            may run at once.
           progress: Whether to show progress; by default a bar on a terminal, and elsewhere a line
             at most once a minute.
 
         Raises InvalidInput for a store that is of another sweep or cannot be written, and where
         workers die again and again.
         """
-        number, count = part
-        if not 1 <= number <= count:
-            raise InvalidInput(f"part is {number}/{count}; give I/N, with I from 1 to N")
+        number, count = read_part("/".join(map(str, part)))
         held = store.create_or_open(self.path, self.layout, self.identity, self.template)
         chunks = list(held.layout.chunks())
         own = chunks[len(chunks) * (number - 1) // count : len(chunks) * number // count]
@@ -165,15 +163,27 @@ class StoredSweep:
 
     def fill(self, held: Store, chunks: Sequence[Chunk]) -> Generator[tuple[int, int], None, None]:
         """Do chunks; for each, yield the number of its runs, and of those that gave NaN."""
-        by_place: dict[Place, list[Chunk]] = {}
-        for chunk in chunks:
-            by_place.setdefault(chunk.place, []).append(chunk)
+        by_place = {place: list(own) for place, own in itertools.groupby(chunks, lambda c: c.place)}
         for program in self.compiler.programs(by_place) if by_place else ():
             for chunk, values in _chunks_of(program, by_place[program.place]):
                 _require_results(values, self.layout)
                 with store.readable_errors(self.path):
                     held.write(chunk, values)
                 yield chunk.last - chunk.first, count_nan(values)
+
+
+def read_part(text: str) -> tuple[int, int]:
+    """Return the numbers of I/N, the I-th of N parts.
+
+    Raises InvalidInput for anything else, and for I outside 1 .. N.
+    """
+    try:
+        number, count = (int(digits) for digits in text.split("/"))
+    except ValueError:
+        number, count = 0, 0
+    if not 1 <= number <= count:
+        raise InvalidInput(f"part is {text!r}; give I/N, with I from 1 to N")
+    return number, count
 
 
 def stored_sweep(
@@ -190,39 +200,37 @@ def stored_sweep(
     chunk_runs: int | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> StoredSweep:
-    """Return a `sweep` into a Zarr store, for grids that are large or take long. Nothing runs yet.
-
-    The arguments that `sweep` has too mean the same.
+    """Return a `sweep` into a Zarr store, for grids that are large or take long; nothing runs yet.
 
     Args:
-      run: A traceable function.
-      axes: Argument name -> values.
+      run, axes, fixed, dims, coords, attributes, block_runs, devices: As in `sweep`.
       path: The store, which is missing, or was begun by the same sweep.
       identity: What tells this sweep from others beside axes, fixed arguments, precision and
         versions, as JSON can hold it: what stands in the code of ``run``.
-      fixed, dims, coords, attributes, block_runs, devices: As in `sweep`.
-      chunk_runs: About how many runs a chunk holds; by default, from the shapes. It changes no bit.
+      chunk_runs: About how many runs a chunk holds, at least 1; by default, from the shapes. It
+        changes no bit.
 
     Raises InvalidInput as `sweep` does, and for a store that holds another sweep.
+
+    >>> import xarray as xr
+    >>> squares = stored_sweep(lambda x: {"y": x**2}, {"x": [1.0, 2.0, 3.0]}, "squares.zarr")
+    >>> squares.run()
+    Summary(runs=3, kept=0, done=3, missing=0, diverged=0)
+    >>> xr.open_zarr("squares.zarr")["y"].values.tolist()
+    [1.0, 4.0, 9.0]
     """
-    checks.require_whole("block_runs", block_runs)
+    arguments = locals() | {"path": Path(path).absolute()}
+    del arguments["devices"]
     if chunk_runs is not None:
         checks.require_whole("chunk_runs", chunk_runs)
-    arguments = {
-        "run": run, "axes": axes, "path": Path(path).absolute(), "identity": identity,
-        "fixed": fixed, "dims": dims, "coords": coords, "attributes": attributes,
-        "block_runs": block_runs, "chunk_runs": chunk_runs,
-    }  # fmt: skip
     path = Path(path)
-    shared = jax.tree.map(jnp.asarray, dict(fixed or {}))
-    grid = make_grid(run, axes, shared)
-    compiler = Compiler(run, shared, grid, block_runs, devices or lanes())
-    results = compiler.results()
+    compiler = Compiler.of(run, axes, fixed, block_runs, devices)
+    grid, results = compiler.grid, compiler.results()
     whole = {
         **(identity or {}),
         "axes": {axis.name: _fingerprint(axis.labels, axis.values) for axis in grid.axes},
-        "fixed": _fingerprint(list(shared), shared),
-        "results": {name: f"{r.dtype}{list(r.shape)}" for name, r in results.items()},
+        "fixed": _fingerprint(list(compiler.fixed), compiler.fixed),
+        "results": _types(results),
         "block_runs": block_runs,
         "device": compiler.devices[0].device_kind,
         "compiler": compiler_options(compiler.devices[0]),
@@ -231,9 +239,12 @@ def stored_sweep(
         "format": store.FORMAT,
     }
     whole = json.loads(json.dumps(whole))  # as it will be read: a tuple is a list then
-    layout = store.read_layout(path, Layout.fit(grid, results, chunk_runs), whole)
-    if not path.exists():
-        store.require_space(path, layout)
+    layout = Layout.fit(grid, results, chunk_runs)
+    with store.readable_errors(path):
+        if path.exists():
+            layout = store.open_store(path, layout, whole).layout
+        else:
+            store.require_space(path, layout)
     nothing = {
         name: np.broadcast_to(np.array(np.nan, store.stored(r)), grid.shape + r.shape)
         for name, r in results.items()
@@ -258,22 +269,20 @@ def _chunks_of(
 ) -> Iterator[tuple[Chunk, dict[str, np.ndarray]]]:
     """Yield the chunks of one program with their results; what follows on is computed as one."""
     for stretch in _stretches(chunks):
-        waiting = iter(stretch)
-        chunk = next(waiting)
+        blocks = program.execute(stretch[0].first, stretch[-1].last)
         parts: list[dict[str, np.ndarray]] = []
-        for runs, values in program.execute(stretch[0].first, stretch[-1].last):
-            at = 0
-            while at < len(runs):
-                end = min(len(runs), chunk.last - int(runs[0]))
-                parts.append({name: value[at:end] for name, value in values.items()})
-                at = end
-                if int(runs[0]) + at == chunk.last:
-                    yield (
-                        chunk,
-                        {name: np.concatenate([part[name] for part in parts]) for name in values},
-                    )
-                    parts = []
-                    chunk = next(waiting, chunk)
+        end = stretch[0].first
+        for chunk in stretch:
+            while end < chunk.last:
+                runs, values = next(blocks)
+                parts.append(values)
+                end = int(runs[-1]) + 1
+            held = parts[0]
+            if len(parts) > 1:
+                held = {name: np.concatenate([part[name] for part in parts]) for name in held}
+            count = chunk.last - chunk.first
+            yield chunk, {name: value[:count] for name, value in held.items()}
+            parts = [{name: value[count:] for name, value in held.items()}]
 
 
 def _stretches(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
@@ -288,12 +297,15 @@ def _stretches(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
         yield stretch
 
 
+def _types(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return types and shapes of results, as a message or an identity names them."""
+    return {name: f"{result.dtype}{list(result.shape)}" for name, result in results.items()}
+
+
 def _require_results(values: Mapping[str, np.ndarray], layout: Layout) -> None:
     """Refuse a program that does not return what the first does."""
-    found = {name: f"{value.dtype}{list(value.shape[1:])}" for name, value in values.items()}
-    expected = {
-        name: f"{result.dtype}{list(result.shape)}" for name, result in layout.results.items()
-    }
+    found = _types({name: value[0] for name, value in values.items()})
+    expected = _types(layout.results)
     if found != expected:
         raise InvalidInput(
             f"the run returns {found} somewhere but {expected} elsewhere; every program must "

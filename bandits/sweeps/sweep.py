@@ -1,4 +1,4 @@
-"""Running a grid: blocks of runs, vmapped and shared out over devices, into a labelled dataset."""
+"""Run a grid: blocks of runs, vmapped and shared out over devices, into a labelled dataset."""
 
 import math
 import warnings
@@ -6,19 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from bandits.problems.metrics import DIVERGED_AT
-from bandits.sweeps.grid import Grid, Place, make_grid
-from bandits.sweeps.programs import BLOCK_RUNS, Compiler, lanes
+from bandits.sweeps.grid import Grid, Place
+from bandits.sweeps.programs import BLOCK_RUNS, Compiler
 from bandits.sweeps.progress import Progress
 from theory import checks
 
 
 class DivergenceWarning(UserWarning):
-    """Some runs of a sweep gave NaN."""
+    """Say that some runs of a sweep gave NaN."""
 
 
 def sweep(
@@ -45,37 +44,40 @@ def sweep(
     shapes alone, and every block is executed by the same program.
 
     Args:
-      run: a traceable function of keyword arguments, one for each axis and each fixed argument,
-        that returns a mapping (or dataclass) of names to arrays.
-      axes: argument name -> values, in the order of the dataset's dimensions.
-      fixed: argument name -> pytree of arrays that is the same in every run. Pass shared arrays
-        here rather than closing over them: XLA spends seconds folding constants.
-      dims: names of the dimensions that the results have of their own, in order, such as
+      run: A traceable function of keyword arguments, one for each axis and each fixed argument. It
+        returns a mapping (or dataclass) of names to arrays.
+      axes: Argument name -> values, in the order of the dataset's dimensions.
+      fixed: Argument name -> pytree of arrays that is the same in every run. Pass shared arrays
+        here rather than close over them: XLA would spend seconds folding constants.
+      dims: Names of the dimensions that the results have of their own, in order, such as
         ``["step", "arm"]`` (a result with one of its own takes the first); or a mapping, where
-        results differ. Without, ``<name>_dim_0`` and so on.
-      coords: coordinates of those dimensions.
-      attributes: attributes of a variable or coordinate, such as ``{"kl": {"units": "nats"}}``.
-      memory_limit: bytes of device memory for the blocks under way; one always is.
-      block_runs: most runs that are executed as one vmapped program; part of what fixes the bits.
+        results differ. The default is ``<name>_dim_0`` and so on.
+      coords: Coordinates of those dimensions.
+      attributes: Attributes of a variable or coordinate, such as ``{"kl": {"units": "nats"}}``.
+      memory_limit: Bytes of device memory for the blocks under way, > 0; one block always is.
+      block_runs: Most runs in one vmapped program, at least 1; it is part of what fixes the bits.
         The default suits runs of a few kilobytes; runs that carry a network are faster in fours.
-      devices: that share the runs, by default all of this process, and all cores of a CPU, of which
-        each takes whole blocks. There a program that calls LAPACK or Python does one block at a
+      devices: Devices that share the runs, by default all of this process, and all cores of a CPU;
+        each takes whole blocks. On a CPU a program that calls LAPACK or Python does one block at a
         time.
-      progress: whether to show progress; by default on a terminal, for work of over a second.
+      progress: Whether to show progress; by default on a terminal, for work of over a second.
 
     Returns:
       A dataset with one dimension an axis, then the results' own. NaN results are kept, and a
       DivergenceWarning names the first, with the step if a result ``diverged_at`` says it.
 
     Raises:
-      InvalidInput: an axis that is empty or that ``run`` does not take, an argument that no axis
-        sets, a limit <= 0, or results whose shape differs between programs.
+      InvalidInput: For an axis that is empty or that ``run`` does not take, an argument that no
+        axis sets, a limit <= 0, and results whose shape differs between programs.
+
+    >>> from bandits import static, sweep
+    >>> found = sweep(lambda x, power: {"y": x**power}, {"x": [1.0, 2.0], "power": static([2, 3])})
+    >>> found["y"].sel(x=2.0).values.tolist()
+    [4.0, 8.0]
     """
     checks.require_positive("memory_limit", memory_limit)
-    checks.require_whole("block_runs", block_runs)
-    shared = jax.tree.map(jnp.asarray, dict(fixed or {}))
-    grid = make_grid(run, axes, shared)
-    compiler = Compiler(run, shared, grid, block_runs, devices or lanes())
+    compiler = Compiler.of(run, axes, fixed, block_runs, devices)
+    grid = compiler.grid
     results: dict[str, np.ndarray] = {}
     with Progress(math.prod(grid.shape), progress) as bar:
         for program in compiler.programs():
@@ -94,7 +96,7 @@ def _store(
     place: Place,
     grid: Grid,
 ) -> None:
-    """Put a block of runs into the arrays of the whole grid, made when the first block arrives."""
+    """Put a block of runs into the arrays of the whole grid; the first block makes them."""
     if results and results.keys() != values.keys():
         raise checks.InvalidInput(
             f"the run returns {sorted(values)} for {_describe(grid, place)} but {sorted(results)} "
@@ -148,7 +150,7 @@ def _own_dims(
     dims: Sequence[str] | Mapping[str, Sequence[str]],
     results: Mapping[str, Any],
 ) -> tuple[str, ...]:
-    """Names of the dimensions that a result has of its own, checked against what is known."""
+    """Return the names of a result's own dimensions, checked against its shape."""
     unnamed = tuple(f"{name}_dim_{i}" for i in range(count))
     if not isinstance(dims, Mapping):
         return (*dims[:count], *unnamed[len(dims) :])
@@ -163,6 +165,7 @@ def _own_dims(
 
 
 def _warn_of_divergence(dataset: xr.Dataset, grid: Grid) -> None:
+    """Warn once for each result with NaN; name the first run that gave it."""
     outer = [axis.name for axis in grid.axes]
     for name, variable in dataset.data_vars.items():
         if variable.dtype.kind != "f":

@@ -188,26 +188,45 @@ asyncio.run(until_the_end())
 """
 
 
-def test_a_scheduler_that_dies_is_said_and_what_is_done_is_kept(
-    do, start, wait, employ, wait_for, count_chunks, whole, tmp_path, tree
+SPEC = """
+[problem]
+environment = "far"
+
+[training]
+methods = ["forward_kl", "reverse_kl"]
+updates = "exact"
+optimizer = "sgd"
+steps = 20
+learning_rate = {log = [0.01, 1.0, 40]}
+
+[record]
+steps = [0, 20]
+"""
+
+
+def test_the_command_says_that_the_scheduler_died_and_goes_on_with_what_is_done(
+    do, start, wait, employ, wait_for, count_chunks, tmp_path, tree
 ):
+    (tmp_path / "spec.toml").write_text(SPEC)
+    argv = ["sweep", "spec.toml", "--chunk-runs", "2", "--out"]
     scheduler = start(SCHEDULER)
     said = tmp_path / f"out.{scheduler}"
     wait_for(lambda: said.exists() and said.read_text().endswith("\n"))
     address = said.read_text().strip()
-    employ(pause=0.02, scheduler=address)
-    driver = start(DRIVER.format(scheduler=address, sweep=LIGHT))
-    wait_for(lambda: count_chunks(tmp_path / "a.zarr", "spread") >= 10)
+    employ(pause=0.1, scheduler=address)
+    driver = start("", [*argv, "a.zarr", "--scheduler", address])
+    wait_for(lambda: count_chunks(tmp_path / "a.zarr", "expected_reward") >= 5)
     os.kill(scheduler, signal.SIGKILL)
     assert wait(scheduler)[0] == -signal.SIGKILL
-    status, _, problems = wait(driver)
-    assert status == 70
-    assert refusal(problems) == (
-        "the scheduler is gone; what is done is kept, the same command goes on with it"
-    )
-    status, out, _ = do("from rounding import *\nstore.LEFT_BEHIND = 0\n" + WHOLE)
-    assert (status, "kept=0" in out) == (0, False)
-    assert tree(tmp_path / "a.zarr") == tree(whole)
+    assert wait(driver)[::2] == [
+        2,
+        "modeseek: the scheduler is gone; what is done is kept, the same command goes on with it\n",
+    ]
+    tidy = "from bandits.sweeps import store\nstore.LEFT_BEHIND = 0\n"
+    status, out, problems = do(tidy, [*argv, "a.zarr"])
+    assert (status, problems, " 0 kept" in out) == (0, "", False)
+    assert do("", [*argv, "b.zarr"])[0] == 0
+    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "b.zarr")
 
 
 def test_runs_that_kill_every_worker_are_given_up_in_a_sentence(do, employ):

@@ -46,13 +46,10 @@ def test_every_static_combination_is_one_program_at_its_place_in_the_grid():
 
 def test_arrays_are_axes_along_their_leading_dimension():
     vectors = np.arange(6.0).reshape(3, 2)
-    (axis,) = a_grid(vector=vectors).axes
-    assert not axis.is_static
-    assert len(axis) == 3
-    np.testing.assert_array_equal(axis.labels, [0, 1, 2])
-    np.testing.assert_array_equal(
-        a_grid(vector=vectors).arguments(np.array([2]))["vector"], [[4, 5]]
-    )
+    grid = a_grid(vector=vectors)
+    (axis,) = grid.axes
+    assert (axis.is_static, len(axis), axis.labels.tolist()) == (False, 3, [0, 1, 2])
+    np.testing.assert_array_equal(grid.arguments(np.array([2]))["vector"], [[4, 5]])
 
 
 def test_labels_are_values_of_numbers_and_names_of_functions():
@@ -62,46 +59,27 @@ def test_labels_are_values_of_numbers_and_names_of_functions():
     assert [axis.is_static for axis in grid.axes] == [True, True, False]
 
 
-@pytest.mark.parametrize("empty", [[], (), range(0), np.zeros((0, 3)), static([])])
-def test_an_empty_axis_is_refused(empty):
-    with pytest.raises(InvalidInput, match="axis 'rate' is empty"):
-        a_grid(rate=empty)
+EMPTY = [[], (), range(0), np.zeros((0, 3)), static([])]
+NO_LIST = [3, 0.5, None, np.float64(2), static(4), np.array(2.0), "adam", jnp.float32(2)]
+ALL_BUT_RATE = {"method": "m", "size": 1, "vector": 1.0}
+ALL_BUT_VECTOR = {"method": ["a"], "size": static([1]), "rate": [1.0]}
 
 
-@pytest.mark.parametrize("scalar", [3, 0.5, None, np.float64(2), static(4), np.array(2.0), "adam"])
-def test_an_axis_that_is_no_list_is_refused(scalar):
-    with pytest.raises(InvalidInput, match=r"axis 'rate' is .*give a list"):
-        a_grid(rate=scalar)
-
-
-def test_a_zero_dimensional_jax_array_is_no_axis():
-    with pytest.raises(InvalidInput, match=r"axis 'rate' is .*give a list"):
-        a_grid(rate=jnp.float32(2))
-
-
-def test_a_misspelt_axis_is_refused_with_the_nearest_name():
-    with pytest.raises(InvalidInput, match=r"unknown axis 'vectr'; did you mean 'vector'\?"):
-        a_grid(vectr=[1.0])
-
-
-def test_a_misspelt_fixed_argument_is_refused_with_the_nearest_name():
-    with pytest.raises(InvalidInput, match=r"unknown fixed argument 'sed'; did you mean 'seed'\?"):
-        make_grid(run, {"rate": [1.0]}, {"sed": 1})
-
-
-def test_an_argument_that_nothing_sets_is_refused():
-    with pytest.raises(InvalidInput, match="nothing sets the argument 'vector'"):
-        make_grid(run, {"method": ["a"], "size": static([1]), "rate": [1.0]}, {})
-
-
-def test_an_argument_set_twice_is_refused():
-    with pytest.raises(InvalidInput, match="'rate' is both an axis and fixed"):
-        make_grid(run, {"rate": [1.0]}, {"rate": 1.0})
-
-
-def test_a_grid_without_axes_is_refused():
-    with pytest.raises(InvalidInput, match="axes is empty"):
-        make_grid(run, {}, {})
+@pytest.mark.parametrize(
+    ("axes", "fixed", "message"),
+    [
+        *(({"rate": values}, ALL_BUT_RATE, "axis 'rate' is empty") for values in EMPTY),
+        *(({"rate": values}, ALL_BUT_RATE, "axis 'rate' is .*give a list") for values in NO_LIST),
+        ({"vectr": [1.0]}, {}, r"unknown axis 'vectr'; did you mean 'vector'\?"),
+        ({"rate": [1.0]}, {"sed": 1}, r"unknown fixed argument 'sed'; did you mean 'seed'\?"),
+        (ALL_BUT_VECTOR, {}, "nothing sets the argument 'vector'"),
+        ({"rate": [1.0]}, {"rate": 1.0}, "'rate' is both an axis and fixed"),
+        ({}, {}, "axes is empty"),
+    ],
+)
+def test_axes_that_a_run_does_not_take_are_refused(axes, fixed, message):
+    with pytest.raises(InvalidInput, match=message):
+        make_grid(run, axes, fixed)
 
 
 def test_a_run_of_any_keywords_takes_any_axis():

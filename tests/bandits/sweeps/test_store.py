@@ -79,7 +79,7 @@ def test_chunks_hold_every_run_once_in_boxes_that_follow_on(lengths, chunk_runs)
             np.testing.assert_array_equal(runs[box].ravel(), np.arange(chunk.first, chunk.last))
         assert chunk.last - chunk.first <= max(chunk_runs or LEAST_CHUNK, 1)
         # A chunk is a chunk of the arrays, so that no two write one file.
-        for part, length in zip(chunk.box, layout.array_chunks(), strict=True):
+        for part, length in zip(chunk.box, layout.chunk_shape, strict=True):
             assert part.start % length == 0
             assert part.stop - part.start <= length
     assert (seen == 1).all()
@@ -91,7 +91,7 @@ def test_chunks_hold_every_run_once_in_boxes_that_follow_on(lengths, chunk_runs)
 def test_chunks_are_of_bounded_bytes_and_neither_few_nor_tiny(first, second, numbers):
     layout = layout_of({"a": np.zeros(first), "b": np.zeros(second)}, {"y": scalar()})
     layout = Layout.fit(layout.grid, {"y": scalar(np.float32, (numbers,))})
-    runs = math.prod(layout.pieces)
+    runs = math.prod(layout.chunk_shape)
     assert runs == 1 or runs * numbers * 4 <= CHUNK_BYTES
     total = first * second
     assert runs <= max(LEAST_CHUNK, math.ceil(total / CHUNKS))
@@ -100,7 +100,7 @@ def test_chunks_are_of_bounded_bytes_and_neither_few_nor_tiny(first, second, num
 @pytest.mark.parametrize("dtype", [np.int32, np.bool_, np.float64])
 def test_chunks_of_eight_bytes_a_number_are_bounded_too(dtype):
     layout = layout_of({"a": np.zeros(1000)}, {"y": scalar(dtype, (10_000,))})
-    assert math.prod(layout.pieces) * 10_000 * 8 <= CHUNK_BYTES
+    assert math.prod(layout.chunk_shape) * 10_000 * 8 <= CHUNK_BYTES
 
 
 def test_the_number_of_bytes_is_that_of_the_arrays(path):
@@ -220,10 +220,6 @@ def test_a_store_says_what_wrote_it(path):
     assert {"format", "modeseek", "device", "block_runs", "name"} <= said.keys()
 
 
-def make_file(path):
-    path.write_text("mine")
-
-
 def make_zarr(path, zarr_format=2, attributes=None):
     dataset = xr.Dataset({"product": ("x", [1.0, 2.0])}, attrs=attributes or {})
     dataset.to_zarr(path, zarr_format=zarr_format, consolidated=False)
@@ -238,8 +234,13 @@ def make_zarr(path, zarr_format=2, attributes=None):
         lambda path: make_zarr(path, attributes={"modeseek": "not JSON"}),
         lambda path: (path.mkdir(), (path / ".zgroup").write_text("{")),
         lambda path: (path.mkdir(), (path / "notes.txt").write_text("mine")),
+        lambda path: path.write_text("mine"),
+        *(lambda path, a=a: make_zarr(path, attributes={"modeseek": a}) for a in (5, [1], None)),
     ],
-    ids=["empty folder", "zarr", "zarr 3", "attribute", "broken", "folder"],
+    ids=[
+        *("empty folder", "zarr", "zarr 3", "attribute", "broken", "folder", "file"),
+        *("a number", "a list", "nothing"),
+    ],
 )
 def test_what_holds_no_sweep_is_refused_and_kept(tmp_path, tree, make):
     path = tmp_path / "a.zarr"
@@ -248,21 +249,6 @@ def test_what_holds_no_sweep_is_refused_and_kept(tmp_path, tree, make):
     with pytest.raises(InvalidInput, match=r"a.zarr is there and holds no sweep; choose another"):
         swept(path).run()
     assert tree(tmp_path) == before
-
-
-def test_a_file_is_refused_and_kept(tmp_path):
-    path = tmp_path / "a.zarr"
-    make_file(path)
-    with pytest.raises(InvalidInput, match=r"a.zarr is there and holds no sweep"):
-        swept(path).run()
-    assert path.read_text() == "mine"
-
-
-@pytest.mark.parametrize("attribute", [5, [1], None])
-def test_an_attribute_of_someone_else_is_refused(tmp_path, attribute):
-    make_zarr(tmp_path / "a.zarr", attributes={"modeseek": attribute})
-    with pytest.raises(InvalidInput, match=r"holds no sweep|another sweep"):
-        swept(tmp_path / "a.zarr")
 
 
 @pytest.mark.parametrize("name", ["product", "product/zarr.json", "product/c", "zarr.json"])
@@ -282,15 +268,14 @@ def test_a_store_in_a_folder_that_is_missing_is_made_with_it(tmp_path):
     assert swept(tmp_path / "b" / "c" / "a.zarr").run().done == 48
 
 
-def test_a_store_below_a_file_is_refused(tmp_path):
-    make_file(tmp_path / "b")
-    with pytest.raises(InvalidInput, match=r"cannot write .*: Not a directory"):
-        swept(tmp_path / "b" / "a.zarr").run()
-
-
-def test_a_name_that_is_too_long_is_refused(tmp_path):
-    with pytest.raises(InvalidInput, match="File name too long"):
-        swept(tmp_path / ("a" * 300)).run()
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("file/a.zarr", "cannot write .*: Not a directory"), ("a" * 300, "File name too long")],
+)
+def test_where_no_folder_can_be_made_that_is_said(tmp_path, name, message):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InvalidInput, match=message):
+        swept(tmp_path / name).run()
 
 
 def test_a_grid_larger_than_the_disk_is_refused_and_nothing_is_written(tmp_path, monkeypatch):

@@ -165,25 +165,19 @@ def test_two_drivers_of_one_store_at_once_leave_it_right_though_one_is_killed(
     assert tree(tmp_path / "a.zarr") == tree(tmp_path / "b.zarr")
 
 
-def test_parts_that_begin_one_store_at_once_do_a_part_each(do, start, wait, tmp_path, tree):
-    code = IMPORT + "print(stored('{}', chunk_runs=25).run(part={}))"
-    children = [start(code.format("a.zarr", (i, 4))) for i in range(1, 5)]
+@pytest.mark.parametrize("parts", [[(i, 4) for i in range(1, 5)], [(1, 1)] * 4])
+def test_drivers_that_begin_one_store_at_once_all_end_with_it(
+    do, start, wait, tmp_path, tree, parts
+):
+    code = IMPORT + "print(stored('{}', chunk_runs=100).run(part={}))"
+    children = [start(code.format("a.zarr", part)) for part in parts]
     ends = [wait(child) for child in children]
-    assert [status for status, _, _ in ends] == [0] * 4, ends
-    assert all("kept=0, done=500" in out for _, out, _ in ends)
+    assert [(status, problems) for status, _, problems in ends] == [(0, "")] * 4, ends
+    if parts[-1] == (4, 4):
+        assert all("kept=0, done=500" in out for _, out, _ in ends)
     assert do(code.format("b.zarr", (1, 1)))[0] == 0
     assert tree(tmp_path / "a.zarr") == tree(tmp_path / "b.zarr")
     assert not list(tmp_path.glob("*.new"))
-
-
-def test_several_drivers_that_begin_one_store_at_once_all_end_with_it(
-    do, start, wait, tmp_path, tree
-):
-    code = IMPORT + "stored('{}', chunk_runs=100).run()"
-    children = [start(code.format("a.zarr")) for _ in range(4)]
-    assert [wait(child) for child in children] == [[0, "", ""]] * 4
-    assert do(code.format("b.zarr")) == [0, "", ""]
-    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "b.zarr")
 
 
 def test_a_part_says_what_is_kept_done_and_missing(tmp_path):
@@ -197,7 +191,9 @@ def test_a_part_says_what_is_kept_done_and_missing(tmp_path):
 
 @pytest.mark.parametrize("part", [(0, 2), (3, 2), (-1, 2), (1, 0)])
 def test_a_part_out_of_range_is_refused_and_nothing_is_written(tmp_path, part):
-    with pytest.raises(InvalidInput, match=f"part is {part[0]}/{part[1]}; give I/N, with I from 1"):
+    with pytest.raises(
+        InvalidInput, match=f"part is '{part[0]}/{part[1]}'; give I/N, with I from 1"
+    ):
         stored_sweep(times, AXES, tmp_path / "a.zarr").run(part=part)
     assert not list(tmp_path.iterdir())
 
@@ -455,13 +451,6 @@ def test_a_disk_too_full_for_the_store_itself_leaves_nothing(small_disk):
     with pytest.raises(InvalidInput, match="No space left on device"):
         write(folder / "a.zarr", times, {"x": [1.0], "y": [1.0]})
     assert [path.name for path in folder.iterdir()] == ["other"]
-
-
-def test_results_larger_than_the_disk_are_refused_before_the_first_run(small_disk):
-    folder, _ = small_disk
-    with pytest.raises(InvalidInput, match=r"results take up to 4.0 MB.* free; record fewer"):
-        write(folder / "a.zarr", lambda x: {"y": x * jnp.ones(1000)}, {"x": np.ones(1000)})
-    assert not list(folder.iterdir())
 
 
 def test_a_disk_that_turns_read_only_ends_in_a_sentence(small_disk):

@@ -1,6 +1,8 @@
 """A sweep equals a plain loop, to the bit whatever the memory, and labels what it returns."""
 
 import dataclasses
+import doctest
+import importlib
 import itertools
 import time
 import warnings
@@ -113,7 +115,7 @@ def test_the_memory_limit_bounds_the_blocks_in_flight(monkeypatch):
 
 
 @pytest.mark.parametrize("count", [1, 2, BLOCK_RUNS, BLOCK_RUNS + 1, 2 * BLOCK_RUNS + 1])
-@pytest.mark.parametrize("memory_limit", [2**30, 1])
+@pytest.mark.parametrize("memory_limit", [2**30, 1, 1e9])
 def test_no_run_is_lost_or_repeated_where_blocks_do_not_divide_the_grid(count, memory_limit):
     dataset = sweep(double, {"x": np.arange(count)}, memory_limit=memory_limit)
     np.testing.assert_array_equal(dataset["y"], 2 * np.arange(count))
@@ -134,17 +136,15 @@ def test_each_static_choice_is_compiled_once_and_nothing_else_is():
     assert all(traced.count(choice) <= 2 for choice in choices)
 
 
-def test_a_grid_of_static_axes_alone_takes_vector_results():
-    dataset = sweep(lambda name: {"y": jnp.full(3, len(name))}, {"name": ["a", "bb"]}, dims=["arm"])
-    np.testing.assert_array_equal(dataset["y"], [[1, 1, 1], [2, 2, 2]])
-
-
-def test_a_grid_of_static_axes_alone_takes_scalar_results():
+@pytest.mark.parametrize("arms", [(), (3,)])
+def test_a_grid_may_have_static_axes_alone(arms):
     dataset = sweep(
-        lambda name, size: {"y": jnp.float32(len(name) * size)},
+        lambda name, size: {"y": jnp.full(arms, len(name) * size)},
         {"name": ["a", "bb"], "size": static([1, 10])},
+        dims=["arm"],
     )
-    np.testing.assert_array_equal(dataset["y"], [[1, 10], [2, 20]])
+    expected = np.array([[1, 10], [2, 20]]).reshape(2, 2, *[1 for _ in arms])
+    np.testing.assert_array_equal(dataset["y"], np.broadcast_to(expected, (2, 2, *arms)))
 
 
 def test_programs_that_return_different_number_types_lose_no_digits():
@@ -155,13 +155,10 @@ def test_programs_that_return_different_number_types_lose_no_digits():
     np.testing.assert_array_equal(dataset["y"], [[1, 1.5], [2, 2.5]])
 
 
-@pytest.mark.parametrize("seed", [2**32, 2**40])
-def test_a_whole_number_beyond_32_bits_is_not_wrapped_in_silence(seed):
-    try:
-        dataset = sweep(lambda seed: {"y": seed}, {"seed": [seed]})
-    except (InvalidInput, OverflowError):
-        return
-    assert dataset["y"].values.tolist() == [seed]
+@pytest.mark.parametrize("seed", [2**31, 2**40])
+def test_a_whole_number_beyond_32_bits_is_refused(seed):
+    with pytest.raises(InvalidInput, match=rf"'seed' holds {seed}, beyond 32 bits"):
+        sweep(lambda seed: {"y": seed}, {"seed": [seed]})
 
 
 def test_coordinates_units_and_labels_are_placed():
@@ -232,17 +229,16 @@ def test_an_infinite_result_is_no_divergence():
     assert dataset["y"].values.tolist() == [0.0, -np.inf]
 
 
-def test_programs_that_return_different_shapes_are_refused():
-    with pytest.raises(InvalidInput, match=r"y has shape \(3,\) for size=3 but \(2,\) before"):
-        sweep(
-            lambda x, size: {"y": x * jnp.ones(size)},
-            {"x": [1.0, 2.0], "size": static([2, 3])},
-        )
-
-
-def test_programs_that_return_different_names_are_refused():
-    with pytest.raises(InvalidInput, match=r"\['q'\] for name=q but \['p'\] before"):
-        sweep(lambda x, name: {name: x}, {"x": [1.0, 2.0], "name": ["p", "q"]})
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (lambda x, size: {"y": x * jnp.ones(size)}, r"y has shape \(3,\) for size=3 but \(2,\) be"),
+        (lambda x, size: {f"y{size}": x}, r"\['y3'\] for size=3 but \['y2'\] before"),
+    ],
+)
+def test_programs_that_return_different_names_or_shapes_are_refused(result, message):
+    with pytest.raises(InvalidInput, match=message):
+        sweep(result, {"x": [1.0, 2.0], "size": static([2, 3])})
 
 
 def test_a_bad_axis_is_refused_before_the_first_run():
@@ -251,21 +247,12 @@ def test_a_bad_axis_is_refused_before_the_first_run():
 
     with pytest.raises(InvalidInput, match="did you mean 'learning_rate'"):
         sweep(run, {"learning_rte": [1.0]})
-    with pytest.raises(InvalidInput, match="axis 'learning_rate' is empty"):
-        sweep(run, {"learning_rate": []})
-    with pytest.raises(InvalidInput, match="'adam'; give a list"):
-        sweep(run, {"learning_rate": "adam"})
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_a_limit_that_is_not_positive_is_refused(value):
     with pytest.raises(InvalidInput, match="memory_limit is"):
         sweep(double, {"x": [1.0]}, memory_limit=value)
-
-
-def test_a_memory_limit_may_be_written_as_1e9():
-    values = np.arange(2.0 * BLOCK_RUNS)
-    np.testing.assert_array_equal(sweep(double, {"x": values}, memory_limit=1e9)["y"], 2 * values)
 
 
 @pytest.mark.parametrize("block_runs", [0, -1, 1.5, float("nan")])
@@ -338,6 +325,13 @@ def test_long_work_shows_progress_on_a_terminal_and_only_there(capfd, monkeypatc
     out, err = capfd.readouterr()
     assert out == ""
     assert ("768 of 768 runs" in err) == terminal
+
+
+@pytest.mark.parametrize("name", ["grid", "sweep", "stored"])
+def test_the_examples_in_the_documentation_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tested = doctest.testmod(importlib.import_module(f"bandits.sweeps.{name}"))
+    assert (tested.failed, tested.attempted > 0) == (0, True)
 
 
 def test_an_error_inside_a_run_reaches_the_caller():
