@@ -166,13 +166,13 @@ def figures(
             for study, made in finished:
                 claimed[study.name] = made.claims
                 written = "  ".join(map(str, move_files(made.paths, out)))
-                console.print(f"{written}  {made.seconds:.1f} s", soft_wrap=True, markup=False)
+                _print(f"{written}  {made.seconds:.1f} s")
     terminal.show(console, _claim_table([c for e in selected for c in claimed[e.name]]))
     if not names:
         with whole_file(out / gallery.PAGE) as part:
             page = gallery.make_page(((e, claimed[e.name]) for e in selected), out)
             part.write_text(page, encoding="utf-8")
-        console.print(f"{out / gallery.PAGE}: the gallery", soft_wrap=True, markup=False)
+        _print(f"{out / gallery.PAGE}: the gallery")
     return 0
 
 
@@ -293,7 +293,7 @@ def simulate(
     sentences = simulation.describe(dataset) if with_pairs else []
     sentences.append(f"concentrability max target/reference = {dataset.concentrability:.4g}")
     for sentence in [*sentences, "  ".join(map(str, paths))]:
-        console.print(sentence, soft_wrap=True, markup=False)
+        _print(sentence)
     return int(bool(dataset["diverged"].any()))
 
 
@@ -329,7 +329,7 @@ def read(
         terminal.show(console, table)
     sentences = [sentence for log in logs for sentence in trainer_log.describe_log(log)]
     for sentence in [*sentences, "  ".join(map(str, paths))]:
-        console.print(sentence, soft_wrap=True, markup=False)
+        _print(sentence)
     return 0
 
 
@@ -353,17 +353,16 @@ def sweep(
         tyro.conf.arg(help="Dask cluster to share the runs out to, such as tcp://HOST:8786."),
     ] = None,
     part: Annotated[
-        str | None,
-        tyro.conf.arg(help="Do part I of N only, as I/N, from 1/N to N/N, for job arrays."),
-    ] = None,
+        str, tyro.conf.arg(help="Do part I of N only, as I/N, from 1/N to N/N, for job arrays.")
+    ] = "1/1",
 ) -> int:
     """Run a grid of trainings into a Zarr store; stopped, it goes on where it was."""
     # Zarr is imported for this command only: it takes a quarter of a second.
     from bandits.sweeps import cluster, store
     from bandits.sweeps.programs import lanes
-    from bandits.sweeps.stored import stored_sweep
+    from bandits.sweeps.stored import read_part, stored_sweep
 
-    numbers = _part(part) if part is not None else (1, 1)
+    numbers = read_part(part)
     threads = cluster.require_workers(workers, devices, scheduler)
     search = read_spec(spec)
     stored = stored_sweep(
@@ -392,14 +391,10 @@ def sweep(
             f"the device gave up: {reason}; where it is memory, choose fewer responses or "
             "contexts; what is done is kept"
         ) from error
-    console.print(
-        f"{out}: {summary.done:,} runs done, {summary.kept:,} kept from before"
-        + (f", {summary.diverged:,} diverged" if summary.diverged else ""),
-        soft_wrap=True,
-        markup=False,
-    )
+    diverged = f", {summary.diverged:,} diverged" if summary.diverged else ""
+    _print(f"{out}: {summary.done:,} runs done, {summary.kept:,} kept from before{diverged}")
     if summary.missing:
-        console.print(f"{summary.missing:,} runs of other parts are not done yet")
+        _print(f"{summary.missing:,} runs of other parts are not done yet")
     return 0
 
 
@@ -421,11 +416,7 @@ def animate(
     with whole_file(path) as part:
         frames = study.film(study.measure(quick))
         animation.save(frames, part, study.question, frames_per_second)
-    console.print(
-        f"{path}  {frames.number} frames, {decimal(path.stat().st_size)}",
-        soft_wrap=True,
-        markup=False,
-    )
+    _print(f"{path}  {frames.number} frames, {decimal(path.stat().st_size)}")
     return 0
 
 
@@ -442,9 +433,7 @@ def explorer(
         raise checks.InvalidInput(f"{out} is no page; its name must end in .html")
     with whole_file(out) as part:
         part.write_text(make_page(run(QUICK if quick else Settings())), encoding="utf-8")
-    console.print(
-        f"{out}  {decimal(out.stat().st_size)}: open it in a browser", soft_wrap=True, markup=False
-    )
+    _print(f"{out}  {decimal(out.stat().st_size)}: open it in a browser")
     return 0
 
 
@@ -488,17 +477,6 @@ def _bench_row(row: "Measurement") -> tuple[str, ...]:
     return verdict, name, value, spread, escape(row.target)
 
 
-def _part(text: str) -> tuple[int, int]:
-    """Read I/N."""
-    try:
-        number, count = (int(digits) for digits in text.split("/"))
-    except ValueError:
-        number, count = 0, 0
-    if not 1 <= number <= count:
-        raise checks.InvalidInput(f"part is {text!r}; give I/N, with I from 1 to N")
-    return number, count
-
-
 def _describe_sweep(stored: "StoredSweep", workers: int, parts: int, estimate: bool) -> None:
     """Say what there is to do, before it is done."""
     layout, lanes = stored.layout, stored.compiler.devices
@@ -518,7 +496,7 @@ def _describe_sweep(stored: "StoredSweep", workers: int, parts: int, estimate: b
             f"about {_duration(seconds / workers / parts)} on {workers * len(lanes)} {kind}{each}, "
             "compiling left out"
         )
-    console.print("; ".join(said), soft_wrap=True)
+    _print("; ".join(said))
 
 
 def _duration(seconds: float) -> str:
@@ -568,7 +546,13 @@ def _run(arguments: list[str]) -> int:
         raise
 
 
+def _print(line: str) -> None:
+    """Print a line to stdout as it stands, however long."""
+    console.print(line, soft_wrap=True, markup=False)
+
+
 def _say(sentence: str) -> None:
+    """Print a sentence to stderr."""
     print(f"modeseek: {sentence}", file=sys.stderr)
 
 
@@ -648,9 +632,9 @@ def _claim_table(claimed: list[Claim]) -> Table:
 
 
 def _as_json(rows: list[dict[str, Any]]) -> str:
-    # What could not be measured is null: NaN is no JSON.
-    plain = [{k: None if v != v else v for k, v in row.items()} for row in rows]
-    return _json.dumps(plain, indent=2, allow_nan=False)
+    # What could not be measured is null, wherever it stands: NaN is no JSON.
+    plain = _json.loads(_json.dumps(rows), parse_constant=lambda _: None)
+    return _json.dumps(plain, indent=2)
 
 
 def _keep_compiled_programs() -> None:

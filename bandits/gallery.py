@@ -1,4 +1,4 @@
-"""The gallery: figures as files, and a page of them all with their questions and claims."""
+"""Make the gallery: figures as files, and a page of them all with their questions and claims."""
 
 import inspect
 import os
@@ -14,17 +14,39 @@ from bandits.studies import Claim, Study
 PAGE = "README.md"
 """What code hosts show of a folder."""
 
+HEAD = """# Gallery
+
+Every figure with its claims as measured: `modeseek figures --out FOLDER` writes this
+page, and each picture also as PDF and its data as NetCDF.
+"""
+
+SECTION = """
+## {study.name}
+
+{study.question} *{study.source}.* [Code]({code}).
+
+![{study.question}]({study.name}.png)
+
+```
+{commands}
+```
+
+| holds | claim | effect | 95% interval |
+|---|---|---|---|
+{rows}
+"""
+
 VERDICTS = {True: "yes", False: "**no**"}
 
 
 @dataclass(frozen=True)
 class Made:
-    """A figure that is made.
+    """Hold what came of a study.
 
     Attributes:
-      paths: its PNG, its PDF, and its data as NetCDF.
-      claims: what was measured.
-      seconds: that it took.
+      paths: Its PNG, its PDF, and its data as NetCDF.
+      claims: What was measured.
+      seconds: The time it took.
     """
 
     paths: list[Path]
@@ -45,47 +67,23 @@ def make_figure(study: type[Study], folder: Path, quick: bool = False) -> Made:
 
 
 def make_page(measured: Iterable[tuple[type[Study], list[Claim]]], folder: Path) -> str:
-    """Markdown that stands beside the pictures in ``folder`` and links to the code."""
+    """Return Markdown that stands beside the pictures in ``folder`` and links to the code."""
     measured = list(measured)
     index = [f"- [{e.name}](#{e.name}): {e.question}" for e, _ in measured]
     parts = [_describe(study, claims, folder) for study, claims in measured]
-    return "\n".join(
-        [
-            "# Gallery",
-            "",
-            "Every figure with its claims as measured: `modeseek figures --out FOLDER` writes this",
-            "page, and each picture also as PDF and its data as NetCDF.",
-            "",
-            *index,
-            *parts,
-        ]
-    )
+    return "\n".join([HEAD, *index, *parts])
 
 
 def _describe(study: type[Study], claims: list[Claim], folder: Path) -> str:
+    """Return the section of a study."""
     name = study.name
     commands = [f"modeseek figures {name}", f"modeseek claims {name}"]
     if study.animate:
         commands.append(f"modeseek animate {name} --out {name}.html")
-    rows = [_row(claim) for claim in claims]
-    return "\n".join(
-        [
-            "",
-            f"## {name}",
-            "",
-            f"{study.question} *{study.source}.* [Code]({_code(study, folder)}).",
-            "",
-            f"![{study.question}]({name}.png)",
-            "",
-            "```",
-            *commands,
-            "```",
-            "",
-            "| holds | claim | effect | 95% interval |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-        ]
+    code = Path(os.path.relpath(inspect.getfile(study.run), folder.resolve())).as_posix()
+    lines = "\n".join
+    return SECTION.format(
+        study=study, code=code, commands=lines(commands), rows=lines(map(_row, claims))
     )
 
 
@@ -94,7 +92,3 @@ def _row(claim: Claim) -> str:
     verdict = VERDICTS[claim.holds] if claim.asserted or claim.holds else "no, not asserted"
     cells = (verdict, statement, f"{claim.effect:.4g}", f"{claim.low:.4g} to {claim.high:.4g}")
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _code(study: type[Study], folder: Path) -> str:
-    return Path(os.path.relpath(inspect.getfile(study.run), folder.resolve())).as_posix()

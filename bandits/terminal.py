@@ -1,4 +1,4 @@
-"""What stands around the work of a command: its streams, the signals that end it, its tables."""
+"""Keep a command's streams safe, let signals end it cleanly, and print its tables."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, TextIO, cast
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -20,17 +20,17 @@ SIGNALS = {
     for name, word in (("SIGINT", "interrupted"), ("SIGTERM", "terminated"), ("SIGHUP", "hung up"))
     if hasattr(signal, name)  # Windows knows no SIGHUP
 }
-"""Signals that ask a command to end -> what it says then."""
+"""Signals that ask a command to end, and what it says then."""
 
 LEAST_WIDTH = 12
-"""Columns of text whose words may be broken get at least this many characters."""
+"""Least number of characters of a column whose words may be broken."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal other than that of Ctrl-C asks the command to end.
+    """Say that a signal other than Ctrl-C's asks the command to end.
 
     Attributes:
-      number: of the signal.
+      number: The number of the signal.
     """
 
     def __init__(self, number: int):
@@ -39,13 +39,13 @@ class Stopped(KeyboardInterrupt):
 
 
 class Output:
-    """A text stream that never fails.
+    """Write to a text stream without ever failing.
 
-    It replaces what the encoding lacks. After an error it drops what is written, so that the work
-    goes on, whose files may matter more than what it prints.
+    This replaces what the encoding lacks. After an error it drops what is written, and the work
+    goes on: its files may matter more than what it prints.
 
     Attributes:
-      error: the first error, or None.
+      error: The first error, or None.
     """
 
     def __init__(self, stream: TextIO | None):
@@ -89,7 +89,7 @@ class _Closed(io.StringIO):
 
 @contextlib.contextmanager
 def safe_streams() -> Iterator[Output]:
-    """Let stdout and stderr be an `Output` each; yields stdout."""
+    """Let stdout and stderr be an `Output` each; yield stdout."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -107,9 +107,9 @@ def safe_streams() -> Iterator[Output]:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Let the signals that would kill this process raise `Stopped` instead, so that it cleans up.
+    """Let the signals that would kill this process raise `Stopped`, so that it cleans up.
 
-    What is ignored stays ignored, as `nohup` has it. Only the first signal counts: a second one
+    Ignored signals stay ignored, as `nohup` wants it. Only the first signal counts: a second one
     would stop the cleaning.
     """
 
@@ -130,38 +130,31 @@ def stoppable() -> Iterator[None]:
 
 
 def interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """Return the interrupt in whose handling an error arose, if there is one.
-
-    A library that is interrupted may fail while it cleans up.
-    """
+    """Return the interrupt behind an error, if any: an interrupted library may fail in cleaning."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error
 
 
 def show(console: Console, table: Table) -> None:
-    """Print a table, or, where the console is too narrow for it, its cells one below the other.
+    """Print a table; if the console is too narrow for it, print its cells one below the other.
 
     Args:
-      console: where to print.
-      table: of texts. Its columns with ``no_wrap`` are never cut. Words of the others may be
-        broken, in columns of at least `LEAST_WIDTH` characters, or of their ``min_width``.
+      console: Where to print.
+      table: A table of texts. Its columns with ``no_wrap`` are never cut. Words of the others may
+        be broken, in columns of at least `LEAST_WIDTH` characters, or of their ``min_width``.
     """
-    rows = list(zip(*(column.cells for column in table.columns), strict=True))
     if _fit(console, table):
         console.print(table)
         return
-    for text in (table.title, *_lines(table, rows), table.caption):
-        if text is not None:
-            console.print(text, soft_wrap=True)
-
-
-def _lines(table: Table, rows: list[tuple[RenderableType, ...]]) -> Iterator[str]:
-    for row in rows:
-        yield ""
+    lines = [table.title]
+    for row in zip(*(column.cells for column in table.columns), strict=True):
         filled = [(c.header, cell) for c, cell in zip(table.columns, row, strict=True) if cell]
-        for header, cell in filled:
-            yield str(cell) if len(filled) == 1 else f"{header}: {cell}"
+        alone = len(filled) == 1
+        lines += ["", *(str(cell) if alone else f"{header}: {cell}" for header, cell in filled)]
+    for line in (*lines, table.caption):
+        if line is not None:
+            console.print(line, soft_wrap=True)
 
 
 def _fit(console: Console, table: Table) -> bool:

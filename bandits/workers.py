@@ -1,7 +1,8 @@
-"""Pieces of work side by side, each in a process of its own.
+"""Do pieces of work side by side, each in a process of its own.
 
-What compiles and traces more than it computes keeps one core busy. Threads would not help it:
-Python traces in one at a time, and LAPACK in two programs of a process can wait for ever.
+Work that traces and compiles more than it computes keeps one core busy. Threads would not help:
+Python traces in one at a time, and LAPACK in two programs of a process can wait for ever. A pool of
+`concurrent.futures` does the work; this adds that no process outlives it, whatever ends it.
 """
 
 import multiprocessing
@@ -24,7 +25,7 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 MOST_PROCESSES = 4
-"""By default: each holds what it computes in memory, and its sweeps use all cores."""
+"""Most processes by default: each holds its results in memory, and its sweeps use all cores."""
 
 
 def processes_for(count: int | None) -> int:
@@ -49,14 +50,14 @@ def side_by_side(
 ) -> Iterator[Iterator[tuple[Piece, Result]]]:
     """Yield an iterator over each piece with its result, as they end.
 
-    One process is this one, which works in order. Others are killed where an exception, also one of
-    a signal, leaves the context, and none outlives this one; the caller cleans up what they wrote.
+    With one process, this process works in order. Several are killed if an exception or a signal
+    leaves the context, and none outlives this process. The caller cleans up what they wrote.
 
     Args:
-      work: from a piece to its result; both must be picklable, and it a function of a module.
-      pieces: what to work on.
-      processes: largest number of pieces at a time.
-      prepare: called first in each process, where there are several.
+      work: From a piece to its result, a function of a module; all must be picklable.
+      pieces: What to work on.
+      processes: Most pieces at a time.
+      prepare: Called first in each of several processes.
 
     Raises what ``work`` raises, and InvalidInput if a process dies.
     """
@@ -76,10 +77,9 @@ def side_by_side(
             yield _finished(futures)
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            children = [c for c in multiprocessing.active_children() if c not in others]
-            for child in children:
+            # Python 3.14 has `kill_workers` for this.
+            for child in set(multiprocessing.active_children()) - set(others):
                 child.kill()
-            for child in children:
                 child.join()
             if isinstance(error, BrokenProcessPool):
                 raise checks.InvalidInput(
@@ -90,9 +90,9 @@ def side_by_side(
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold `SIGNALS` back until this is left, and for ever from processes that are started here.
+    """Hold `SIGNALS` back until this ends, and for ever from processes that start in it.
 
-    A terminal or a scheduler sends them to all; who began the work says when it ends.
+    A terminal or a scheduler sends them to all processes; the parent says when the work ends.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -116,19 +116,20 @@ def _finished(
 
 
 def _begin(prepare: Callable[[], None]) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    """Prepare a new process, which ends with its parent."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     prepare()
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
 def _do(work: Callable[[Piece], Result], piece: Piece) -> tuple[Result, list[Warning]]:
-    """Return the result of a piece and the warnings: their one reader is the parent process."""
+    """Return the result of a piece and its warnings, which the parent process shows."""
     try:
         with warnings.catch_warnings(record=True) as caught:
             result = work(piece)

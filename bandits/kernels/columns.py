@@ -1,7 +1,7 @@
-"""Data along the first axes, what vmap adds along the last: the way round that fills vectors.
+"""Put data along the first axes and what vmap adds along the last: this fills vectors.
 
-XLA sums over the first axis in vectors, and over the last number by number; a last axis of ten
-numbers fills no vector. With what vmap adds there instead, it holds all the runs of a sweep.
+XLA sums over the first axis in vectors, and over the last axis number by number. A last axis of ten
+numbers fills no vector; one that vmap adds holds all the runs of a sweep.
 """
 
 import math
@@ -13,22 +13,21 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 MOST_RESPONSES = 64
-"""Of a group: the table of the pairs of a larger one fills vectors, and caches, by itself."""
+"""Largest group that goes by columns: the table of pairs of a larger one fills vectors itself."""
 
 
-def in_columns(f: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, of arrays alone, with all that vmap adds in one last axis.
+def in_columns(f: Callable[..., Any], columns: int | None = None) -> Callable[..., Any]:
+    """Return a function of arrays alone, with all that vmap adds in one last axis.
 
     ``f`` must let such an axis follow those of its own, in every argument, and broadcast it: an
     argument that is not mapped over has 1 there. ``jax.grad`` of the result fails ("Linearization
     failed to produce known values"), for JAX cannot transpose what maps in its own way: give it a
     rule by ``jax.custom_jvp``, or stop the gradient of what goes in.
+
+    Args:
+      f: The function.
+      columns: Length of the last axis that every argument of ``f`` has already (or 1), if any.
     """
-    return _in_columns(f, columns=None)
-
-
-def _in_columns(f: Callable[..., Any], columns: int | None) -> Callable[..., Any]:
-    """The function where the last axis of every argument has so many columns, or 1, if any."""
     run = jax.custom_batching.custom_vmap(f)
 
     @run.def_vmap
@@ -52,7 +51,7 @@ def _in_columns(f: Callable[..., Any], columns: int | None) -> Callable[..., Any
             return jnp.moveaxis(result.reshape(*own_shape, *shape), len(own_shape), 0)
 
         joined = map(join, arguments, batched)
-        results = jax.tree.map(part, _in_columns(f, math.prod(shape))(*joined))
+        results = jax.tree.map(part, in_columns(f, math.prod(shape))(*joined))
         return results, jax.tree.map(lambda _: True, results)
 
     return run
@@ -61,10 +60,10 @@ def _in_columns(f: Callable[..., Any], columns: int | None) -> Callable[..., Any
 def columns_or_table(
     columns: Callable[..., Array], table: Callable[..., Array], *arguments: Array
 ) -> Array:
-    """What is made of the pairs of a group: by the first on a CPU, elsewhere by the second.
+    """Return what is made of the pairs of a group: on a CPU by ``columns``, elsewhere by ``table``.
 
-    Both give the same. The first goes over the responses one after another, for which a GPU would
-    wait; the second makes a table of them all, and serves groups above `MOST_RESPONSES` too. The
+    Both give the same. ``columns`` goes over the responses one after another, for which a GPU would
+    wait. ``table`` makes a table of all pairs, and serves groups above `MOST_RESPONSES`, too. The
     first argument has an entry for each response.
     """
     if len(arguments[0]) > MOST_RESPONSES:

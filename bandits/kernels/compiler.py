@@ -1,4 +1,4 @@
-"""What XLA's compiler for CPUs is told, and why."""
+"""Tell XLA's compiler for CPUs what it should do, and say why."""
 
 import importlib.metadata
 import os
@@ -7,28 +7,25 @@ import re
 import jax
 
 Options = dict[str, str | bool]
-"""Of XLA's compiler, by name."""
+"""Options of XLA's compiler, by name."""
 
 IN_ONE_THREAD: Options = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
-"""Tells XLA to compile kernels that keep to the thread of their lane.
-
-It goes before passes that ``XLA_FLAGS`` disable.
-"""
+"""Compile kernels that keep to the thread of their lane, whatever passes ``XLA_FLAGS`` disable."""
 
 VECTORS = "xla_cpu_prefer_vector_width"
 IN_WIDE_VECTORS: Options = {VECTORS: "512"}
-"""Tells XLA to fill the widest vectors that a CPU has; by itself it keeps to 256 bits.
+"""Fill the widest vectors that a CPU has; by itself XLA keeps to 256 bits.
 
-A CPU without them is not slowed. The last bits of some results are others, as on another CPU.
+A CPU without them is not slowed. The last bits of some results differ, as they do between CPUs.
 """
 
 YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 WITHOUT_YNNPACK: Options = {YNNPACK: ""}
-"""Tells XLA to compile sums and products itself, and to leave none to YNNPACK.
+"""Let XLA compile sums and products itself, and leave none to YNNPACK, whatever ``XLA_FLAGS`` say.
 
 With YNNPACK jaxlib 0.10.2 gives wrong sums over products of large arrays
 (https://github.com/jax-ml/jax/issues/39103), and a program that trains a network, loaded from the
-persistent cache, gave NaN from the start in one case of seventy. It goes before ``XLA_FLAGS``.
+persistent cache, gave NaN from the start in one case of seventy.
 """
 
 WITH_YNNPACK = (0, 10, 2)
@@ -38,9 +35,12 @@ WITH_YNNPACK = (0, 10, 2)
 def compiler_options(
     device: jax.Device, *, in_one_thread: bool = True, in_wide_vectors: bool = True
 ) -> Options | None:
-    """What to compile with on a device; None, all that JAX chooses, where it is no CPU.
+    """Return what to compile with on a CPU, without YNNPACK; None, JAX's choice, on other devices.
 
-    For several lanes, in wide vectors unless ``XLA_FLAGS`` sets them, and without YNNPACK.
+    Args:
+      device: The device.
+      in_one_thread: Whether kernels keep to one thread, as several lanes need it.
+      in_wide_vectors: Whether they fill the widest vectors, unless ``XLA_FLAGS`` set the width.
     """
     if device.platform != "cpu":
         return None
@@ -51,10 +51,10 @@ def compiler_options(
 
 
 def avoid_ynnpack() -> None:
-    """Have this process, and those it starts, compile everything without YNNPACK.
+    """Let this process, and those it starts, compile everything without YNNPACK.
 
-    It must come before JAX looks for devices. What ``XLA_FLAGS`` say of YNNPACK stays, and so does
-    the name of a file, to which nothing can be added.
+    Call it before JAX looks for devices. What ``XLA_FLAGS`` say of YNNPACK stays, and so does the
+    name of a file, to which nothing can be added.
     """
     flags = os.environ.get("XLA_FLAGS", "").strip()
     if _has_ynnpack() and YNNPACK not in flags and (not flags or flags.startswith("-")):

@@ -1,7 +1,7 @@
-"""Exact descent of the two KLs: one exponential an arm, and policies in columns under vmap.
+"""Descend the two KLs exactly: one exponential an arm, and policies in columns under vmap.
 
-A step of reverse KL takes half the time on a CPU this way round. Other losses, optimisers that mix
-numbers and natural gradients are descended by the plain definition.
+A step of reverse KL takes half the time on a CPU this way round. The plain definition serves other
+losses, optimisers that mix numbers, and natural gradients.
 """
 
 import functools
@@ -66,7 +66,7 @@ def _in_columns(
 def forward_kl_gradient(
     logits: Float[Array, "K *batch"], target_log_probs: Float[Array, "K *batch"]
 ) -> Float[Array, "K *batch"]:
-    """The gradient p − q of `forward_kl` in the logits of a tabular softmax, arms first."""
+    """Return the gradient p − q of `forward_kl` in the logits of a tabular softmax, arms first."""
     weights = jnp.exp(logits - _greatest(logits))
     return weights * (1.0 / _total(weights)) - jnp.exp(target_log_probs)
 
@@ -74,9 +74,10 @@ def forward_kl_gradient(
 def reverse_kl_gradient(
     logits: Float[Array, "K *batch"], target_log_probs: Float[Array, "K *batch"]
 ) -> Float[Array, "K *batch"]:
-    """The gradient p ∘ (log(p/q) − KL(p‖q)) of `reverse_kl`, arms first.
+    """Return the gradient p ∘ (log(p/q) − KL(p‖q)) of `reverse_kl`, arms first.
 
-    Logits less the greatest do for log p: they differ by a constant, and so do their means under p.
+    Logits minus the greatest take the place of log p: the two differ by a constant, and so do their
+    means under p.
     """
     greatest = _greatest(logits)
     relative = logits - greatest
@@ -87,8 +88,7 @@ def reverse_kl_gradient(
         return jnp.where(weights > 0, weights * values, 0.0)  # 0 times ∞ is 0 here
 
     mean = _total(weighted(relative - target_log_probs)) * scale
-    # Held apart, so that XLA takes the differences anew: it would keep them, and to read them again
-    # takes longer.
+    # The barrier makes XLA take the differences anew: it would keep them, and reading takes longer.
     greatest, mean, target_log_probs = jax.lax.optimization_barrier(
         (greatest, mean, target_log_probs)
     )
@@ -96,8 +96,8 @@ def reverse_kl_gradient(
 
 
 def _greatest(values: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
-    # On a CPU jnp.max takes as long as the exponential, for it lets NaN through. Here NaN may be
-    # passed over: its exponential is NaN.
+    # On a CPU jnp.max takes as long as the exponential, because it lets NaN through. NaN may be
+    # passed over here: its exponential is NaN.
     least = jnp.array(-jnp.inf, values.dtype)
     return jax.lax.reduce(values, least, lambda a, b: jnp.where(a > b, a, b), dimensions=(0,))
 

@@ -1,7 +1,7 @@
-"""Looking arms up in a table: under vmap, all tables are one long one.
+"""Look arms up in a table: under vmap, all tables are one long table.
 
-What vmap makes of ``table[arms]`` is looked up by row and column, for which XLA builds pairs of
-numbers first; places in one long table take it half the time.
+vmap turns ``table[arms]`` into a lookup by row and column, for which XLA builds pairs of numbers
+first. Places in one long table take half the time.
 """
 
 import jax

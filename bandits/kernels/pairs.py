@@ -1,4 +1,4 @@
-"""Sums over pairs, and labels, of many small groups: one response after another, groups in columns.
+"""Sum over pairs, and label them, in many small groups: one response after another, in columns.
 
 Under vmap on a CPU this takes a half to an eighth of the time of the plain definitions in
 `bandits.losses`, whose tables of pairs XLA would take number by number. Where a group is large, and
@@ -79,7 +79,7 @@ def _label_in_columns(
 
 
 class Parts(NamedTuple):
-    """The sum over the pairs of each group, and its derivatives."""
+    """Hold the sum over the pairs of each group, and its derivatives."""
 
     value: Float[Array, "*groups"]
     in_scores: Float[Array, "C *groups"]
@@ -181,7 +181,7 @@ def _by_weights(
     weights: Float[Array, "C C *groups"],
     offset: Float[Array, "*groups"],
 ) -> tuple[Array, Array, Array]:
-    """Each response against all others, one after another."""
+    """Sum each response against all others, one after another."""
 
     def against_all(
         sums: tuple[Array, Array], response: tuple[Array, Array]
@@ -204,9 +204,9 @@ def _by_rewards(
     rewards: Float[Array, "C *groups"],
     offset: Float[Array, "*groups"],
 ) -> tuple[Array, Array, Array]:
-    """All responses against each of them, one after another.
+    """Sum all responses against each of them, one after another.
 
-    This way round XLA makes one kernel of every sum, and what nobody asks for is left out.
+    This way round XLA makes one kernel of every sum, and leaves out what nobody asks for.
     """
 
     def against(sums: _Sums, response: tuple[Array, Array]) -> tuple[_Sums, None]:
@@ -230,7 +230,7 @@ def _by_rewards(
 
 
 class _Sums(NamedTuple):
-    """Of each response, ``[C *groups]``, over those that it was compared with so far."""
+    """Hold sums of each response, ``[C *groups]``, over those it was compared with so far."""
 
     wins: Array
     losses: Array

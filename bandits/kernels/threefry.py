@@ -1,4 +1,4 @@
-"""JAX's random bits and keys in a third of the time on a CPU: threefry with its rounds written out.
+"""Give JAX's random bits and keys in a third of the time on a CPU: threefry, written out.
 
 On a CPU JAX runs the 20 rounds of its generator as a loop, to compile sooner, and every turn passes
 over all numbers in memory. Written out, they are one pass, and a key costs next to nothing. The
@@ -17,7 +17,7 @@ from jaxtyping import Array, PRNGKeyArray, UInt32
 from bandits import kernels
 
 DEFAULT = "threefry2x32"
-"""The generator of keys that nobody chose one for."""
+"""Name of JAX's default generator."""
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
@@ -64,14 +64,14 @@ def _wrap(high: Words, low: Words) -> PRNGKeyArray:
 
 @functools.partial(jax.jit, static_argnames="shape", inline=True)
 def _count(key: UInt32[Array, "2"], shape: tuple[int, ...]) -> tuple[Words, Words]:
-    """The blocks of as many counters, from 0 on."""
+    """Return two random words for each counter 0, 1, 2, … of a shape."""
     low = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
     return _block(key, jnp.zeros_like(low), low)
 
 
 @functools.partial(jax.jit, inline=True)
 def _block(key: UInt32[Array, "2"], high: Words, low: Words) -> tuple[Words, Words]:
-    """Two random words for every counter of two words."""
+    """Return two random words for every counter of two words."""
     words = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(PARITY))
     high, low = high + words[0], low + words[1]
     for turn in range(5):
