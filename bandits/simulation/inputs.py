@@ -104,6 +104,7 @@ def as_comparisons(preferences: Any, labels: Sequence[str] | None = None) -> Com
 
 
 def _from_rows(rows: Sequence[Any]) -> Comparisons:
+    """Return the pairs of rows (winner, loser) or (winner, loser, count)."""
     records = []
     for i, row in enumerate(rows):
         if not isinstance(row, Sequence) or isinstance(row, str) or len(row) not in (2, 3):

@@ -27,7 +27,7 @@ RATE, SAFE_RATE = "used_rate", "safe_rate"
 """The results that say which step size a run had, and which would have been chosen."""
 
 OF_ARMS: dict[str, tuple[str, ...]] = {"target_log_probs": ("beta",), "in_pairs": ()}
-"""What does not change in training, of each arm, and the hyperparameters that it depends on."""
+"""Variables over arms that do not change in training, with the hyperparameters they depend on."""
 
 ATTRIBUTES_OF_RUNS: dict[str, dict[str, str]] = ATTRIBUTES | {
     "training_loss": {"long_name": "what the method lowers", "units": "1"},

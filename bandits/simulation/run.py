@@ -108,6 +108,7 @@ def simulate(
 
 
 def _say_what_the_prior_decides(comparisons: Comparisons | None, settings: Settings) -> None:
+    """Warn of learned rewards that the prior decides, and not the preferences."""
     if comparisons is None:
         return
     pairs = Pairs(comparisons.winners, comparisons.losers, comparisons.counts)
