@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy import optimize, special
 
 from theory.convex import minimize
@@ -49,7 +50,7 @@ def test_one_step_ends_at_the_minimum_of_a_quadratic(seed):
     factor, vector, start = rng.normal(size=(4, 4)), rng.normal(size=4), 10 * rng.normal(size=4)
     matrix = factor @ factor.T + 0.1 * np.eye(4)
     found = minimize_quadratic(matrix, vector, start)
-    np.testing.assert_allclose(found, np.linalg.solve(matrix, vector), rtol=1e-9, atol=1e-9)
+    assert_allclose(found, np.linalg.solve(matrix, vector), rtol=1e-9, atol=1e-9)
 
 
 @given(st.integers(0, 10**6))
@@ -58,7 +59,7 @@ def test_flat_directions_stay_where_they_started(seed):
     factor, target, start = rng.normal(size=(2, 4)), rng.normal(size=2), rng.normal(size=4)
     found = minimize_quadratic(factor.T @ factor, factor.T @ target, start)
     nearest = start + np.linalg.pinv(factor) @ (target - factor @ start)
-    np.testing.assert_allclose(found, nearest, atol=1e-8 * (1 + np.abs(nearest).max()))
+    assert_allclose(found, nearest, atol=1e-8 * (1 + np.abs(nearest).max()))
 
 
 def test_a_loss_blind_to_some_parameters_leaves_them():
@@ -66,8 +67,8 @@ def test_a_loss_blind_to_some_parameters_leaves_them():
         return jax.nn.softplus(x[0] + x[1]) - 0.25 * (x[0] + x[1])
 
     found = minimize(loss, jnp.array([1.0, 0.0, 7.0]))
-    np.testing.assert_allclose(found[0] + found[1], special.logit(0.25), rtol=1e-12)
-    np.testing.assert_allclose(found[0] - found[1], 1.0, rtol=1e-12)
+    assert_allclose(found[0] + found[1], special.logit(0.25), rtol=1e-12)
+    assert_allclose(found[0] - found[1], 1.0, rtol=1e-12)
     assert found[2] == 7.0
 
 
@@ -78,9 +79,9 @@ def test_logistic_regression_ends_where_scipy_does_from_any_start(seed):
     expected = logistic_by_scipy(rows, labels)
     for scale in (0.0, 1.0, 20.0):
         found = minimize_logistic(scale * rng.normal(size=3), rows, labels)
-        np.testing.assert_allclose(found, expected, atol=1e-7)
+        assert_allclose(found, expected, atol=1e-7)
         gradient = jax.grad(logistic)(found, rows, labels)
-        np.testing.assert_allclose(gradient, 0, atol=1e-14)
+        assert_allclose(gradient, 0, atol=1e-14)
 
 
 @pytest.mark.parametrize("start", [1.2, -3.0, 8.0])
@@ -88,12 +89,12 @@ def test_starts_from_which_full_steps_diverge_still_end_at_the_minimum(start):
     full_step = start - np.sinh(start) * np.cosh(start)
     assert abs(full_step) > abs(start)
     found = minimize_log_cosh(np.array([start, 0.0, -start / 2]))
-    np.testing.assert_allclose(found, 0, atol=1e-12)
+    assert_allclose(found, 0, atol=1e-12)
 
 
 def test_a_start_where_the_curvature_is_almost_gone_still_ends_at_the_minimum():
     found = minimize_log_cosh(np.array([14.0, 0.0, 0.0]))
-    np.testing.assert_allclose(found, 0, atol=1e-12)
+    assert_allclose(found, 0, atol=1e-12)
 
 
 def test_a_step_out_of_the_domain_is_halved():
@@ -101,18 +102,18 @@ def test_a_step_out_of_the_domain_is_halved():
         return jnp.sum(x - jnp.log(x))
 
     assert np.isnan(loss(jnp.array([10.0 - 90.0])))
-    np.testing.assert_allclose(minimize(loss, jnp.array([10.0, 3.0])), 1.0, rtol=1e-12)
+    assert_allclose(minimize(loss, jnp.array([10.0, 3.0])), 1.0, rtol=1e-12)
 
 
 def test_the_minimum_is_a_fixed_point():
     expected = logistic_by_scipy(ROWS, LABELS)
     once = minimize_logistic(expected, ROWS, LABELS)
-    np.testing.assert_allclose(minimize_logistic(once, ROWS, LABELS), once, atol=1e-15)
+    assert_allclose(minimize_logistic(once, ROWS, LABELS), once, atol=1e-15)
 
 
 def test_no_steps_leave_the_start():
     start = jnp.array([0.3, -0.2, 5.0])
-    np.testing.assert_array_equal(minimize(logistic, start, most_steps=0), start)
+    assert_array_equal(minimize(logistic, start, most_steps=0), start)
 
 
 def test_another_curvature_leads_to_the_same_minimum():
@@ -120,7 +121,7 @@ def test_another_curvature_leads_to_the_same_minimum():
     found = minimize(
         logistic, jnp.full(3, 4.0), curvature=lambda _: jnp.asarray(bound), most_steps=300
     )
-    np.testing.assert_allclose(found, logistic_by_scipy(ROWS, LABELS), atol=1e-7)
+    assert_allclose(found, logistic_by_scipy(ROWS, LABELS), atol=1e-7)
 
 
 def test_with_another_curvature_a_loss_that_is_not_convex_ends_where_it_is_stationary():
@@ -133,7 +134,7 @@ def test_with_another_curvature_a_loss_that_is_not_convex_ends_where_it_is_stati
     start = jnp.array([0.2, -0.1, 3.0])
     assert (jnp.diag(jax.hessian(wells)(start)) < 0).any()
     found = minimize(wells, start, curvature=curvature, most_steps=300)
-    np.testing.assert_allclose(found, [1.0, -1.0, 1.0], atol=1e-9)
+    assert_allclose(found, [1.0, -1.0, 1.0], atol=1e-9)
 
 
 def test_starts_and_data_can_be_batched():
@@ -141,12 +142,12 @@ def test_starts_and_data_can_be_batched():
     rows, labels = RNG.normal(size=(4, 12, 3)), RNG.choice([-1.0, 1.0], (4, 12))
     swept = jax.jit(jax.vmap(minimize_logistic))(starts, rows, labels)
     one_by_one = [minimize_logistic(*row) for row in zip(starts, rows, labels, strict=True)]
-    np.testing.assert_allclose(swept, one_by_one, atol=1e-12)
+    assert_allclose(swept, one_by_one, atol=1e-12)
 
 
 def test_a_batch_of_far_and_near_starts_ends_at_one_minimum():
     starts = np.array([0.0, 1e-9, -1.5, 9.0])[:, None] * np.array([1.0, 0.5, -1.0])
-    np.testing.assert_allclose(jax.vmap(minimize_log_cosh)(starts), 0, atol=1e-12)
+    assert_allclose(jax.vmap(minimize_log_cosh)(starts), 0, atol=1e-12)
 
 
 def test_float32_is_kept_and_exact_to_its_precision():
@@ -156,5 +157,5 @@ def test_float32_is_kept_and_exact_to_its_precision():
         found = minimize(lambda x: logistic(x, rows, labels), jnp.full(3, 2.0))
         far = minimize(log_cosh, jnp.array([5.0, -2.0]))
     assert found.dtype == far.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=3e-6)
-    np.testing.assert_allclose(far, 0, atol=1e-6)
+    assert_allclose(found, expected, atol=3e-6)
+    assert_allclose(far, 0, atol=1e-6)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from theory.laplacian import PRECONDITIONERS, gather, solve
 
@@ -25,7 +26,7 @@ def test_every_preconditioner_leads_to_the_dense_solution(kind, ridge, seed):
     untried = [kind, "whole"]
     found = solve(first, second, weights, ridge, target, untried)
     assert untried == [kind, "whole"]
-    np.testing.assert_allclose(matrix @ found, target, atol=1e-6)
+    assert_allclose(matrix @ found, target, atol=1e-6)
 
 
 def test_what_does_not_converge_is_not_tried_again(monkeypatch):
@@ -35,4 +36,4 @@ def test_what_does_not_converge_is_not_tried_again(monkeypatch):
     found = solve(first, second, weights, 0.0, target, untried)
     assert untried == ["tree", "whole"]
     flow = weights * (found[first] - found[second])
-    np.testing.assert_allclose(gather(first, second, flow, 30), target, atol=1e-6)
+    assert_allclose(gather(first, second, flow, 30), target, atol=1e-6)
