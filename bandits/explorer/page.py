@@ -1,4 +1,4 @@
-"""The page: plots by Bokeh, whose library it holds, and the results of the sweep, packed."""
+"""Make the page: plots by Bokeh, Bokeh's library, and the results of the sweep, packed."""
 
 import base64
 import gzip
@@ -27,21 +27,19 @@ from bandits import plotting
 from bandits.losses import METHODS
 from bandits.problems.metrics import DIVERGED_AT
 
-HEIGHTS = {"policy": 320, "pushes": 320, "reward": 220, "divergence": 220}
-"""Of the plots, in pixels; they are as wide as there is room."""
-
-TITLES = {
-    "policy": "Policy, reference and reward",
-    "pushes": "Who is raised, who is pushed down",
-    "reward": "Expected reward",
-    "divergence": "Distance from the reference",
+PLOTS = {
+    "policy": ("Policy, reference and reward", 320),
+    "pushes": ("Who is raised, who is pushed down", 320),
+    "reward": ("Expected reward", 220),
+    "divergence": ("Distance from the reference", 220),
 }
+"""Title of each plot, and its height in pixels; plots are as wide as there is room."""
 
 STILL = 1e-3
-"""A push of this share of the run's largest is none: rounding, or the noise of samples."""
+"""Largest part of the run's largest push that counts as none: rounding, or the noise of samples."""
 
 WITH_DATA = ("learned rewards", "preferences and samples")
-"""What on-policy methods need that learn from offline pairs too."""
+"""Needs of on-policy methods that learn from offline pairs too."""
 
 CONTROLS = {
     "centre": "Reward centre (C1)",
@@ -49,11 +47,11 @@ CONTROLS = {
     "step_size": "Step size",
     "step": "Training step",
 }
-"""Sliders, by the axis that they move along."""
+"""Label of each slider, by the axis that it moves along."""
 
 
 def make_page(dataset: xr.Dataset) -> str:
-    """The page of a dataset of `run`, complete in itself: HTML that needs no network."""
+    """Return the page of a dataset of `run`: HTML that is complete and needs no network."""
     plots = [_policy_plot(dataset), _pushes_plot(dataset), *_curve_plots(dataset)]
     script, divisions = components(plots)
     files = resources.files(__package__)
@@ -62,7 +60,7 @@ def make_page(dataset: xr.Dataset) -> str:
         bokeh=Resources(mode="inline", components=["bokeh"]).render_js(),
         css=css,
         controls=CONTROLS.items(),
-        plots=list(zip(TITLES.values(), divisions, strict=True)),
+        plots=[(title, d) for (title, _), d in zip(PLOTS.values(), divisions, strict=True)],
         plot_script=script,
         arms=dataset.sizes["arm"],
         settings=dataset.attrs,
@@ -72,12 +70,12 @@ def make_page(dataset: xr.Dataset) -> str:
 
 
 def pack(dataset: xr.Dataset) -> dict[str, Any]:
-    """What the page is told: the axes, the methods, and the results as compressed bytes.
+    """Return what the page is told: axes, methods, and the results as compressed bytes.
 
-    Policies are 255 √π, and so finest where there is little mass; pushes 127 times their share of
-    the largest of the moment, which stands beside them, and 0 where that is below a thousandth of
-    the run's; rewards and KLs of 65,535 parts of their largest. A run that diverged has zeros from
-    there on.
+    Policies are 255 √π, so they are finest where there is little mass. Pushes are 127 times their
+    part of the moment's largest, which stands beside them; they are 0 where the largest is below a
+    thousandth of the run's. Rewards and KLs are multiples of 1/65,535 of their largest. A run that
+    diverged has zeros from there on.
     """
     dataset = dataset.transpose("loss", "centre", "coverage", "step_size", "step", "arm")
     pushes = np.nan_to_num(dataset["push"].values)
@@ -129,9 +127,9 @@ def _plain(values: np.ndarray) -> Any:
 
 
 def _plot(name: str, **options: Any) -> figure:
-    """An empty plot in which the page shows through: its colours are the page's."""
+    """Return an empty plot in which the page shows through: its colours are the page's."""
     plot = figure(
-        name=name, height=HEIGHTS[name], sizing_mode="stretch_width", toolbar_location=None,
+        name=name, height=PLOTS[name][1], sizing_mode="stretch_width", toolbar_location=None,
         tools="", **options,
     )  # fmt: skip
     plot.background_fill_alpha = plot.border_fill_alpha = 0
@@ -148,13 +146,17 @@ def _style(axis: Axis) -> None:
     axis.minor_tick_line_color = None
 
 
+def _arms_plot(name: str, num_arms: int, low: float, high: float, label: str) -> figure:
+    return _plot(
+        name,
+        x_range=Range1d(start=-0.7, end=num_arms - 0.3), y_range=Range1d(start=low, end=high),
+        x_axis_label="arm", y_axis_label=label,
+    )  # fmt: skip
+
+
 def _policy_plot(dataset: xr.Dataset) -> figure:
     arms = np.arange(dataset.sizes["arm"])
-    plot = _plot(
-        "policy",
-        x_range=Range1d(start=-0.7, end=len(arms) - 0.3), y_range=Range1d(start=0, end=0.2),
-        x_axis_label="arm", y_axis_label="probability",
-    )  # fmt: skip
+    plot = _arms_plot("policy", len(arms), 0, 0.2, "probability")
     uncovered = BoxAnnotation(
         name="uncovered", left=len(arms), right=len(arms) - 0.3,
         fill_color="#888888", fill_alpha=0.15, hatch_pattern="right_diagonal_line",
@@ -189,11 +191,8 @@ def _policy_plot(dataset: xr.Dataset) -> figure:
 
 def _pushes_plot(dataset: xr.Dataset) -> figure:
     arms = np.arange(dataset.sizes["arm"])
-    plot = _plot(
-        "pushes",
-        x_range=Range1d(start=-0.7, end=len(arms) - 0.3), y_range=Range1d(start=-1.08, end=1.08),
-        x_axis_label="arm", y_axis_label="change of the logit, of the largest",
-    )  # fmt: skip
+    label = "change of the logit, of the largest"
+    plot = _arms_plot("pushes", len(arms), -1.08, 1.08, label)
     source = ColumnDataSource(
         {"arm": arms, "top": np.zeros(len(arms)), "color": [plotting.RAISED] * len(arms)},
         name="push_bars",

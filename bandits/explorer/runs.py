@@ -1,4 +1,4 @@
-"""The sweep behind the page: every method, reward centre, coverage and step size, step by step."""
+"""Run the sweep behind the page: every method, reward, coverage and step size, step by step."""
 
 import warnings
 from dataclasses import dataclass
@@ -26,26 +26,27 @@ METHODS = (
     "forward_kl", "reverse_kl", "preference_likelihood", "best_of_n", "reward_weighted",
     "dpo", "ipo", "hypo", "online_dpo", "best_of_n_minus_worst", "reinforce", "rlhf",
 )  # fmt: skip
-"""In the order of the menu."""
+"""Methods in the order of the menu."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The bandit, what the sliders run over, and the descents.
+    """Settings of the bandit, of the sliders and of the descents.
 
     Attributes:
-      num_arms: K; the reference is the published one on so many bins.
-      width: of the reward's bump, in arms.
-      height: of it, in nats of the labeller's log-odds.
+      num_arms: K, also the number of bins of the published reference.
+      width: Width of the reward's bump, in arms.
+      height: Height of the bump, in nats of the labeller's log-odds.
       centres: C1, arms of the reward's peak.
-      coverages: C2, the share of the arms, from the first, that offline data hold.
-      step_sizes: of plain gradient descent.
-      last_step, steps_per_decade: of the record.
-      beta: of every method that has one.
+      coverages: C2, fractions of the arms that offline data hold, from the first arm on.
+      step_sizes: Step sizes of plain gradient descent.
+      last_step: Last step of the record.
+      steps_per_decade: Number of records for each power of ten of steps.
+      beta: Temperature β of every method that has one.
       kl_coefficient: λ of HyPO.
       group: N, where groups are sampled.
-      batch: responses in a sampled minibatch.
-      methods: those in the menu.
+      batch: Number of responses in a sampled minibatch.
+      methods: Methods in the menu.
     """
 
     num_arms: int = 40
@@ -75,17 +76,13 @@ QUICK = Settings(
 
 
 def run(settings: Settings) -> xr.Dataset:
-    """Policies, pushes, rewards and KLs ``[loss, centre, coverage, step_size, step, …]``."""
+    """Return policies, pushes, rewards and KLs ``[loss, centre, coverage, step_size, step, …]``."""
     policy = tabular_softmax()
     reference = tanh_cauchy_reference(settings.num_arms)
     record = log_spaced_steps(settings.last_step, settings.steps_per_decade)
 
     def run_one(
-        loss: str,
-        centre: Float[Array, ""],
-        coverage: Float[Array, ""],
-        step_size: Float[Array, ""],
-        reference: Float[Array, " K"],
+        loss: str, centre: Array, coverage: Array, step_size: Array, reference: Float[Array, " K"]
     ) -> dict[str, Array]:
         reward = bump_reward(settings.num_arms, centre, settings.width, settings.height)
         wins = preference_probabilities(reward, temperature=1.0)
@@ -152,16 +149,16 @@ def run(settings: Settings) -> xr.Dataset:
 
 
 def push(loss: Loss, collected: Minibatch, log_probs: Float[Array, " K"]) -> Float[Array, " K"]:
-    """−∂loss/∂θ, what a unit step adds to every arm's logit: w − π Σw.
+    """Return −∂loss/∂θ, what a unit step adds to every arm's logit: w − π Σw.
 
     w = −∂loss/∂log π are the weights of `response_weights`, over all the groups that were
-    collected. A multiple of π can be added to them and no policy moves otherwise, so that their
-    signs alone do not say who rises.
+    collected. A multiple of π can be added to w without any other move of a policy, so the signs of
+    w alone do not say who rises.
     """
 
     def of_group(arms: Int[Array, " C"], group: Responses) -> Float[Array, " K"]:
-        own = group.with_log_probs(log_probs[arms])
-        return jnp.zeros_like(log_probs).at[arms].add(response_weights(loss, own))
+        weights = response_weights(loss, group.with_log_probs(log_probs[arms]))
+        return jnp.zeros_like(log_probs).at[arms].add(weights)
 
     weights = jnp.mean(jax.vmap(of_group)(collected.responses, collected.groups), axis=0)
     return weights - jnp.exp(log_probs) * jnp.sum(weights)
