@@ -44,11 +44,6 @@ def test_there_are_as_many_panels_as_asked_and_the_spare_ones_are_off(count, col
     )
 
 
-def test_panels_are_six_in_a_row_unless_told_otherwise():
-    figure, _ = new_panels(7, 12, 2, MARGINS)
-    assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == (2, 6)
-
-
 @pytest.mark.parametrize(("count", "rows"), [(4, 1), (5, 2)])
 def test_sizes_are_in_inches(count, rows):
     figure, panels = new_panels(count, 10, 2.5, MARGINS, columns=4)
@@ -86,12 +81,6 @@ def test_panels_of_their_own_are_all_labelled_on_scales_of_their_own():
     assert len({axes.get_xlim() for axes in panels}) == len({a.get_ylim() for a in panels}) == 4
     for side in ("labelbottom", "labelleft"):
         assert all(labelled(axes, side) for axes in panels)
-
-
-def test_a_single_row_is_labelled_below_everywhere_and_at_the_left_once():
-    _, panels = new_panels(3, 9, 2, MARGINS, columns=3)
-    assert [labelled(axes, "labelbottom") for axes in panels] == [True] * 3
-    assert [labelled(axes, "labelleft") for axes in panels] == [True, False, False]
 
 
 @pytest.mark.parametrize("projection", ["polar", "ternary"])

@@ -241,18 +241,15 @@ class LengthModels(Study):
     def plot(cls, dataset: xr.Dataset) -> Figure:
         """Draw a panel for each problem: true reward of every method, by kind of models."""
         figure, panels = plotting.new_grid(1, 2, 15, 6, (0.065, 0.22, 0.99, 0.91), 0.05)
-        models = {
-            f"{cls.POLICY_LABELS[policy]}\n{model} reward": dataset["gold"].sel(
-                policy=policy, reward_model=model, drop=True
-            )
-            for policy, model in itertools.product(POLICIES, REWARD_MODELS)
-        }
-        gold = xr.concat(models.values(), xr.Variable("model", list(models)))
+        methods = cls.OFFLINE + cls.ON_POLICY
+        gold = dataset["gold"].stack(models=("policy", "reward_model"))
+        labels = [f"{cls.POLICY_LABELS[p]}\n{model} reward" for p, model in gold["models"].values]
         for axes, problem in zip(panels[0], SHORTER, strict=True):
-            curves.draw_bars(axes, gold.sel(problem=problem), "model", cls.OFFLINE + cls.ON_POLICY)
+            curves.draw_bars(axes, gold.sel(problem=problem), "models", methods)
+            axes.set_xticks(axes.get_xticks(), labels)
             axes.set_title(TITLES[problem])
         panels[0, 0].set_ylabel("true reward, maximum lengths")
-        return curves.with_legend(figure, panels[0, 0], ncols=len(cls.OFFLINE + cls.ON_POLICY))
+        return curves.with_legend(figure, panels[0, 0], ncols=len(methods))
 
     @classmethod
     def judge(cls, dataset: xr.Dataset) -> list[Claim]:
