@@ -36,6 +36,9 @@ DEATHS = 10
 PATIENCE = "30 s"
 """Time in which a scheduler must answer."""
 
+LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado.application")
+"""Loggers of Dask that have a level of their own, and would print beside what is said here."""
+
 CACHE = (
     "jax_compilation_cache_dir",
     "jax_enable_compilation_cache",
@@ -91,7 +94,8 @@ def connect(
         raise InvalidInput(
             "workers need Dask, which is not installed; pip install 'modeseek[cluster]'"
         ) from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is raised
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is raised
     if scheduler is not None:
         try:
             client = distributed.Client(scheduler, timeout=PATIENCE, set_as_default=False)

@@ -20,7 +20,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -116,7 +116,8 @@ class Program:
         most = memory_limit / max(self.run_bytes * self.block, 1)
         ahead = max(1, int(min(most, BLOCKS_AHEAD * len(self.lanes))))
         under_way: deque[tuple[np.ndarray, Future[dict[str, np.ndarray]]]] = deque()
-        pool = ThreadPoolExecutor(max_workers=len(self.lanes))
+        several = len(self.lanes) > 1
+        pool = ThreadPoolExecutor(max_workers=len(self.lanes)) if several else _Here()
         try:
             for start in range(first // self.block * self.block, last, self.block):
                 if len(under_way) >= ahead:
@@ -132,6 +133,16 @@ class Program:
                 yield _keep(*under_way.popleft(), first, last)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+class _Here(Executor):
+    """Run work at once in this thread: for a single lane a thread of its own would cost time."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """Return a future that is done."""
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
 
 
 def _call(lane: Lane, arguments: dict[str, jax.Array]) -> dict[str, np.ndarray]:
