@@ -1,4 +1,4 @@
-"""The command's entry: what interrupts it while it is loaded costs no traceback."""
+"""Enter the command: an interrupt while it is loaded costs no traceback."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""The keys of random numbers: a seed has one for each purpose, and no two purposes share one.
+"""Give each purpose of a seed a random key of its own: no two purposes share one.
 
 In JAX ``fold_in(key, i)`` is ``split(key, n)[i]``, and numbers drawn from a key are made of the
-words of these same keys. So a key is used in one way and in one place: to draw from, to split, or
-to fold numbers into. Two uses of one key would repeat random numbers, and JAX does not complain.
+words of these same keys. So use a key in one way and in one place: draw from it, split it, or fold
+numbers into it. Two uses of one key would repeat random numbers, and JAX does not complain.
 """
 
 from typing import NamedTuple, TypeVar
@@ -15,16 +15,16 @@ Keys = TypeVar("Keys", bound=NamedTuple)
 
 
 class SeedKeys(NamedTuple):
-    """What one seed decides.
+    """Hold what one seed decides: a key for each purpose.
 
-    A new purpose goes to the end: the keys of the others then stay as they are.
+    Add a new purpose at the end: the keys of the others then stay as they are.
 
     Attributes:
-      policy: first weights of a network.
-      contexts: prompts to train on and to judge on.
-      training: samples and labels, as `train` takes it.
-      data: responses and labels that are collected once, before training.
-      judging: samples by which policies are judged.
+      policy: First weights of a network.
+      contexts: Prompts to train on and to judge on.
+      training: Samples and labels, as `train` takes it.
+      data: Responses and labels that are collected once, before training.
+      judging: Samples by which policies are judged.
     """
 
     policy: PRNGKeyArray
