@@ -29,8 +29,11 @@ notebooks: $(VENV)/.installed-notebooks
 docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/api/build.py site
 
+# The plain definitions are held to the tests of the core, too, without their faster twins.
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto $(ARGS)
+	MODESEEK_KERNELS=off $(BIN)/python -m pytest -n auto $(ARGS) \
+	  tests/bandits/losses tests/bandits/policies tests/bandits/training
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
