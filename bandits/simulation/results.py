@@ -26,7 +26,12 @@ from theory.pairs import Pairs
 RATE, SAFE_RATE = "used_rate", "safe_rate"
 """The results that say which step size a run had, and which would have been chosen."""
 
-OF_ARMS: dict[str, tuple[str, ...]] = {"target_log_probs": ("beta",), "in_pairs": ()}
+OF_ARMS: dict[str, tuple[str, ...]] = {
+    "target_log_probs": ("beta",),
+    "reference_log_probs": (),
+    "learned_reward": (),
+    "in_pairs": (),
+}
 """Variables over arms that do not change in training, with the hyperparameters they depend on."""
 
 ATTRIBUTES_OF_RUNS: dict[str, dict[str, str]] = ATTRIBUTES | {
@@ -60,14 +65,16 @@ def measure_runs(padded: xr.Dataset, problem: Data, grid: Hyperparameters) -> xr
         def of_run(log_probs: Array, scale: Array, beta: Array, prompt: Array) -> dict[str, Array]:
             own = jax.tree.map(lambda leaf: leaf[prompt], problem)
             goal = target_of(own, beta)
-            measured = measure(log_probs, goal, own.reward) | {"target_log_probs": goal}
+            measured = measure(log_probs, goal, own.reward)
             measured["reference_kl"] = kl_divergence(log_probs, own.reference)
+            measured |= {"target_log_probs": goal, "reference_log_probs": own.reference}
             if isinstance(own.pairs, Pairs):
                 held = own.pairs.weights > 0
                 covered = jnp.zeros(goal.shape, bool)
                 covered = covered.at[own.pairs.winners].max(held).at[own.pairs.losers].max(held)
                 follow = functools.partial(_follow_pairs, own.pairs, own.reference, covered, scale)
-                measured |= jax.vmap(follow)(log_probs) | {"in_pairs": covered}
+                measured |= jax.vmap(follow)(log_probs)
+                measured |= {"learned_reward": own.fitted, "in_pairs": covered}
             return measured
 
         return jax.vmap(of_run)(*runs)
@@ -103,15 +110,12 @@ def _follow_pairs(
     }
 
 
-def flatten(
-    padded: xr.Dataset, arms: Arms, problem: Data, learning_rate: float | np.ndarray | None
-) -> xr.Dataset:
+def flatten(padded: xr.Dataset, arms: Arms, learning_rate: float | np.ndarray | None) -> xr.Dataset:
     """Return the arms of all prompts along one dimension, and means over prompts of all else.
 
     Args:
       padded: results over ``loss``, hyperparameters, ``prompt``, ``step`` and ``place``.
       arms: where the arms of each prompt stand.
-      problem: what the runs were given.
       learning_rate: as given, or None if it was chosen.
     """
     dataset = padded.drop_dims("place").drop_vars([DIVERGED_AT, SAFE_RATE])
@@ -130,9 +134,6 @@ def flatten(
         if name in padded:
             others = set(padded[name].dims) - {*dims, "prompt", "place"}
             of_arms[name] = padded[name].isel(dict.fromkeys(others, 0), drop=True)
-    of_arms["reference_log_probs"] = (("prompt", "place"), np.asarray(problem.reference))
-    if problem.fitted is not None:
-        of_arms["learned_reward"] = (("prompt", "place"), np.asarray(problem.fitted))
     places = {"prompt": ("arm", arms.prompt_of), "place": ("arm", arms.place_of)}
     of_arms = of_arms.drop_vars("prompt").isel(places).transpose(..., "arm")
     dataset = dataset.assign(of_arms.data_vars).assign_coords(arm=list(arms.labels))

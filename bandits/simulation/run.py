@@ -160,7 +160,7 @@ def _run(
             coords={"step": list(recorded)},
         )
     padded = results.measure_runs(padded, problem, grid)
-    dataset = results.flatten(padded, arms, problem, grid.given.get("learning_rate"))
+    dataset = results.flatten(padded, arms, grid.given.get("learning_rate"))
     dataset["diverged"] = results.find_diverged(padded, schedules, grid, problem)
     dataset = dataset.sel(step=wanted)
     for name, variable in dataset.variables.items():
