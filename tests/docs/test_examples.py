@@ -33,7 +33,8 @@ MAIN = {
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_example_gives_what_it_says(name):
+def test_every_example_gives_what_it_says(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
