@@ -1,11 +1,11 @@
-"""What a measurement is, and how times are taken: side by side, compared as ratios."""
+"""Take times side by side and compare them as ratios: measurements, rows, workloads."""
 
 import contextlib
 import importlib.metadata
 import operator
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,13 @@ from bandits.kernels.compiler import compiler_options
 from bandits.sweeps.programs import lanes
 from theory import checks
 
+Workload = Callable[[], Any]
+
 TIMES = "×"
 """The unit of a ratio."""
+
+SCALES = {"ns": 1e9, "µs": 1e6, "s": 1.0}
+"""How many of each unit of time there are in a second."""
 
 REST = 0.02
 """Seconds between two workloads."""
@@ -32,13 +37,14 @@ class Measurement:
     """One number with what it should be.
 
     Attributes:
-      name: what was measured.
-      value: the median, or None where it could not be measured; the note says why.
-      unit: such as "ns a sample", or "×" for a ratio.
-      target: such as "<= 1.5" or ">= 50"; empty where there is none.
-      low, high: the quartiles over the repeats.
-      note: in one sentence, what to know beside the number.
-      holds: whether the value meets the target; None without either.
+      name: What was measured.
+      value: The median, or None where it could not be measured; the note says why.
+      unit: Unit such as "ns a sample", or "×" for a ratio.
+      target: Target such as "<= 1.5" or ">= 50"; empty where there is none.
+      low: Lower quartile over the repeats.
+      high: Upper quartile.
+      note: One sentence to know beside the number.
+      holds: Whether the value meets the target; None without either.
     """
 
     name: str
@@ -51,67 +57,77 @@ class Measurement:
     holds: bool | None = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "holds", _holds(self.value, self.target))
+        holds = None
+        if self.target:
+            sign, _, limit = self.target.partition(" ")
+            checks.require_known("comparison in target", sign, _COMPARISONS)
+            if self.value is not None:
+                holds = bool(_COMPARISONS[sign](self.value, float(limit)))
+        object.__setattr__(self, "holds", holds)
 
 
-def _holds(value: float | None, target: str) -> bool | None:
-    if not target:
-        return None
-    sign, _, limit = target.partition(" ")
-    checks.require_known("comparison in target", sign, _COMPARISONS)
-    return None if value is None else bool(_COMPARISONS[sign](value, float(limit)))
+@dataclass(frozen=True)
+class Row:
+    """A row of the table before it is measured: a workload's time, or its ratio to another's.
+
+    Attributes:
+      name: What is measured.
+      of: The workload.
+      to: The workload that its time is divided by, round by round; None for a time.
+      unit: Unit of a time, such as "s" or "ns a sample".
+      work: How much work a round is, in what the unit counts.
+      target: As in `Measurement`.
+      note: As in `Measurement`.
+    """
+
+    name: str
+    of: Hashable
+    to: Hashable = None
+    unit: str = TIMES
+    work: float = 1.0
+    target: str = ""
+    note: str = ""
+
+    def summarise(self, seconds: Mapping[Any, Sequence[float]]) -> Measurement:
+        """Return the median over the rounds, with the quartiles."""
+        if self.to is None:
+            scale = SCALES[self.unit.partition(" ")[0]] / self.work
+            values = np.asarray(seconds[self.of]) * scale
+        else:
+            values = np.divide(seconds[self.of], seconds[self.to])
+        low, median, high = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
+        return Measurement(self.name, median, self.unit, self.target, low, high, self.note)
 
 
-def interleaved(workloads: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each workload in each round.
+def time_rows(
+    workloads: Mapping[Any, Workload], rows: Iterable[Row], repeats: int
+) -> Iterator[Measurement]:
+    """Run the workloads in interleaved rounds, and yield the rows about their times."""
+    seconds = interleaved(workloads, repeats)
+    yield from (row.summarise(seconds) for row in rows)
+
+
+def interleaved(workloads: Mapping[Any, Workload], repeats: int) -> dict[Any, list[float]]:
+    """Return the seconds of each workload in each round.
 
     Every workload runs once beforehand, which compiles it. A round runs all of them, so that a
-    machine that slows down slows them alike, in an order of its own, so that none always follows
-    another, and with a rest before each, for threads of the one before that still wait for work.
+    machine that slows down slows them alike. Each round has an order of its own, so that none
+    always follows another. There is a rest before each workload, for threads of the one before
+    that still wait for work.
     """
     checks.require_whole("repeats", repeats)
     for run in workloads.values():
         jax.block_until_ready(run())
     names = list(workloads)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[Any, list[float]] = {name: [] for name in names}
     order = np.random.default_rng(0)
     for _ in range(repeats):
-        for name in order.permutation(names).tolist():
+        for i in order.permutation(len(names)):
             time.sleep(REST)
             start = time.perf_counter()
-            jax.block_until_ready(workloads[name]())
-            seconds[name].append(time.perf_counter() - start)
+            jax.block_until_ready(workloads[names[i]]())
+            seconds[names[i]].append(time.perf_counter() - start)
     return seconds
-
-
-def ratio(
-    name: str,
-    of: str,
-    to: str,
-    seconds: Mapping[str, Sequence[float]],
-    target: str = "",
-    note: str = "",
-) -> Measurement:
-    """How many times as long one workload takes as another: the median over the rounds."""
-    return _summary(name, np.divide(seconds[of], seconds[to]), TIMES, target, note)
-
-
-def cost(
-    name: str,
-    seconds: Sequence[float],
-    unit: str,
-    work: float = 1.0,
-    target: str = "",
-    note: str = "",
-) -> Measurement:
-    """Time for a unit of work: seconds, or with a unit such as "ns a sample" in those."""
-    scale = {"ns": 1e9, "µs": 1e6, "s": 1.0}[unit.partition(" ")[0]]
-    return _summary(name, np.asarray(seconds) * scale / work, unit, target, note)
-
-
-def _summary(name: str, values: np.ndarray, unit: str, target: str, note: str) -> Measurement:
-    low, median, high = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
-    return Measurement(name, median, unit, target, low, high, note)
 
 
 def prepare(
@@ -122,14 +138,14 @@ def prepare(
     *,
     blocks: int | None = None,
     as_jax_does: bool = False,
-) -> Callable[[], Any]:
-    """The workload f(arguments, fixed), compiled at its first call, with its arguments in place.
+) -> Workload:
+    """Return the workload f(arguments, fixed), compiled at its first call.
 
     The leading axis of all arguments is cut into equal blocks, by default one for each lane. They
-    are dealt out to lanes as those of a sweep are (`bandits.sweeps.programs`), and compiled as a
-    sweep compiles, or in vectors as wide as JAX makes them by itself.
+    go to lanes as the blocks of a sweep do (`bandits.sweeps.programs`). They are compiled as in a
+    sweep, or, if ``as_jax_does``, in vectors as wide as JAX makes them by itself.
 
-    Raises InvalidInput for an axis that cannot be cut so.
+    Raises InvalidInput for an axis that cannot be cut into such blocks.
     """
     devices = lanes() if devices is None else list(devices)
     blocks = blocks or len(devices)
@@ -153,7 +169,7 @@ def prepare(
 
 
 def describe_machine() -> str:
-    """Processor, cores and versions, in one line."""
+    """Return the processor, the lanes and the versions, in one line."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,14 +1,14 @@
-"""What a user waits for: the imports, and each figure from the command line, in fresh processes."""
+"""Time what a user waits for: imports, and each figure from the command line, in new processes."""
 
-import functools
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
-from bandits.bench.base import Measurement, cost, interleaved, ratio
+from bandits.bench.base import Measurement, Row, time_rows
 from bandits.studies import STUDIES
 
 IMPORTS = {
@@ -21,50 +21,37 @@ IMPORTS = {
 
 CATEGORICAL_LIMIT, QUICK_LIMIT = 20, 100
 LIMITS = {
-    "mode_seeking": 10,
-    "mass_relocation": 10,
-    "combinatorial": 90,
-    "partial_coverage": 10,
-    "displacement": 30,
-    "coverage_sweep": 30,
-    "rlhf_dpo_equivalence": 30,
-    "generation_verification_gap": 30,
-    "online_offline_hypotheses": 30,
-    "kl_projections": 30,
-    "simplex_paths": 30,
-    "length_problems": 60,
-    "length_models": 60,
-    "length_batch_size": 60,
-    "length_sample_reuse": 60,
-    "overoptimisation": 60,
-    "four_aspects": 60,
-    "unlabelled_prompts": 60,
-}
+    10: ("mode_seeking", "mass_relocation", "partial_coverage"),
+    30: (
+        "displacement", "coverage_sweep", "rlhf_dpo_equivalence", "generation_verification_gap",
+        "online_offline_hypotheses", "kl_projections", "simplex_paths",
+    ),
+    60: (
+        "length_problems", "length_models", "length_batch_size", "length_sample_reuse",
+        "overoptimisation", "four_aspects", "unlabelled_prompts",
+    ),
+    90: ("combinatorial",),
+}  # fmt: skip
 """Seconds that a user should wait at most, on two cores; `CATEGORICAL_LIMIT` for the others."""
 
 
 def import_times(repeats: int) -> Iterator[Measurement]:
-    """What `bandits` adds to the import of JAX."""
-    workloads = {
-        name: functools.partial(_run, [sys.executable, "-c", code])
-        for name, code in IMPORTS.items()
-    }
-    seconds = interleaved(workloads, repeats)
-    for name, measured in seconds.items():
-        yield cost(name, measured, "s")
+    """Yield what `bandits` adds to the import of JAX."""
     base, *others = IMPORTS
-    for name in others:
-        yield ratio(f"{name} to {base}", name, base, seconds)
+    rows = [Row(name, name, unit="s") for name in IMPORTS]
+    rows += [Row(f"{name} to {base}", name, base) for name in others]
+    workloads = {name: partial(_run, [sys.executable, "-c", IMPORTS[name]]) for name in IMPORTS}
+    yield from time_rows(workloads, rows, repeats)
 
 
 def figure_times(names: Sequence[str] | None = None) -> Iterator[Measurement]:
-    """Every figure, then all of them at once with ``--quick``, each twice.
+    """Time every figure, then all of them at once with ``--quick``, each twice.
 
-    The first time every program is compiled, the second time compiled programs are read back.
+    The first time every program is compiled; the second time compiled programs are read back.
     """
     for name in STUDIES if names is None else names:
-        limit = LIMITS.get(name, CATEGORICAL_LIMIT)
-        yield from _twice(f"modeseek figures {name}", [name], limit)
+        limits = [limit for limit, studies in LIMITS.items() if name in studies]
+        yield from _twice(f"modeseek figures {name}", [name], (*limits, CATEGORICAL_LIMIT)[0])
     yield from _twice("modeseek figures --quick", ["--quick", *(names or ())], QUICK_LIMIT)
 
 
@@ -76,7 +63,9 @@ def _twice(name: str, arguments: Sequence[str], limit: float) -> Iterator[Measur
             start = time.perf_counter()
             _run(command, environment)
             seconds = time.perf_counter() - start
-            yield cost(f"{name}, {which}", [seconds], "s", target=f"<= {limit}", note="once")
+            yield Measurement(
+                f"{name}, {which}", seconds, "s", f"<= {limit}", seconds, seconds, "once"
+            )
 
 
 def _run(command: Sequence[str], environment: dict[str, str] | None = None) -> None:

@@ -7,7 +7,7 @@ draw all policies' samples at once. The obvious program differentiates the loss 
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -17,39 +17,50 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from bandits.problems.environments import CategoricalBandit
-from bandits.sweeps.programs import BLOCK_RUNS
+from bandits.sweeps.programs import BLOCK_RUNS, lanes
 from bandits.training import BASELINE_DECAY
 
 BETA = 0.05
-"""Of REINFORCE's KL penalty, the library's default."""
+"""Coefficient of REINFORCE's KL penalty, the library's default."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much a sampled update draws.
+    """How much an update works. An exact one has a start for each run, and draws nothing.
 
     Attributes:
-      runs: policies trained at once; a benchmark trains so many in each lane.
-      steps: gradient steps.
+      runs: Policies trained at once: by default a block of a large sweep.
+      num_arms: K.
+      steps: Gradient steps.
       group: C, samples to a prompt.
       minibatch: M = B, samples in a step.
-      learning_rate: of SGD.
+      learning_rate: Learning rate of SGD.
     """
 
     runs: int = BLOCK_RUNS
+    num_arms: int = 100
     steps: int = 100
     group: int = 10
     minibatch: int = 100
     learning_rate: float = 1.0
 
     @property
+    def updates(self) -> int:
+        """Arms of all policies, times steps."""
+        return self.runs * self.num_arms * self.steps
+
+    @property
     def samples(self) -> int:
-        """Drawn by all runs in all steps."""
+        """Samples drawn by all runs in all steps."""
         return self.runs * self.steps * self.minibatch
+
+    def in_every_lane(self) -> "Sizes":
+        """Return the sizes of a benchmark whose every lane has so many runs."""
+        return replace(self, runs=self.runs * len(lanes()))
 
 
 def find_torch() -> Any:
-    """PyTorch, or None where it is not installed."""
+    """Return PyTorch, or None where it is not installed."""
     try:
         return importlib.import_module("torch")
     except ImportError:
@@ -60,13 +71,12 @@ def numpy_exact(
     loss: str,
     log_probs: Float[np.ndarray, "runs K"],
     target_log_probs: Float[np.ndarray, " K"],
-    learning_rate: float,
-    steps: int,
+    sizes: Sizes,
 ) -> Float[np.ndarray, "runs K"]:
-    """Log-probabilities after exact steps of forward or reverse KL."""
+    """Return the log-probabilities after exact steps of forward or reverse KL."""
     logits, target = log_probs.copy(), np.exp(target_log_probs)
     p, gradient = np.empty_like(logits), np.empty_like(logits)
-    for _ in range(steps):
+    for _ in range(sizes.steps):
         logits -= logits.max(axis=1, keepdims=True)
         np.exp(logits, out=p)
         total = p.sum(axis=1, keepdims=True)
@@ -78,23 +88,16 @@ def numpy_exact(
             np.subtract(logits, target_log_probs, out=gradient)
             gradient -= np.einsum("rk,rk->r", p, gradient)[:, None]
             gradient *= p
-        gradient *= learning_rate
+        gradient *= sizes.learning_rate
         logits -= gradient
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
-def torch_exact(
-    torch: Any,
-    loss: str,
-    log_probs: Any,
-    target_log_probs: Any,
-    learning_rate: float,
-    steps: int,
-) -> Any:
-    """The same on tensors."""
+def torch_exact(torch: Any, loss: str, log_probs: Any, target_log_probs: Any, sizes: Sizes) -> Any:
+    """Do the same on tensors."""
     with torch.inference_mode():
         logits, target = log_probs.clone(), target_log_probs.exp()
-        for _ in range(steps):
+        for _ in range(sizes.steps):
             if loss == "forward_kl":
                 gradient = torch.softmax(logits, 1).sub_(target)
             else:
@@ -103,7 +106,7 @@ def torch_exact(
                 ratios = log_p.sub_(target_log_probs)
                 divergence = torch.linalg.vecdot(p, ratios).unsqueeze(1)
                 gradient = ratios.sub_(divergence).mul_(p)
-            logits.sub_(gradient, alpha=learning_rate)
+            logits.sub_(gradient, alpha=sizes.learning_rate)
         return torch.log_softmax(logits, 1)
 
 
@@ -114,7 +117,7 @@ def numpy_sampled(
     reference_log_probs: Float[np.ndarray, " K"],
     sizes: Sizes,
 ) -> Float[np.ndarray, "runs K"]:
-    """Log-probabilities after sampled steps of reinforce or best_of_n.
+    """Return the log-probabilities after sampled steps of reinforce or best_of_n.
 
     Both need only how often each arm counts: samples for the one, winners of groups for the other.
     """
@@ -149,10 +152,10 @@ def numpy_sampled(
 def _numpy_draw(
     random: np.random.Generator, p: np.ndarray, rows: np.ndarray, count: int
 ) -> np.ndarray:
-    """Positions of the drawn arms in the table of all policies.
+    """Return the positions of the drawn arms in the table of all policies.
 
-    Halving all ranges at once, as this library does: on [64, 100] 19 ns a sample, where one
-    `searchsorted` over the shifted rows takes 50, over sorted numbers 27, and `multinomial` 37.
+    This halves all ranges at once, as the library does. On [64, 100] it takes 19 ns a sample, where
+    one `searchsorted` over the shifted rows takes 50, over sorted numbers 27, and `multinomial` 37.
     """
     edges = np.cumsum(p, axis=1)
     t = random.random((len(p), count), dtype=np.float32)
@@ -185,7 +188,7 @@ def torch_sampled(
     reference_log_probs: Any,
     sizes: Sizes,
 ) -> Any:
-    """The same on tensors; ``draw`` is one of `torch_draws`."""
+    """Do the same on tensors; ``draw`` is one of `torch_draws`."""
     with torch.inference_mode():
         logits = reference_log_probs.repeat(sizes.runs, 1)
         baseline = None
@@ -211,7 +214,10 @@ def torch_sampled(
 
 
 def torch_draws(torch: Any) -> dict[str, Callable[[Any, int], Any]]:
-    """Both ways to draw, (probabilities ``[runs, K]``, count) -> arms; machines differ in which."""
+    """Return two ways to draw, (probabilities ``[runs, K]``, count) -> arms.
+
+    Which is faster depends on the machine.
+    """
 
     def search(p: Any, count: int) -> Any:
         edges = torch.cumsum(p, 1)
@@ -227,7 +233,7 @@ def torch_draws(torch: Any) -> dict[str, Callable[[Any, int], Any]]:
 def obvious_sampled(
     method: str, sizes: Sizes
 ) -> Callable[[PRNGKeyArray, CategoricalBandit], Float[Array, "runs K"]]:
-    """(keys, bandit) -> log-probabilities, in plain JAX and optax, for every run at once."""
+    """Return (keys, bandit) -> log-probabilities in plain JAX and optax, for all runs at once."""
     optimizer = optax.sgd(sizes.learning_rate)
     shape = (sizes.minibatch // sizes.group, sizes.group)
 

@@ -1,11 +1,11 @@
-"""What a sweep costs as it grows: against arms, against runs, against lanes, against workers."""
+"""Time what a sweep costs as it grows: in arms, in runs, in lanes, in workers."""
 
 import contextlib
-import functools
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bandits.bench.base import TIMES, Measurement, cost, interleaved, ratio
+from bandits.bench.base import TIMES, Measurement, Row, interleaved, time_rows
 from bandits.bench.peers import Sizes
-from bandits.bench.updates import PER_ARM, PER_SAMPLE, Exact, descent, far, in_every_lane, training
+from bandits.bench.updates import PER_ARM, PER_SAMPLE, descent, far, training
 from bandits.losses import reverse_kl
 from bandits.sweeps import sweep
 from bandits.sweeps.cluster import connect
@@ -31,36 +31,36 @@ RUNS = (10**2, 10**3, 10**4, 10**5, 10**6)
 SWEEP_STEPS = 5
 
 SHARE_OF_LANE = 0.9
-"""Of its speed alone, that each of several lanes should keep."""
+"""Least part of its speed alone that each of several lanes should keep."""
 
 
 def against_arms(repeats: int, arms: Sequence[int] = ARMS) -> Iterator[Measurement]:
-    """Cost of both updates for each K, the work of an exact one kept the same."""
-    whole = in_every_lane(Exact())
-    exact = {
-        K: replace(whole, num_arms=K, steps=max(5, whole.steps * whole.num_arms // K)) for K in arms
-    }
-    sampled = in_every_lane(Sizes(runs=64))
-    workloads = {f"exact {K}": descent("reverse_kl", sizes) for K, sizes in exact.items()}
-    workloads |= {f"sampled {K}": training("reinforce", sampled, far(K)) for K in arms}
-    seconds = interleaved(workloads, repeats)
-    for K, sizes in exact.items():
-        name, note = f"exact update: reverse_kl, K = {K:,}", f"{sizes.runs} policies"
-        yield cost(name, seconds[f"exact {K}"], PER_ARM, sizes.work, note=note)
+    """Yield the cost of both updates for each K; exact ones all do the same work."""
+    whole = Sizes(steps=1000).in_every_lane()
+    workloads, exact, sampled = {}, [], []
     for K in arms:
-        name, note = f"sampled update: reinforce, K = {K:,}", f"{sampled.runs} policies"
-        yield cost(name, seconds[f"sampled {K}"], PER_SAMPLE, sampled.samples, note=note)
+        sizes = replace(whole, num_arms=K, steps=max(5, whole.steps * whole.num_arms // K))
+        workloads["exact", K] = descent("reverse_kl", sizes)
+        name, note = f"exact update: reverse_kl, K = {K:,}", f"{sizes.runs} policies"
+        exact.append(Row(name, ("exact", K), unit=PER_ARM, work=sizes.updates, note=note))
+
+        sizes = Sizes(runs=64, num_arms=K).in_every_lane()
+        workloads["sampled", K] = training("reinforce", sizes)
+        name, note = f"sampled update: reinforce, K = {K:,}", f"{sizes.runs} policies"
+        sampled.append(Row(name, ("sampled", K), unit=PER_SAMPLE, work=sizes.samples, note=note))
+    yield from time_rows(workloads, [*exact, *sampled], repeats)
 
 
 def against_runs(repeats: int, runs: Sequence[int] = RUNS) -> Iterator[Measurement]:
-    """Time of a sweep of exact updates a run, compilation and results included."""
+    """Yield the time of a sweep of exact updates a run, with compilation and results."""
     for count in runs:
         # The largest sweep takes seconds; its spread over two rounds says enough.
         rounds = min(repeats, 2) if count >= 10**6 else repeats
-        seconds = interleaved({"sweep": functools.partial(exact_sweep, count)}, rounds)["sweep"]
-        note = f"{float(np.median(seconds)):.2g} s in all, compilation included"
+        seconds = interleaved({"sweep": partial(exact_sweep, count)}, rounds)
+        note = f"{float(np.median(seconds['sweep'])):.2g} s in all, compilation included"
         name = f"sweep: {count:,} runs of {SWEEP_STEPS} exact updates, K = 100"
-        yield cost(name, seconds, "µs a run", count, note=note)
+        row = Row(name, "sweep", unit="µs a run", work=count, note=note)
+        yield row.summarise(seconds)
 
 
 def exact_sweep(runs: int) -> np.ndarray:
@@ -115,38 +115,40 @@ def against_workers(repeats: int, runs: int = 100_000, steps: int = 2_500) -> It
                 stored.run(client, (2, 2), progress=False)
                 seconds[name].append(time.perf_counter() - begin)
     note = f"{runs // 2:,} runs of {steps:,} exact updates, start-up left out"
-    yield ratio(speed_up, "one", "two", seconds, ">= 1.8", note)
-    yield ratio(added, "one", "without", seconds, "<= 1.02", note)
+    for name, to, target in ((speed_up, "two", ">= 1.8"), (added, "without", "<= 1.02")):
+        yield Row(name, "one", to, target=target, note=note).summarise(seconds)
 
 
-def against_lanes(repeats: int, sizes: Exact | None = None) -> Iterator[Measurement]:
-    """The exact update in one lane, in two, in four …, in all: cores of a CPU, or devices.
+def against_lanes(repeats: int, sizes: Sizes | None = None) -> Iterator[Measurement]:
+    """Time the exact update in one lane, in two, in four …, in all: cores of a CPU, or devices.
 
-    The same blocks for any number of lanes, as in a sweep.
+    The blocks are the same for any number of lanes, as in a sweep.
     """
     devices = lanes()
     counts, blocks = _counts(len(devices)), len(devices)
-    sizes = in_every_lane(sizes or Exact(steps=4000))
-    workloads = {str(n): descent("reverse_kl", sizes, devices[:n], blocks=blocks) for n in counts}
-    seconds = interleaved(workloads, repeats)
-    for n in counts:
-        name = f"exact update: reverse_kl in {n} lane{'s' if n > 1 else ''}"
-        yield cost(
-            name,
-            seconds[str(n)],
-            PER_ARM,
-            sizes.work,
-            note=f"{sizes.runs} policies in {blocks} blocks",
+    sizes = (sizes or Sizes(steps=4000)).in_every_lane()
+    workloads = {n: descent("reverse_kl", sizes, devices[:n], blocks=blocks) for n in counts}
+    note = f"{sizes.runs} policies in {blocks} blocks"
+    rows = [
+        Row(
+            f"exact update: reverse_kl in {n} lane{'s' if n > 1 else ''}",
+            n,
+            unit=PER_ARM,
+            work=sizes.updates,
+            note=note,
         )
-    count, name = len(devices), "exact update: speed of all lanes to one"
-    if count == 1:
+        for n in counts
+    ]
+    name = "exact update: speed of all lanes to one"
+    if blocks > 1:
+        target = f">= {SHARE_OF_LANE * blocks:g}"
+        rows.append(Row(name, 1, blocks, target=target, note=f"{blocks} lanes"))
+    yield from time_rows(workloads, rows, repeats)
+    if blocks == 1:
         yield Measurement(name, None, TIMES, note="there is one core")
-    else:
-        target = f">= {SHARE_OF_LANE * count:g}"
-        yield ratio(name, "1", str(count), seconds, target, f"{count} lanes")
 
 
 def _counts(most: int) -> list[int]:
-    """Powers of two, and all; those that share as many blocks without one left over."""
+    """Return powers of two, and all; of these, the numbers that divide ``most``."""
     counts = {*(2**i for i in range(most.bit_length())), most}
     return sorted(n for n in counts if most % n == 0)

@@ -1,4 +1,4 @@
-"""Sweeps into a store as users run them: time and peak memory of a million runs, and T24's search.
+"""Sweep into a store as users do: time and peak memory of a million runs, and T24's search.
 
 Every sweep is the command in a process of its own, whose memory the system measures.
 """
@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bandits.bench.base import Measurement
+from bandits.bench.base import TIMES, Measurement
 from bandits.search import plan, read_spec
 from bandits.sweeps.programs import lanes
 from bandits.sweeps.stored import stored_sweep
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-"""Of the repository: an installation from a wheel does not have them."""
+"""The repository's examples: an installation from a wheel does not have them."""
 
 NO_EXAMPLES = "examples/ is not here; run it in the repository"
 
@@ -28,34 +28,32 @@ FLAT = "<= 1.1"
 
 
 def million_runs() -> Iterator[Measurement]:
-    """Time, and peak memory beside that of a tenth of the runs."""
+    """Yield the time, and peak memory beside that of a tenth of the runs."""
     name = "sweep of a million runs into a store: 300 exact updates, K = 100"
     spec = EXAMPLES / "mass_relocation_sweep.toml"
     if not spec.exists():
         yield Measurement(name, None, "s", note=NO_EXAMPLES)
         return
-    whole = spec.read_text()
     with tempfile.TemporaryDirectory() as folder:
         tenth = Path(folder) / "tenth.toml"
-        tenth.write_text(whole.replace(RATES, TENTH))
+        tenth.write_text(spec.read_text().replace(RATES, TENTH))
         _, small = _sweep(tenth, Path(folder))
         seconds, large = _sweep(spec, Path(folder))
     yield Measurement(name, seconds, "s", note="start of Python and files included; measured once")
     yield Measurement("its peak memory", large / 2**20, "MiB")
-    yield Measurement("its peak memory over that of 100,000 runs", large / small, "×", target=FLAT)
+    yield Measurement("its peak memory over that of 100,000 runs", large / small, TIMES, FLAT)
 
 
 def t24_search() -> Iterator[Measurement]:
-    """What T24's whole search would take here, from a few blocks of its runs."""
+    """Estimate what T24's whole search would take here, from a few blocks of its runs."""
     name = "T24's search, whole"
     spec = EXAMPLES / "t24_search.toml"
     if not spec.exists():
         yield Measurement(name, None, "h", note=NO_EXAMPLES)
         return
     with tempfile.TemporaryDirectory() as folder:
-        stored = stored_sweep(
-            path=Path(folder) / "store.zarr", devices=lanes(), **vars(plan(read_spec(spec)))
-        )
+        path, planned = Path(folder) / "store.zarr", plan(read_spec(spec))
+        stored = stored_sweep(path=path, devices=lanes(), **vars(planned))
         seconds = stored.estimate(stored.runs) or 0.0
     note = f"estimated for {stored.runs:,} trainings of the published network"
     yield Measurement(name, seconds / 3600, "h", note=note)
@@ -67,11 +65,11 @@ code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)
 """
-"""A small process starts the command: a child's peak counts what its parent held at the fork."""
+"""Program that starts the command: a child's peak counts what its parent held at the fork."""
 
 
 def _sweep(spec: Path, folder: Path) -> tuple[float, float]:
-    """Seconds, and bytes of memory at the peak, of `modeseek sweep`."""
+    """Return the seconds of `modeseek sweep`, and its bytes of memory at the peak."""
     command = [sys.executable, "-m", "bandits.cli", "sweep", str(spec)]
     command += ["--out", str(folder / f"{spec.stem}.zarr")]
     start = time.perf_counter()

@@ -1,26 +1,16 @@
-import operator
 import sys
+from collections import Counter
 
 import pytest
 
 from bandits.bench import gallery, measure
-from bandits.bench.updates import NO_TORCH, Exact, exact_peers
-
-COMPARE = {"<=": operator.le, ">=": operator.ge}
+from bandits.bench.peers import Sizes
+from bandits.bench.updates import NO_TORCH, exact_peers
 
 
 @pytest.fixture(scope="module")
 def rows():
     return list(measure(quick=True, repeats=1))
-
-
-def test_whether_a_row_holds_agrees_with_its_target(rows):
-    for row in rows:
-        if row.value is None or not row.target:
-            assert row.holds is None
-        else:
-            sign, limit = row.target.split()
-            assert row.holds == COMPARE[sign](row.value, float(limit))
 
 
 def test_every_row_has_a_name_of_its_own_and_a_value_within_its_spread(rows):
@@ -33,11 +23,8 @@ def test_every_row_has_a_name_of_its_own_and_a_value_within_its_spread(rows):
 
 
 def test_every_promised_ratio_is_measured(rows):
-    targets = [row.target for row in rows]
-    assert targets.count("<= 1.5") == 2
-    assert targets.count("<= 2") == 3
-    assert targets.count(">= 50") == 2
-    assert targets.count(">= 3") == 8
+    counts = Counter(row.target for row in rows)
+    assert [counts[target] for target in ("<= 1.5", "<= 2", ">= 50", ">= 3")] == [2, 3, 2, 8]
 
 
 def test_the_floor_is_measured_in_the_vectors_of_jax_and_in_ours(rows):
@@ -49,7 +36,7 @@ def test_the_floor_is_measured_in_the_vectors_of_jax_and_in_ours(rows):
 
 def test_a_missing_peer_is_said_and_neither_holds_nor_fails(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    rows = list(exact_peers(1, Exact(runs=8, num_arms=4, steps=2)))
+    rows = list(exact_peers(1, Sizes(runs=8, num_arms=4, steps=2)))
     missing = [row for row in rows if "PyTorch" in row.name]
     assert len(missing) == 2
     for row in missing:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -5,20 +7,22 @@ import pytest
 from bandits.bench import peers
 from bandits.bench.peers import Sizes
 from bandits.bench.updates import (
-    Exact,
     PeerDisagrees,
     descent,
+    exact_start,
+    exact_target,
     far,
-    in_every_lane,
     require_same,
     require_same_in_mean,
     training,
 )
 
-EXACT = in_every_lane(Exact(runs=4, num_arms=10, steps=20))
-SAMPLED = in_every_lane(Sizes(runs=64, steps=20, minibatch=20, group=5))
+EXACT = Sizes(runs=4, num_arms=10, steps=20).in_every_lane()
+SAMPLED = Sizes(runs=64, num_arms=10, steps=20, minibatch=20, group=5).in_every_lane()
 BANDIT = far(10)
 """Of few arms, so that sampled policies move far in 20 steps, and differences would show."""
+BOTH = np.asarray(exact_start(EXACT)), np.asarray(exact_target(EXACT))
+ARRAYS = np.asarray(BANDIT.reward), np.asarray(BANDIT.reference_log_probs)
 
 METHODS = pytest.mark.parametrize("method", ["reinforce", "best_of_n"])
 LOSSES = pytest.mark.parametrize("loss", ["forward_kl", "reverse_kl"])
@@ -26,35 +30,24 @@ LOSSES = pytest.mark.parametrize("loss", ["forward_kl", "reverse_kl"])
 
 @pytest.fixture(scope="module")
 def ours():
-    return {method: training(method, SAMPLED, BANDIT)() for method in ("reinforce", "best_of_n")}
-
-
-def arrays():
-    return np.asarray(BANDIT.reward), np.asarray(BANDIT.reference_log_probs)
+    return {method: training(method, SAMPLED)() for method in ("reinforce", "best_of_n")}
 
 
 def numpy_sampled(method, sizes):
-    return peers.numpy_sampled(method, np.random.default_rng(0), *arrays(), sizes)
+    return peers.numpy_sampled(method, np.random.default_rng(0), *ARRAYS, sizes)
 
 
 @LOSSES
 def test_exact_peers_end_where_descend_does(loss):
     ours = descent(loss, EXACT)()
-    start, target = np.asarray(EXACT.start()), np.asarray(EXACT.target())
-    theirs = peers.numpy_exact(loss, start, target, EXACT.learning_rate, EXACT.steps)
-    require_same("NumPy", theirs, ours)
+    require_same("NumPy", peers.numpy_exact(loss, *BOTH, EXACT), ours)
     torch = pytest.importorskip("torch")
-    tensors = torch.tensor(start), torch.tensor(target)
-    require_same(
-        "PyTorch",
-        peers.torch_exact(torch, loss, *tensors, EXACT.learning_rate, EXACT.steps),
-        ours,
-    )
+    tensors = map(torch.tensor, BOTH)
+    require_same("PyTorch", peers.torch_exact(torch, loss, *tensors, EXACT), ours)
 
 
 def test_an_exact_peer_with_a_step_less_is_refused():
-    start, target = np.asarray(EXACT.start()), np.asarray(EXACT.target())
-    short = peers.numpy_exact("reverse_kl", start, target, EXACT.learning_rate, EXACT.steps - 1)
+    short = peers.numpy_exact("reverse_kl", *BOTH, replace(EXACT, steps=EXACT.steps - 1))
     with pytest.raises(PeerDisagrees, match="NumPy ends"):
         require_same("NumPy", short, descent("reverse_kl", EXACT)())
 
@@ -71,7 +64,7 @@ def test_sampled_peers_end_where_train_does_on_average(method, ours):
     torch = peers.find_torch()
     if torch is not None:
         torch.manual_seed(0)
-        tensors = [torch.tensor(array) for array in arrays()]
+        tensors = [torch.tensor(array) for array in ARRAYS]
         for name, draw in peers.torch_draws(torch).items():
             theirs[name] = peers.torch_sampled(torch, method, draw, *tensors, SAMPLED)
     for name, log_probs in theirs.items():
@@ -80,7 +73,7 @@ def test_sampled_peers_end_where_train_does_on_average(method, ours):
 
 @METHODS
 def test_a_sampled_peer_that_learns_slower_is_refused(method, ours):
-    slower = Sizes(SAMPLED.runs, SAMPLED.steps, SAMPLED.group, SAMPLED.minibatch, 0.5)
+    slower = replace(SAMPLED, learning_rate=0.5)
     with pytest.raises(PeerDisagrees, match="mean reward"):
         require_same_in_mean("NumPy", numpy_sampled(method, slower), ours[method], BANDIT)
 
