@@ -55,7 +55,8 @@ def test_the_command_and_python_start_from_the_same_networks(do):
     # A store that one began is refused to the other where they differ in a bit.
     code = (
         "import jax, jax.numpy as jnp, numpy as np\n"
-        "from bandits import cli, pretraining\n"
+        "from bandits import cli\n"
+        "from bandits.policies import pretraining\n"
         "if {}: cli._prepare()\n"
         "reference = jax.nn.log_softmax(jnp.arange(20.0) / 7)\n"
         "network = pretraining.published_network(20, 4)\n"
