@@ -10,6 +10,7 @@ import optax
 from bandits.losses import DIVERGENCES, METHODS
 from bandits.training import log_spaced_steps, require_record
 from theory import checks
+from theory.bradley_terry import RIDGE
 
 OPTIMIZERS = {
     name: getattr(optax, name)
@@ -19,9 +20,6 @@ OPTIMIZERS = {
 
 MOST_STEPS, MOST_SEED = 2**31 - 1, 2**32 - 1
 """Both have 32 bits; steps have a sign."""
-
-RIDGE = 0.01
-"""Ridge of the rewards that are fitted to preferences: a prior of 10 nats."""
 
 Numbers = float | Sequence[float]
 """One number, or several to sweep."""
