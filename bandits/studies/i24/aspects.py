@@ -26,6 +26,7 @@ from bandits.losses import METHODS, make_pair
 from bandits.policies import Params, Policy, context_linear, context_residual
 from bandits.problems.contextual import ContextualBandit, draw_preferences, random_contextual_bandit
 from bandits.studies.curves import require_not_diverged
+from bandits.studies.expected import bind_known
 from bandits.sweeps import choices, sweep
 from bandits.training import Minibatch, Schedule, from_dataset, on_policy, train
 from theory import checks
@@ -219,11 +220,11 @@ class Aspects:
         bandit = prepared.bandit
         keys = split_into(_Keys, jax.random.key(seed))
         policy, start = self._policy(policy_class, bandit, keys.start)
-        if method == "dpo":
+        loss = bind_known(METHODS[method], beta=beta, prompt_baseline=1.0)
+        if not METHODS[method].on_policy:
             whole = 2 * self.most_pairs
             schedule = Schedule(self.steps, 2, 2 * self.minibatch, whole, self.steps)
             collect = from_dataset(prepared.pairs, schedule)
-            loss = METHODS["dpo"].bind(beta=beta)
         else:
             size = self.group * self.minibatch
             schedule = Schedule(self.steps, self.group, size, size, self.passes)
@@ -236,7 +237,6 @@ class Aspects:
                     bandit.reference_log_probs(prompt), arms
                 ),
             )
-            loss = METHODS["ppo"].bind(beta=beta, prompt_baseline=1.0)
 
         def evaluate(params: Params) -> dict[str, Array]:
             shares = [_share(bandit, policy, params, fresh) for fresh in prepared.fresh]
