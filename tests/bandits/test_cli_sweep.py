@@ -25,6 +25,7 @@ learning_rate = {log = [0.01, 1.0, 40]}
 [record]
 steps = [0, 20]
 """
+FILES = 'reference = "files/counts.csv"\nnormalize = true\nreward = "files/reward.csv"'
 TIDY = "from bandits.sweeps import store\nstore.LEFT_BEHIND = 0\n"
 RESULT = "expected_reward"
 SLOW = "import sys\nsys.path.insert(0, {!r})\nfrom rounding import slow\nslow({})\n"
@@ -82,25 +83,19 @@ def test_a_sweep_is_described_done_and_kept_by_a_second_call(command, spec, tmp_
         assert all(v.notnull().all() for name, v in found.items() if name != "diverged_at")
 
 
-def test_the_shipped_example_is_understood(command):
-    status, out, problems = command(str(EXAMPLE), "a.zarr", "--dry-run")
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("spec.toml", "80 runs in 2 programs; 40 chunks; up to 1.3 kB; "),
+        (str(EXAMPLE), "96 runs in 4"),
+    ],
+)
+def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(command, spec, tmp_path, file, said):
+    status, out, problems = command(file, "a.zarr", "--dry-run")
     assert (status, problems) == (0, "")
-    assert out.startswith("96 runs in 4 programs; ")
-
-
-def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(command, spec, tmp_path):
-    status, out, problems = command(spec, "a.zarr", "--dry-run")
-    assert (status, problems) == (0, "")
-    assert out.startswith("80 runs in 2 programs; 40 chunks; up to 1.3 kB; ")
+    assert out.startswith(said)
     assert len(out.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["spec.toml"]
-
-
-def test_a_dry_run_refuses_what_a_run_would(command, spec, tmp_path):
-    (tmp_path / "a.zarr").mkdir()
-    status, out, problems = command(spec, "a.zarr", "--dry-run")
-    assert (status, out) == (2, "")
-    assert "a.zarr is there and holds no sweep" in problems
 
 
 def refused(ended, message):
@@ -122,10 +117,10 @@ def refused(ended, message):
             ["--workers", "2", "--scheduler", "tcp://a:1"],
             "the scheduler has its own workers; leave",
         ),
-        (["--part", "0/3"], "part is '0/3'; give I/N, with I from 1 to N"),
-        (["--part", "4/3"], "part is '4/3'; give I/N, with I from 1 to N"),
-        (["--part", "2"], "part is '2'; give I/N, with I from 1 to N"),
-        (["--part", "one/two"], "part is 'one/two'; give I/N, with I from 1 to N"),
+        *(
+            (["--part", part], f"part is '{part}'; give I/N, with I from 1 to N")
+            for part in ("0/3", "4/3", "2", "one/two")
+        ),
         (["--chunk-runs", "0"], "chunk_runs is 0; it must be a whole number"),
     ],
 )
@@ -144,9 +139,14 @@ def test_flags_that_cannot_be_read_end_with_the_usage(command, spec, tmp_path, f
 
 def test_a_spec_that_is_missing_or_wrong_is_refused(command, spec, tmp_path):
     refused(command("none.toml", "a.zarr"), "cannot read none.toml")
-    wrong = SPEC.replace("steps = 20\nlearning", "stps = 20\nlearning")
-    (tmp_path / "wrong.toml").write_text(wrong)
-    refused(command("wrong.toml", "a.zarr"), "did you mean 'steps'")
+    (tmp_path / "counts.csv").write_text("arm,count\na,5\nb,three\n")
+    wrong, files = tmp_path / "wrong.toml", FILES.replace("files/", "")
+    for old, new, message in (
+        ("steps = 20\nlearning", "stps = 20\nlearning", "did you mean 'steps'"),
+        ('environment = "far"', files, "modeseek: problem.reference: counts.csv, line 3: 'three'"),
+    ):
+        wrong.write_text(SPEC.replace(old, new))
+        refused(command("wrong.toml", "a.zarr"), message)
     assert not (tmp_path / "a.zarr").exists()
 
 
@@ -187,9 +187,6 @@ def test_where_nothing_can_be_written_is_said_before_the_work(command, spec, out
     refused(command(spec, out, *flags, code=UNESTIMATED), message)
 
 
-FILES = 'reference = "files/counts.csv"\nnormalize = true\nreward = "files/reward.csv"'
-
-
 def test_a_sweep_over_files_goes_on_when_they_are_moved_and_not_when_they_change(
     command, tmp_path, tree
 ):
@@ -223,17 +220,6 @@ def test_a_sweep_over_files_goes_on_when_they_are_moved_and_not_when_they_change
         "[0.1, 0.4, 1.0] here",
     )
     assert tree(tmp_path / "a.zarr") == before
-
-
-def test_a_file_of_a_sweep_is_refused_in_a_sentence_and_nothing_is_left(command, tmp_path):
-    (tmp_path / "own.toml").write_text(SPEC.replace('environment = "far"', FILES))
-    (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "counts.csv").write_text("arm,count\na,5\nb,three\n")
-    refused(
-        command("own.toml", "a.zarr"),
-        "modeseek: problem.reference: files/counts.csv, line 3: 'three' is not a number; ",
-    )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["files", "own.toml"]
 
 
 @pytest.mark.parametrize(
