@@ -24,10 +24,10 @@ EXAMPLES = {
     "bandits.losses.pairs.mean_over_pairs": (jnp.square, SCORES, REWARDS),
     "bandits.losses.pairs.sum_over_pairs": (jnp.square, SCORES, jnp.eye(4, k=1) / 3),
     "bandits.losses.responses.label": (REWARDS, jnp.float32(0.6)),
-    "bandits.problems.sampling.find_arms": (
+    "bandits.policies.sampling.find_arms": (
         jnp.array([2, 2, 5, 9], jnp.uint32), jnp.array([0, 2, 4, 5, 8], jnp.uint32)
     ),
-    "bandits.problems.sampling.running_sum": (jnp.array([2, 0, 3, 4], jnp.uint32),),
+    "bandits.policies.sampling.running_sum": (jnp.array([2, 0, 3, 4], jnp.uint32),),
 }  # fmt: skip
 
 
