@@ -172,23 +172,18 @@ def train(
 ) -> dict[str, Array]:
     """Train a policy by Algorithm 1, and return what ``evaluate`` says of it along the way.
 
-    The training is one compiled scan. Every number may be traced, and so swept: the key, the
-    parameters, what ``loss``, ``collect`` and ``optimizer`` were made with, B and T.
+    The training is one compiled scan. Every number may be traced, and so swept: also B, T, and what
+    ``loss``, ``collect`` and ``optimizer`` were made with.
 
     >>> from bandits import METHODS, Schedule, far_bandit, on_bandit, tabular_softmax
     >>> policy, bandit = tabular_softmax(), far_bandit()
     >>> schedule = Schedule(steps=50, group=10, minibatch=100, batch=100)
-    >>> records = train(
-    ...     jax.random.key(0),
-    ...     policy,
-    ...     bandit.reference_log_probs,
-    ...     METHODS["reinforce"].bind(),
-    ...     on_bandit(policy, bandit, schedule),
-    ...     schedule,
-    ...     optax.adam(0.1),
-    ...     lambda logits: {"reward": jax.nn.softmax(logits) @ bandit.reward},
-    ... )
-    >>> bool(records["reward"][1] > records["reward"][0]), int(records["diverged_at"])
+    >>> collect = on_bandit(policy, bandit, schedule)
+    >>> loss, start = METHODS["reinforce"].bind(), bandit.reference_log_probs
+    >>> def evaluate(logits): return {"reward": jax.nn.softmax(logits) @ bandit.reward}
+    >>> key, adam = jax.random.key(0), optax.adam(0.1)
+    >>> found = train(key, policy, start, loss, collect, schedule, adam, evaluate)
+    >>> bool(found["reward"][1] > found["reward"][0]), int(found["diverged_at"])
     (True, -1)
 
     Args:
@@ -196,20 +191,19 @@ def train(
       policy: The policy whose parameters are trained.
       params: Parameters at the start.
       loss: A method with its hyperparameters, such as ``METHODS["ipo"].bind(tau=0.05)``.
-      collect: What to train on: `on_policy`, `from_dataset`, another of this room, or your own.
+      collect: What to train on, such as `on_policy` or `from_dataset`.
       schedule: B, C, M, T and the number of steps.
       optimizer: Any optax optimiser.
       evaluate: parameters -> named arrays, which are recorded.
       record: Steps at which to record, increasing; by default the start and the end.
-      behaviour: Parameters that draw the samples of the first iteration, by default ``params``.
-        They set the law of offline data (C2).
+      behaviour: Parameters that draw the first samples, by default ``params``: the law of offline
+        data (C2).
 
     Returns:
-      The records, stacked along a leading axis, and ``diverged_at``, the number of steps after
-      which the probability of a response was NaN, or at a record a parameter was; -1 if neither
-      ever was. Later records are NaN. A traced number out of range, a behaviour that is NaN, or a
-      loss that is not finite at the start counts as divergence after 0 steps, and all records are
-      NaN.
+      The records, stacked along a leading axis, and ``diverged_at``: -1, or the number of steps
+      after which the probability of a response was NaN, or a recorded parameter was. Later records
+      are NaN. A traced number out of range, a behaviour that is NaN, or a loss that is not finite
+      at the start counts as divergence after 0 steps.
 
     Raises:
       InvalidInput: For numbers that do not fit together, and for records outside 0 … steps.
@@ -228,14 +222,12 @@ def train(
         records = _mark(dict(evaluate(state.params)), diverged_at)
         return state._replace(diverged_at=diverged_at), records
 
-    # Compiled even where nothing around it is, as the steps are.
-    @jax.jit
+    @jax.jit  # even where nothing around it is compiled, as the steps are
     def start_loss(params: Params, behaviour: Params) -> Float[Array, ""]:
         first = collect(behaviour, key_of(jnp.int32(0)), jnp.int32(0))
         return _total_loss(policy, loss, params, first)[0]
 
-    # A traced number that does not fit, a law without data and a winner that the policy cannot
-    # give must not look like a result.
+    # What does not fit, or a winner that the policy cannot give, must not look like a result.
     start = trainer.init(params)
     loss_at_start = start_loss(params, start.behaviour)
     unfit = _any_nan(start.behaviour) | ~schedule.fits() | ~jnp.isfinite(loss_at_start)

@@ -234,32 +234,27 @@ def train_lengths(
     reuse: int = 1,
     most_batch: int | None = None,
 ) -> xr.Dataset:
-    """Train methods that are all offline, on pairs, or all on-policy, against the proxy.
+    """Train methods that are all offline or all on-policy against the proxy, and judge them.
 
     Args:
-      settings: the problems.
-      methods: names; the axis ``loss``.
-      axes: others, each a list: ``problem``, of `PROBLEMS`; ``reward_model``, of `REWARD_MODELS`,
-        by default the first; ``batch``, B, and ``passes``, T, of on-policy methods.
-      steps: gradient steps.
-      record: when policies are judged.
+      settings: The problems.
+      methods: Names, which make the axis ``loss``.
+      axes: Other axes: ``problem``, of `PROBLEMS`; ``reward_model``, of `REWARD_MODELS`, by default
+        the first; ``batch``, B, and ``passes``, T, of on-policy methods.
+      steps: Number of gradient steps.
+      record: Steps at which policies are judged.
       minibatch: M, in responses.
       group: C of on-policy methods; of offline ones it is 2.
       batch: B, where it is no axis; by default the minibatch.
       reuse: T of methods that reuse samples, where it is no axis; of the others it is 1.
-      most_batch: the largest B, where it is an axis.
-
-    Returns:
-      Gold and proxy reward, KL from the reference, mean length and the law of the length.
+      most_batch: The largest B, where it is an axis.
     """
-    problems = axes.get("problem", PROBLEMS)
-    models = axes.get("reward_model", REWARD_MODELS[:1])
+    problems, models = axes.get("problem", PROBLEMS), axes.get("reward_model", REWARD_MODELS[:1])
     offline = _require_known(methods, problems, models)
     passes_of = {name: reuse if METHODS[name].reuses_samples else 1 for name in methods}
     learners = choices({name: (settings.loss(name), passes_of[name]) for name in methods})
     axes = {**axes, "problem": choices({name: PROBLEMS.index(name) for name in problems})}
-    if "reward_model" in axes:
-        axes["reward_model"] = choices(*models)
+    axes |= {"reward_model": choices(*models)} if "reward_model" in axes else {}
 
     def run_one(
         loss: tuple[Loss, Int[Array, ""]],
@@ -295,17 +290,17 @@ def train_lengths(
             record,
         )  # fmt: skip
 
-    dataset = sweep(
-        run_one,
-        {"loss": learners, **axes, "seed": np.arange(settings.seeds)},
-        fixed={"learned": learn_proxies(settings, models)},
-        dims=["step", "length"],
-        coords={"step": list(record), "length": np.arange(settings.max_length + 1)},
-        attributes=ATTRIBUTES,
-        block_runs=16,
+    return require_not_diverged(
+        sweep(
+            run_one,
+            {"loss": learners, **axes, "seed": np.arange(settings.seeds)},
+            fixed={"learned": learn_proxies(settings, models)},
+            dims=["step", "length"],
+            coords={"step": list(record), "length": np.arange(settings.max_length + 1)},
+            attributes=ATTRIBUTES,
+            block_runs=16,
+        )
     )
-    require_not_diverged(dataset)
-    return dataset
 
 
 def _require_known(
