@@ -29,7 +29,7 @@ from bandits.policies import pretraining, tabular_softmax
 from bandits.problems.preferences import covering_fraction, label_pairs
 from bandits.search import parse_spec, plan
 from bandits.simulation import simulate
-from bandits.studies import STUDIES
+from bandits.studies import STUDIES, expected
 from bandits.studies.i24 import aspects
 from bandits.studies.s25.generation_verification_gap import GenerationVerificationGap
 from bandits.studies.t24.lengths import Lengths, train_lengths
@@ -118,12 +118,20 @@ def uses(monkeypatch):
         monkeypatch.setattr(threefry, name, found.recording(name, getattr(threefry, name)))
     as_mapping = programs._as_mapping
     monkeypatch.setattr(programs, "_as_mapping", lambda results: blank(as_mapping(results)))
+    monkeypatch.setattr(programs, "block_size", few_alone)
     monkeypatch.setattr(pretraining, "distill", lambda policy, params, *data: params)
     monkeypatch.setattr(jax, "grad", no_gradient)
+    # Updates in expectation draw nothing: one method stands for all of them.
+    monkeypatch.setattr(expected, "updates_in_expectation", of_first(expected.IN_EXPECTATION))
     forget_programs()
     yield found
     jax.effects_barrier()
     forget_programs()
+
+
+def few_alone(total, *sizes, block_size=programs.block_size):
+    """A block of several runs would be traced once more, and makes the same keys."""
+    return 1 if total <= 64 else block_size(total, *sizes)
 
 
 def blank(results):
@@ -137,6 +145,13 @@ def no_gradient(function, argnums=0, has_aux=False, **_):
         return (gradient, jnp.zeros(())) if has_aux else gradient
 
     return zeros
+
+
+def of_first(alike, updates=expected.updates_in_expectation):
+    def of_one(names, index, *others):
+        return updates(names[:1] if names[0] in alike else names, index, *others)
+
+    return of_one
 
 
 def forget_programs():
@@ -201,8 +216,18 @@ def run_aspects():
         ASPECTS.train(method, ["one"], prepared, policy="network")
 
 
-RUNS = {
+def run_hypotheses():
+    # Half its panels are those of another study, whose problems have seeds of their own.
+    nothing = ("pairs", "seed", "learner"), np.zeros((1, 1, 1))
+    found = xr.Dataset({"accuracy": nothing, "share": nothing})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GenerationVerificationGap, "run", lambda self: found)
+        quick("online_offline_hypotheses")
+
+
+STUDY_RUNS = {
     "published": run_published,
+    "online_offline_hypotheses": run_hypotheses,
     "preference_log_probs": run_log_probs,
     "lengths": run_lengths,
     "aspects": run_aspects,
@@ -210,29 +235,11 @@ RUNS = {
         name: functools.partial(quick, name)
         for name in (
             "combinatorial", "coverage_sweep", "generation_verification_gap", "geometry_map",
-            "kl_projections", "lemmas", "mass_relocation", "online_offline_hypotheses",
-            "overoptimisation", "rlhf_dpo_equivalence", "simplex_paths", "weights",
+            "kl_projections", "lemmas", "mass_relocation", "overoptimisation",
+            "rlhf_dpo_equivalence", "simplex_paths", "weights",
         )
     },
 }  # fmt: skip
-
-
-def test_every_study_with_keys_of_its_own_is_run_here():
-    assert with_own_keys() == set(map(module_of, RUNS))
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", RUNS)
-def test_no_key_of_an_study_serves_twice(uses, monkeypatch, name):
-    if name == "online_offline_hypotheses":
-        # Half its panels are those of another study, whose problems have seeds of their own.
-        nothing = ("pairs", "seed", "learner"), np.zeros((1, 1, 1))
-        found = xr.Dataset({"accuracy": nothing, "share": nothing})
-        monkeypatch.setattr(GenerationVerificationGap, "run", lambda self: found)
-    RUNS[name]()
-    jax.effects_barrier()
-    assert uses.places
-    assert not uses.shared()
 
 
 def sampled(policy):
@@ -262,49 +269,41 @@ def perform(spec):
     return sweep(planned.run, planned.axes, **{name: getattr(planned, name) for name in names})
 
 
-@pytest.mark.parametrize("policy", ["table", "network"])
-def test_no_key_of_a_sweep_serves_twice(uses, policy):
-    perform(sampled(policy))
-    jax.effects_barrier()
-    assert uses.places
-    assert not uses.shared()
+def run_bandit(method):
+    start, reward = np.full(4, 0.25), np.arange(4.0)
+    simulate(start, reward=reward, methods=[method], steps=4, responses=4, batch=8)
 
 
-@pytest.mark.parametrize("method", ["hypo", "dpo", "ppo"])
-def test_no_key_of_a_bandit_of_the_users_own_serves_twice(uses, method):
-    simulate(
-        np.full(4, 0.25),
-        reward=np.arange(4.0),
-        methods=[method],
-        steps=4,
-        responses=4,
-        batch=8,
-    )
-    jax.effects_barrier()
-    assert uses.places
-    assert not uses.shared()
+def run_page():
+    small = {"centres": (8,), "coverages": (1.0,), "step_sizes": (1.0,), "last_step": 4}
+    methods = ("best_of_n", "best_of_n_minus_worst")
+    explorer.run(dataclasses.replace(explorer.QUICK, **small, methods=methods))
 
 
-def test_no_key_of_the_page_serves_twice(uses):
-    explorer.run(
-        dataclasses.replace(
-            explorer.QUICK,
-            centres=(8,),
-            coverages=(1.0,),
-            step_sizes=(1.0,),
-            last_step=4,
-            methods=("best_of_n", "best_of_n_minus_worst"),
-        )
-    )
-    jax.effects_barrier()
-    assert uses.places
-    assert not uses.shared()
+def run_benchmark():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(updates, "require_same_in_mean", lambda *_: None)  # nothing is learned
+        patch.setattr(peers, "find_torch", lambda: None)
+        list(updates.sampled_peers(1, peers.Sizes(runs=2, steps=3, group=2, minibatch=4)))
 
 
-def test_no_key_of_a_benchmark_serves_twice(uses, monkeypatch):
-    monkeypatch.setattr(updates, "require_same_in_mean", lambda *_: None)  # nothing is learned
-    monkeypatch.setattr(peers, "find_torch", lambda: None)
-    list(updates.sampled_peers(1, peers.Sizes(runs=2, steps=3, group=2, minibatch=4)))
+RUNS = STUDY_RUNS | {
+    "a sweep of tables": lambda: perform(sampled("table")),
+    "a sweep of networks": lambda: perform(sampled("network")),
+    **{f"simulate {name}": functools.partial(run_bandit, name) for name in ("hypo", "dpo", "ppo")},
+    "the page": run_page,
+    "the benchmark": run_benchmark,
+}
+
+
+def test_every_study_with_keys_of_its_own_is_run_here():
+    assert with_own_keys() == set(map(module_of, STUDY_RUNS))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", RUNS)
+def test_no_key_serves_twice(uses, name):
+    RUNS[name]()
     jax.effects_barrier()
     assert uses.places
     assert not uses.shared()
@@ -332,6 +331,7 @@ def draw_arms(key):
 def test_a_seed_means_the_same_in_figures_and_in_sweeps(monkeypatch):
     """Contexts, first network and samples; no more is needed than networks at random."""
     monkeypatch.setattr(pretraining, "distill", lambda policy, params, *data: params)
+    monkeypatch.setattr(programs, "block_size", few_alone)
     forget_programs()
     figure = run_methods(Bandit(seeds=2), ["best_of_n"], {}, steps=4, contexts=3)
     searched = perform(sampled("network"))
