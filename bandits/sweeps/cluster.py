@@ -33,6 +33,12 @@ STRETCHES = 16
 DEATHS = 10
 """Number of local workers that may die with one stretch before the sweep is given up."""
 
+UNWATCHED = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1 s",
+}
+"""Settings of local workers: else Dask samples their stacks for its page, a tenth of a core."""
+
 PATIENCE = "30 s"
 """Time in which a scheduler must answer."""
 
@@ -105,7 +111,7 @@ def connect(
             yield client
         return
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}),
+        dask.config.set({"distributed.scheduler.allowed-failures": DEATHS} | UNWATCHED),
         distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=threads,
